@@ -1,0 +1,1 @@
+//! Placeholder of the crate root, replaced as the crate is written.

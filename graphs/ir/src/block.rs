@@ -1,0 +1,1 @@
+//! Block-quantised formats: their layout and exact decoding.

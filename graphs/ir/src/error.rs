@@ -1,0 +1,180 @@
+//! Errors of building, inferring and parsing graphs.
+
+use thiserror::Error;
+
+use crate::{TensorType, ValueId};
+
+/// A graph that can't be built.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// A node got the wrong number of operands.
+    #[error("node '{node}' ({op}): takes {expected} operands, got {found}")]
+    OperandCount {
+        /// Node name.
+        node: String,
+        /// Op name.
+        op: &'static str,
+        /// What the op takes, e.g. `2 or 3`.
+        expected: &'static str,
+        /// What it got.
+        found: usize,
+    },
+    /// An operand's type or shape doesn't fit.
+    #[error("node '{node}' ({op}): operand {operand} is {found}, expected {expected}")]
+    Operand {
+        /// Node name.
+        node: String,
+        /// Op name.
+        op: &'static str,
+        /// Operand name as the op documents it, e.g. `w`.
+        operand: &'static str,
+        /// Its type.
+        found: TensorType,
+        /// What would fit.
+        expected: String,
+    },
+    /// Two operands don't fit each other.
+    #[error("node '{node}' ({op}): {left} is {left_ty} but {right} is {right_ty}: {rule}")]
+    Mismatch {
+        /// Node name.
+        node: String,
+        /// Op name.
+        op: &'static str,
+        /// First operand's name.
+        left: &'static str,
+        /// Its type.
+        left_ty: TensorType,
+        /// Second operand's name.
+        right: &'static str,
+        /// Its type.
+        right_ty: TensorType,
+        /// The rule broken.
+        rule: &'static str,
+    },
+    /// An attribute of the op is out of range.
+    #[error("node '{node}' ({op}): attribute {attribute} is {found}, expected {expected}")]
+    Attribute {
+        /// Node name.
+        node: String,
+        /// Op name.
+        op: &'static str,
+        /// Attribute name.
+        attribute: &'static str,
+        /// Its value.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// The wrong number of results was asked for.
+    #[error("node '{node}': has {found} results, expected {expected}")]
+    ResultCount {
+        /// Node name.
+        node: String,
+        /// Asked for.
+        expected: usize,
+        /// Has.
+        found: usize,
+    },
+    /// A value id that the graph doesn't have.
+    #[error("node '{node}': value {} does not exist yet", id.0)]
+    UnknownValue {
+        /// Node name.
+        node: String,
+        /// The id.
+        id: ValueId,
+    },
+    /// A name used twice.
+    #[error("the name '{name}' is already used in this graph")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A name that a text dump could not hold.
+    #[error("the name {name:?} is empty or has a space, control or punctuation character")]
+    IllegalName {
+        /// The name.
+        name: String,
+    },
+    /// A quantised row that is not a whole number of blocks.
+    #[error(
+        "'{name}' is {ty}: its rows must be a multiple of {} elements",
+        ty.dtype.block_len()
+    )]
+    PartialBlock {
+        /// Value name.
+        name: String,
+        /// Its type.
+        ty: TensorType,
+    },
+    /// A weight with a run-time dimension.
+    #[error("weight '{name}' is {ty}: a weight's dimensions must be fixed")]
+    SymbolicWeight {
+        /// Weight name.
+        name: String,
+        /// Its type.
+        ty: TensorType,
+    },
+    /// Inline data of another size than its type says.
+    #[error("constant '{name}' is {ty} but carries {bytes} bytes")]
+    ConstantSize {
+        /// Constant name.
+        name: String,
+        /// Its type.
+        ty: TensorType,
+        /// Bytes given.
+        bytes: usize,
+    },
+    /// A state whose axis is not one of its dimensions.
+    #[error("state '{name}' is {ty}: it has no axis {axis}")]
+    StateAxis {
+        /// State name.
+        name: String,
+        /// Its type.
+        ty: TensorType,
+        /// The axis.
+        axis: u32,
+    },
+    /// A range of nodes that the graph doesn't have.
+    #[error("nodes {start}..{end} asked for, the graph has {nodes}")]
+    NodeRange {
+        /// First node.
+        start: u32,
+        /// One past the last.
+        end: u32,
+        /// Nodes in the graph.
+        nodes: usize,
+    },
+}
+
+/// A text dump that can't be parsed.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum ParseError {
+    /// The text is not in the dump's form.
+    #[error("line {line}: expected {expected}, found {found:?}")]
+    Syntax {
+        /// 1-based line.
+        line: usize,
+        /// What would fit.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// The text is well formed but the graph isn't.
+    #[error("line {line}: {source}")]
+    Graph {
+        /// 1-based line.
+        line: usize,
+        /// The graph's error.
+        source: GraphError,
+    },
+    /// The dump was written by a newer op set.
+    #[error("the dump uses op set {found}, this build knows up to {known}")]
+    OpSet {
+        /// In the dump.
+        found: u32,
+        /// Known here.
+        known: u32,
+    },
+}

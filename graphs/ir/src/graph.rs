@@ -1,0 +1,395 @@
+//! The graph: values, nodes in execution order, states, weights.
+
+use std::sync::Arc;
+
+use crate::{GraphError, Op, Shape, TensorType, infer};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// The id as an index.
+            pub const fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+id!(
+    /// Index of a [`Value`] in its graph.
+    ValueId
+);
+id!(
+    /// Index of a [`Node`] in its graph: also its place in the execution order.
+    NodeId
+);
+id!(
+    /// Index of a [`State`] in its graph.
+    StateId
+);
+id!(
+    /// Index of a [`Weight`] in its graph.
+    WeightId
+);
+
+/// What defines a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ValueDef {
+    /// Given by the caller at every step.
+    Input,
+    /// Constant data.
+    Weight(WeightId),
+    /// The `output`-th result of `node`.
+    Node {
+        /// Producer.
+        node: NodeId,
+        /// Which of its results.
+        output: u32,
+    },
+}
+
+/// A typed value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Unique in its graph.
+    pub name: String,
+    /// Element type and shape.
+    pub ty: TensorType,
+    /// Where it comes from.
+    pub def: ValueDef,
+}
+
+/// Bytes of a small constant carried by the graph itself, in the weight's type, little endian.
+pub type InlineWeight = Arc<[u8]>;
+
+/// A constant tensor. Its data is either inline or found by name in a weight source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// Name of the tensor in the model file.
+    pub name: String,
+    /// The value that stands for it in the graph.
+    pub value: ValueId,
+    /// Data, if the graph carries it.
+    pub inline: Option<InlineWeight>,
+}
+
+/// A tensor that lives from step to step, such as one layer's keys.
+///
+/// Writes carry an explicit position ([`Op::KvAppend`]), so a failed step can be run again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Unique in its graph.
+    pub name: String,
+    /// Element type and shape; the home may hold it in a narrower type.
+    pub ty: TensorType,
+    /// The axis along which rows are appended.
+    pub axis: u32,
+}
+
+/// One operation with its operands and results.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Unique in its graph; those of layer `N` start `layers.N.`.
+    pub name: String,
+    /// What it does.
+    pub op: Op,
+    /// Operands, in the order the op documents.
+    pub inputs: Vec<ValueId>,
+    /// Results.
+    pub outputs: Vec<ValueId>,
+}
+
+impl Node {
+    /// The layer `N` of a node named `layers.N.…`.
+    pub fn layer(&self) -> Option<u32> {
+        let rest = self.name.strip_prefix("layers.")?;
+        rest.split('.').next()?.parse().ok()
+    }
+}
+
+/// A compute graph whose nodes are always in a valid execution order.
+///
+/// It only grows: a node can read nothing but values that exist already, so every contiguous run
+/// of nodes is convex and can be given to one device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Graph {
+    name: String,
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    states: Vec<State>,
+    weights: Vec<Weight>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    names: std::collections::HashSet<String>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<String>) -> Self {
+        Graph {
+            name: name.into(),
+            ..Graph::default()
+        }
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Nodes in execution order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// All states.
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    /// All weights.
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// Values the caller gives at every step.
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// Values the caller gets from every step.
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// The value `id`. Panics if it is of another graph.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// The node `id`. Panics if it is of another graph.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The state `id`. Panics if it is of another graph.
+    pub fn state(&self, id: StateId) -> &State {
+        &self.states[id.index()]
+    }
+
+    /// The weight `id`. Panics if it is of another graph.
+    pub fn weight(&self, id: WeightId) -> &Weight {
+        &self.weights[id.index()]
+    }
+
+    /// The type of value `id`.
+    pub fn ty(&self, id: ValueId) -> &TensorType {
+        &self.value(id).ty
+    }
+
+    /// Adds an input.
+    pub fn add_input(
+        &mut self,
+        name: impl Into<String>,
+        ty: TensorType,
+    ) -> Result<ValueId, GraphError> {
+        let id = self.add_value(name.into(), ty, ValueDef::Input)?;
+        self.inputs.push(id);
+        Ok(id)
+    }
+
+    /// Adds a weight found by `name` in the model's weight source.
+    pub fn add_weight(
+        &mut self,
+        name: impl Into<String>,
+        ty: TensorType,
+    ) -> Result<ValueId, GraphError> {
+        self.push_weight(name.into(), ty, None)
+    }
+
+    /// Adds a small constant that the graph itself carries.
+    ///
+    /// Fails if `data` is not exactly the type's size.
+    pub fn add_constant(
+        &mut self,
+        name: impl Into<String>,
+        ty: TensorType,
+        data: impl Into<InlineWeight>,
+    ) -> Result<ValueId, GraphError> {
+        let (name, data) = (name.into(), data.into());
+        let wanted = ty
+            .shape
+            .as_fixed()
+            .and_then(|_| ty.bytes(&Default::default()));
+        if wanted != Some(data.len()) {
+            return Err(GraphError::ConstantSize {
+                name,
+                ty,
+                bytes: data.len(),
+            });
+        }
+        self.push_weight(name, ty, Some(data))
+    }
+
+    fn push_weight(
+        &mut self,
+        name: String,
+        ty: TensorType,
+        inline: Option<InlineWeight>,
+    ) -> Result<ValueId, GraphError> {
+        if ty.shape.as_fixed().is_none() {
+            return Err(GraphError::SymbolicWeight { name, ty });
+        }
+        let weight = WeightId(self.weights.len() as u32);
+        let value = self.add_value(name.clone(), ty, ValueDef::Weight(weight))?;
+        self.weights.push(Weight {
+            name,
+            value,
+            inline,
+        });
+        Ok(value)
+    }
+
+    /// Adds a state; `axis` must be one of its dimensions.
+    pub fn add_state(
+        &mut self,
+        name: impl Into<String>,
+        ty: TensorType,
+        axis: u32,
+    ) -> Result<StateId, GraphError> {
+        let name = name.into();
+        if axis as usize >= ty.shape.rank() {
+            return Err(GraphError::StateAxis { name, ty, axis });
+        }
+        self.take_name(&name)?;
+        let id = StateId(self.states.len() as u32);
+        self.states.push(State { name, ty, axis });
+        Ok(id)
+    }
+
+    /// Appends a node and returns its results, whose types are inferred.
+    ///
+    /// A single result carries the node's name, several carry `name.0`, `name.1`, ….
+    pub fn add_node(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<Vec<ValueId>, GraphError> {
+        let name = name.into();
+        for &id in inputs {
+            if id.index() >= self.values.len() {
+                return Err(GraphError::UnknownValue { node: name, id });
+            }
+        }
+        let types: Vec<&TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
+        let results = infer(&name, &op, &types, &self.states)?;
+        let node = NodeId(self.nodes.len() as u32);
+        let single = results.len() == 1;
+        if !single {
+            self.take_name(&name)?;
+        }
+        let mut outputs = Vec::with_capacity(results.len());
+        for (output, ty) in results.into_iter().enumerate() {
+            let value_name = if single {
+                name.clone()
+            } else {
+                format!("{name}.{output}")
+            };
+            let def = ValueDef::Node {
+                node,
+                output: output as u32,
+            };
+            outputs.push(self.add_value(value_name, ty, def)?);
+        }
+        self.nodes.push(Node {
+            name,
+            op,
+            inputs: inputs.to_vec(),
+            outputs: outputs.clone(),
+        });
+        Ok(outputs)
+    }
+
+    /// Appends a node of exactly one result and returns it.
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, GraphError> {
+        let name = name.into();
+        let outputs = self.add_node(name.clone(), op, inputs)?;
+        match outputs[..] {
+            [one] => Ok(one),
+            _ => Err(GraphError::ResultCount {
+                node: name,
+                expected: 1,
+                found: outputs.len(),
+            }),
+        }
+    }
+
+    /// Marks a value as an output of the graph.
+    pub fn set_output(&mut self, id: ValueId) -> Result<(), GraphError> {
+        if id.index() >= self.values.len() {
+            return Err(GraphError::UnknownValue {
+                node: "output".into(),
+                id,
+            });
+        }
+        self.outputs.push(id);
+        Ok(())
+    }
+
+    /// The value named `name`.
+    pub fn find_value(&self, name: &str) -> Option<ValueId> {
+        let at = self.values.iter().position(|v| v.name == name)?;
+        Some(ValueId(at as u32))
+    }
+
+    /// The shape of value `id`.
+    pub fn shape(&self, id: ValueId) -> &Shape {
+        &self.ty(id).shape
+    }
+
+    fn add_value(
+        &mut self,
+        name: String,
+        ty: TensorType,
+        def: ValueDef,
+    ) -> Result<ValueId, GraphError> {
+        if ty.dtype.is_block()
+            && let Some(last) = ty.shape.last().and_then(|d| d.fixed())
+            && ty.dtype.row_bytes(last as usize).is_none()
+        {
+            return Err(GraphError::PartialBlock { name, ty });
+        }
+        self.take_name(&name)?;
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(Value { name, ty, def });
+        Ok(id)
+    }
+
+    fn take_name(&mut self, name: &str) -> Result<(), GraphError> {
+        let legal = !name.is_empty()
+            && name
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !"(),=%@\"#:[]{}".contains(c));
+        if !legal {
+            return Err(GraphError::IllegalName { name: name.into() });
+        }
+        if !self.names.insert(name.to_owned()) {
+            return Err(GraphError::DuplicateName { name: name.into() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,404 @@
+//! The op set.
+//!
+//! It is versioned as a whole and append-only: an op, once published, keeps its meaning, and new
+//! ops or attributes raise [`OP_SET_VERSION`]. Operand order and shapes are documented at each
+//! variant; [`crate::infer`] enforces them. Shapes use `…` for any leading dimensions.
+
+use crate::{DType, Dim, Shape, StateId};
+
+/// Version of the op set as a whole.
+pub const OP_SET_VERSION: u32 = 1;
+
+/// How rotary embedding pairs the elements of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RopeStyle {
+    /// Pairs `(2i, 2i+1)`: the original paper's and GGUF llama files' convention.
+    Interleaved,
+    /// Pairs `(i, i + dims/2)`: GPT-NeoX's and Hugging Face's convention.
+    HalfSplit,
+}
+
+/// How rotary frequencies are stretched for long contexts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RopeScaling {
+    /// θᵢ = base^(−2i/dims).
+    None,
+    /// Positions divided by `factor`.
+    Linear {
+        /// Stretch, ≥ 1.
+        factor: f32,
+    },
+    /// YaRN (arXiv 2309.00071): interpolates low frequencies, keeps high ones, scales magnitude.
+    Yarn {
+        /// Stretch.
+        factor: f32,
+        /// Context the model was trained with.
+        original_context: u32,
+        /// Interpolation weight of the blended part.
+        ext_factor: f32,
+        /// Multiplier of the magnitude correction.
+        attn_factor: f32,
+        /// Upper rotation bound of the blend.
+        beta_fast: f32,
+        /// Lower rotation bound of the blend.
+        beta_slow: f32,
+    },
+    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a linear blend between.
+    Llama3 {
+        /// Stretch.
+        factor: f32,
+        /// Wavelengths above `original_context / low_freq_factor` are stretched fully.
+        low_freq_factor: f32,
+        /// Wavelengths below `original_context / high_freq_factor` are kept.
+        high_freq_factor: f32,
+        /// Context the model was trained with.
+        original_context: u32,
+    },
+}
+
+/// One-operand elementwise functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each is the function its name says
+pub enum UnaryOp {
+    Neg,
+    Abs,
+    Exp,
+    Log,
+    Sqrt,
+    Rsqrt,
+    Reciprocal,
+    Sin,
+    Cos,
+    Tanh,
+    Sigmoid,
+    Erf,
+    Floor,
+    Ceil,
+    /// Half to even.
+    Round,
+    Not,
+}
+
+/// Activation functions, all composed of [`UnaryOp`]s and arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Activation {
+    /// max(x, 0).
+    Relu,
+    /// x·σ(x).
+    Silu,
+    /// x·Φ(x), with erf.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// x·σ(1.702x).
+    GeluQuick,
+}
+
+/// Two-operand elementwise functions with numpy broadcasting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each is the function its name says
+pub enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Max,
+    Min,
+    /// Result is `Bool`, as for the following comparisons.
+    Equal,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    And,
+    Or,
+}
+
+/// Reductions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each is the function its name says
+pub enum ReduceOp {
+    Sum,
+    Mean,
+    Max,
+    Min,
+}
+
+/// Where attention reads keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttentionKv {
+    /// Operands 1 and 2: `k` and `v`, each `[S, kv_heads, head_dim]` (encoders, cross attention).
+    Operands,
+    /// The rows `0..P+T` of two states `[C, kv_heads, head_dim]`; this step's rows must have been
+    /// appended by earlier nodes.
+    State {
+        /// Keys.
+        k: StateId,
+        /// Values.
+        v: StateId,
+    },
+}
+
+/// One operation. Operands are listed in order; `?` marks an optional last operand.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Op {
+    /// `x[…, K], w[N, K], bias[N]? → […, N]`: `x·wᵀ + bias`. `w` may be block-quantised. Result F32.
+    Linear,
+    /// `a[…, M, K], b[…, K, N] → […, M, N]`; leading dimensions broadcast. F32.
+    MatMul {
+        /// `a` is given as `[…, K, M]`.
+        transpose_a: bool,
+        /// `b` is given as `[…, N, K]`.
+        transpose_b: bool,
+    },
+    /// `table[V, D], ids[…] (I32) → […, D]`, F32. `table` may be block-quantised.
+    Embedding,
+    /// `x[…, D], weight[D] → […, D]`: `x / √(mean(x²) + eps) · weight`.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `x[…, D], gamma[D], beta[D]? → […, D]`.
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// `x[T, H, D], positions[T] (I32), freq_factors[dims/2]? → [T, H, D]`. Rotates the first
+    /// `dims` elements of each head; frequencies are divided by `freq_factors`.
+    Rope {
+        /// Pairing.
+        style: RopeStyle,
+        /// Rotated elements per head, even, ≤ D.
+        dims: u32,
+        /// Frequency base θ.
+        base: f32,
+        /// Context extension.
+        scaling: RopeScaling,
+    },
+    /// `q[T, heads, D], (k, v)?, positions[T]? (I32; if causal), mask?[T, S] (F32, added) →
+    /// [T, heads, Dv]`. Query head `h` reads KV head `h / (heads / kv_heads)`.
+    Attention {
+        /// Where keys and values are.
+        kv: AttentionKv,
+        /// Query `t` sees key rows `≤ positions[t]` only. Needs the positions operand.
+        causal: bool,
+        /// The last operand is an additive mask.
+        mask: bool,
+        /// Multiplies q·k.
+        scale: f32,
+        /// If set, scores become `cap·tanh(score / cap)` before masking.
+        soft_cap: Option<f32>,
+        /// If set (causal only), key rows `≤ positions[t] − window` are hidden too.
+        window: Option<u32>,
+    },
+    /// `rows[T, …] → ()`: writes rows `at .. at+T` of `state` along its axis, converting to its type.
+    KvAppend {
+        /// The state written.
+        state: StateId,
+        /// First row written.
+        at: Dim,
+    },
+    /// `() → state's shape`, F32: all `C` rows, those never written being zero.
+    StateRead {
+        /// The state read.
+        state: StateId,
+    },
+    /// `positions[T] (I32) → [T, keys]`, F32: 0 where visible, `hidden` where not (as in
+    /// [`Op::Attention`]'s `causal` and `window`).
+    CausalMask {
+        /// Number of key rows.
+        keys: Dim,
+        /// Sliding window.
+        window: Option<u32>,
+        /// The finite value of hidden places.
+        hidden: f32,
+    },
+    /// `x → x`, along `axis`.
+    Softmax {
+        /// Axis that sums to 1.
+        axis: u32,
+    },
+    /// `x → x`.
+    Unary(UnaryOp),
+    /// `x → x`.
+    Activation(Activation),
+    /// `gate, up → act(gate)·up`: SwiGLU with [`Activation::Silu`], GeGLU with a GELU.
+    GatedActivation(Activation),
+    /// `x → cap·tanh(x / cap)`.
+    SoftCap {
+        /// Bound of the magnitude.
+        cap: f32,
+    },
+    /// `a, b → broadcast(a, b)`.
+    Binary(BinaryOp),
+    /// `condition (Bool), a, b → broadcast`: `a` where true.
+    Select,
+    /// `data, indices (I32/I64) → data.shape` with `axis` replaced by the indices' shape.
+    Gather {
+        /// Axis indexed.
+        axis: u32,
+    },
+    /// `data, indices[n] (I32/I64), updates → data` with the slices at `indices` along `axis`
+    /// replaced; later duplicates win.
+    Scatter {
+        /// Axis indexed.
+        axis: u32,
+    },
+    /// `x → shape`, same number of elements.
+    Reshape {
+        /// New shape.
+        shape: Shape,
+    },
+    /// `x → x` with axes permuted: output axis `i` is input axis `perm[i]`.
+    Transpose {
+        /// Permutation.
+        perm: Vec<u32>,
+    },
+    /// `x → x` expanded to `shape` by numpy broadcasting.
+    Broadcast {
+        /// New shape.
+        shape: Shape,
+    },
+    /// `x → x[start..end:step]` along `axis`.
+    Slice {
+        /// Axis cut.
+        axis: u32,
+        /// First element.
+        start: u32,
+        /// One past the last element.
+        end: u32,
+        /// Distance, ≥ 1.
+        step: u32,
+    },
+    /// `x₀, x₁, … → x` joined along `axis`.
+    Concat {
+        /// Axis joined.
+        axis: u32,
+    },
+    /// `x → x₀, x₁, …` with `sizes` along `axis`.
+    Split {
+        /// Axis cut.
+        axis: u32,
+        /// Size of each part; they sum to the axis.
+        sizes: Vec<u32>,
+    },
+    /// `x → x` reduced over `axes`.
+    Reduce {
+        /// Which reduction.
+        op: ReduceOp,
+        /// Axes, ascending.
+        axes: Vec<u32>,
+        /// Keep reduced axes as size 1.
+        keep_dims: bool,
+    },
+    /// `x → x` converted. From a block format: dequantised. Float → integer truncates, saturating.
+    Cast {
+        /// Target type (plain).
+        to: DType,
+    },
+    /// `x (F32), scale[] or [n], zero_point[] or [n] (I32) → to`: `clamp(round(x/scale) + zero_point)`.
+    Quantize {
+        /// I8, U8, I16 or I32.
+        to: DType,
+        /// Axis of per-channel parameters; per tensor if absent.
+        axis: Option<u32>,
+    },
+    /// `q, scale, zero_point → F32`: `(q − zero_point)·scale`.
+    Dequantize {
+        /// Axis of per-channel parameters; per tensor if absent.
+        axis: Option<u32>,
+    },
+    /// `x[…, N] → values[…, k], indices[…, k] (I32)`, largest first, ties by lower index.
+    TopK {
+        /// How many.
+        k: u32,
+    },
+    /// `x → indices (I32)` with `axis` removed; ties by lower index.
+    ArgMax {
+        /// Axis searched.
+        axis: u32,
+    },
+    /// `x[B, C, L], w[O, C/groups, K], bias[O]? → [B, O, L']`.
+    Conv1d {
+        /// Step.
+        stride: u32,
+        /// Zeros added at both ends.
+        padding: u32,
+        /// Distance between taps.
+        dilation: u32,
+        /// Channel groups.
+        groups: u32,
+    },
+    /// `x[B, C, H, W], w[O, C/groups, KH, KW], bias[O]? → [B, O, H', W']`.
+    Conv2d {
+        /// Steps (height, width).
+        stride: [u32; 2],
+        /// Zeros added at both ends (height, width).
+        padding: [u32; 2],
+        /// Distances between taps.
+        dilation: [u32; 2],
+        /// Channel groups.
+        groups: u32,
+    },
+}
+
+impl Op {
+    /// The states this op reads or writes.
+    pub fn states(&self) -> impl Iterator<Item = StateId> + use<> {
+        let (a, b) = match *self {
+            Op::Attention {
+                kv: AttentionKv::State { k, v },
+                ..
+            } => (Some(k), Some(v)),
+            Op::KvAppend { state, .. } | Op::StateRead { state } => (Some(state), None),
+            _ => (None, None),
+        };
+        a.into_iter().chain(b)
+    }
+
+    /// The op's name in text dumps and messages, e.g. `RmsNorm`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Op::Linear => "Linear",
+            Op::MatMul { .. } => "MatMul",
+            Op::Embedding => "Embedding",
+            Op::RmsNorm { .. } => "RmsNorm",
+            Op::LayerNorm { .. } => "LayerNorm",
+            Op::Rope { .. } => "Rope",
+            Op::Attention { .. } => "Attention",
+            Op::KvAppend { .. } => "KvAppend",
+            Op::StateRead { .. } => "StateRead",
+            Op::CausalMask { .. } => "CausalMask",
+            Op::Softmax { .. } => "Softmax",
+            Op::Unary(_) => "Unary",
+            Op::Activation(_) => "Activation",
+            Op::GatedActivation(_) => "GatedActivation",
+            Op::SoftCap { .. } => "SoftCap",
+            Op::Binary(_) => "Binary",
+            Op::Select => "Select",
+            Op::Gather { .. } => "Gather",
+            Op::Scatter { .. } => "Scatter",
+            Op::Reshape { .. } => "Reshape",
+            Op::Transpose { .. } => "Transpose",
+            Op::Broadcast { .. } => "Broadcast",
+            Op::Slice { .. } => "Slice",
+            Op::Concat { .. } => "Concat",
+            Op::Split { .. } => "Split",
+            Op::Reduce { .. } => "Reduce",
+            Op::Cast { .. } => "Cast",
+            Op::Quantize { .. } => "Quantize",
+            Op::Dequantize { .. } => "Dequantize",
+            Op::TopK { .. } => "TopK",
+            Op::ArgMax { .. } => "ArgMax",
+            Op::Conv1d { .. } => "Conv1d",
+            Op::Conv2d { .. } => "Conv2d",
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The `anynpu` command line.
+fn main() {}
