@@ -1,0 +1,265 @@
+//! Memory that devices read and write.
+#![allow(unsafe_code)] // mapping hands out raw memory; see `Buffer::map`
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::Any;
+use std::fmt::Debug;
+use std::ptr::NonNull;
+
+use crate::HalError;
+
+/// Least alignment of host buffers, in bytes: a cache line, and the widest vector.
+pub const HOST_ALIGN: usize = 64;
+
+/// What kind of memory a buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum MemoryKind {
+    /// Ordinary coherent host memory.
+    Host,
+    /// Anonymous memory with a file descriptor, for drivers in another process.
+    MemFd,
+    /// A DMA-BUF (also Qualcomm's rpcmem).
+    DmaBuf,
+    /// An Android hardware buffer.
+    AHardwareBuffer,
+    /// An Apple IOSurface.
+    IoSurface,
+    /// Memory only its device can touch.
+    DeviceLocal,
+}
+
+/// What a buffer must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BufferDesc {
+    /// Name for errors and reports.
+    pub name: String,
+    /// Size.
+    pub bytes: usize,
+    /// Alignment, a power of two; raised to [`HOST_ALIGN`].
+    pub align: usize,
+    /// Kind of memory.
+    pub kind: MemoryKind,
+}
+
+impl BufferDesc {
+    /// Host memory of `bytes`.
+    pub fn host(name: impl Into<String>, bytes: usize) -> Self {
+        BufferDesc {
+            name: name.into(),
+            bytes,
+            align: HOST_ALIGN,
+            kind: MemoryKind::Host,
+        }
+    }
+}
+
+/// Memory owned by someone else, to be imported.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ExternalHandle {
+    /// A file descriptor (memfd or DMA-BUF) that the importer takes over and closes.
+    #[cfg(unix)]
+    Fd {
+        /// The descriptor.
+        fd: std::os::fd::OwnedFd,
+        /// Where the buffer starts.
+        offset: u64,
+    },
+    /// An existing buffer whose memory is shared; it stays alive as long as the import.
+    Shared(std::sync::Arc<dyn Buffer>),
+}
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// Memory that a device can read or write.
+pub trait Buffer: Debug + Send + Sync + Any {
+    /// What it is.
+    fn desc(&self) -> &BufferDesc;
+
+    /// Makes the buffer visible to the host and returns its memory.
+    ///
+    /// # Safety
+    /// Until [`Buffer::unmap`], no submission that writes the buffer may be in flight, nor one
+    /// that reads it if `access` is [`Access::Write`], and no other mapping may write it. The
+    /// memory may not be touched after `unmap`.
+    unsafe fn map(&self, access: Access) -> Result<NonNull<[u8]>, HalError>;
+
+    /// Ends a mapping; writes become visible to the device.
+    fn unmap(&self);
+
+    /// For a device to recognise its own buffers.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Ordinary host memory, zeroed at first, aligned to at least [`HOST_ALIGN`].
+#[derive(Debug)]
+pub struct HostBuffer {
+    desc: BufferDesc,
+    memory: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the memory is owned by the buffer and only reachable through `map` and `as_ptr`, whose
+// callers vouch for the absence of conflicting access.
+unsafe impl Send for HostBuffer {}
+// SAFETY: as above; `&HostBuffer` itself never touches the memory.
+unsafe impl Sync for HostBuffer {}
+
+impl HostBuffer {
+    /// Allocates zeroed memory as `desc` says (its kind must be [`MemoryKind::Host`]).
+    pub fn new(desc: BufferDesc) -> Result<Self, HalError> {
+        if desc.kind != MemoryKind::Host {
+            return Err(HalError::InvalidUse {
+                call: "HostBuffer::new",
+                what: format!("kind of '{}'", desc.name),
+                found: format!("{:?}", desc.kind),
+                expected: "Host".into(),
+            });
+        }
+        let out_of_memory = || HalError::OutOfMemory {
+            device: "host".into(),
+            bytes: desc.bytes as u64,
+            what: desc.name.clone(),
+        };
+        let align = desc.align.max(HOST_ALIGN);
+        let layout =
+            Layout::from_size_align(desc.bytes.max(1), align).map_err(|_| out_of_memory())?;
+        // SAFETY: the layout's size is at least 1.
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+        Ok(HostBuffer {
+            desc,
+            memory,
+            layout,
+        })
+    }
+
+    /// The memory. Access is bound by the same rules as [`Buffer::map`].
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory.as_ptr()
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.desc.bytes
+    }
+
+    /// Whether the size is 0.
+    pub fn is_empty(&self) -> bool {
+        self.desc.bytes == 0
+    }
+}
+
+impl Drop for HostBuffer {
+    fn drop(&mut self) {
+        // SAFETY: `memory` was allocated with exactly this layout and is freed once.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+    }
+}
+
+impl Buffer for HostBuffer {
+    fn desc(&self) -> &BufferDesc {
+        &self.desc
+    }
+
+    unsafe fn map(&self, _access: Access) -> Result<NonNull<[u8]>, HalError> {
+        Ok(NonNull::slice_from_raw_parts(self.memory, self.desc.bytes))
+    }
+
+    fn unmap(&self) {}
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Copies `data` to `offset` of `buffer`.
+///
+/// # Safety
+/// As [`Buffer::map`] with [`Access::Write`].
+pub unsafe fn write_bytes(buffer: &dyn Buffer, offset: usize, data: &[u8]) -> Result<(), HalError> {
+    check_range("write_bytes", buffer, offset, data.len())?;
+    // SAFETY: the caller vouches for exclusive access, the range was checked, and `data` can't
+    // overlap memory that nobody else may hold.
+    unsafe {
+        let memory = buffer.map(Access::Write)?;
+        let to = memory.cast::<u8>().as_ptr().add(offset);
+        std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+    }
+    buffer.unmap();
+    Ok(())
+}
+
+/// Copies from `offset` of `buffer` into `out`.
+///
+/// # Safety
+/// As [`Buffer::map`] with [`Access::Read`].
+pub unsafe fn read_bytes(
+    buffer: &dyn Buffer,
+    offset: usize,
+    out: &mut [u8],
+) -> Result<(), HalError> {
+    check_range("read_bytes", buffer, offset, out.len())?;
+    // SAFETY: the caller vouches that nobody writes, the range was checked, and `out` is
+    // exclusively ours.
+    unsafe {
+        let memory = buffer.map(Access::Read)?;
+        let from = memory.cast::<u8>().as_ptr().add(offset);
+        std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len());
+    }
+    buffer.unmap();
+    Ok(())
+}
+
+fn check_range(
+    call: &'static str,
+    buffer: &dyn Buffer,
+    offset: usize,
+    len: usize,
+) -> Result<(), HalError> {
+    let size = buffer.desc().bytes;
+    if offset.checked_add(len).is_some_and(|end| end <= size) {
+        return Ok(());
+    }
+    Err(HalError::InvalidUse {
+        call,
+        what: format!("range of buffer '{}'", buffer.desc().name),
+        found: format!("{len} bytes at {offset}"),
+        expected: format!("within {size} bytes"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_buffers_are_aligned_zeroed_and_bounded() {
+        let b = HostBuffer::new(BufferDesc::host("b", 100)).unwrap();
+        assert_eq!(b.as_ptr() as usize % HOST_ALIGN, 0);
+        let mut out = [1u8; 4];
+        // SAFETY: nothing else holds the buffer.
+        unsafe {
+            read_bytes(&b, 96, &mut out).unwrap();
+            assert_eq!(out, [0; 4]);
+            write_bytes(&b, 96, &[1, 2, 3, 4]).unwrap();
+            read_bytes(&b, 96, &mut out).unwrap();
+            assert_eq!(out, [1, 2, 3, 4]);
+            assert!(read_bytes(&b, 97, &mut out).is_err());
+            assert!(write_bytes(&b, usize::MAX, &[1]).is_err());
+        }
+    }
+
+    #[test]
+    fn an_allocation_that_can_not_be_had_is_an_error() {
+        let e = HostBuffer::new(BufferDesc::host("huge", isize::MAX as usize)).unwrap_err();
+        assert!(matches!(e, HalError::OutOfMemory { .. }), "{e}");
+    }
+}

@@ -1,0 +1,73 @@
+//! What a device claims before anything was measured.
+
+use anynpu_ir::DType;
+
+use crate::MemoryKind;
+
+/// A device's claims. Measurements are another thing and live with the runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The op set version the device was written for.
+    pub op_set: u32,
+    /// Yes-or-no properties.
+    pub features: Features,
+    /// How the device keeps states between steps.
+    pub states: StateSupport,
+    /// Plain types it computes in, preferred first.
+    pub compute: Vec<DType>,
+    /// Types it reads weights in.
+    pub weights: Vec<DType>,
+    /// Memory it can read and write in place, preferred first.
+    pub memory: Vec<MemoryKind>,
+    /// Most bytes its modules and buffers may take together, if bounded.
+    pub memory_limit: Option<u64>,
+}
+
+impl Capabilities {
+    /// Claims of a device written for the current op set, with nothing else claimed.
+    pub fn new() -> Self {
+        Capabilities {
+            op_set: anynpu_ir::OP_SET_VERSION,
+            features: Features::default(),
+            states: StateSupport::None,
+            compute: Vec::new(),
+            weights: Vec::new(),
+            memory: Vec::new(),
+            memory_limit: None,
+        }
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Capabilities::new()
+    }
+}
+
+/// Yes-or-no properties of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Features {
+    /// It runs the whole op set and never answers [`crate::Support::No`].
+    pub baseline: bool,
+    /// Entries may leave symbols bounded rather than exact.
+    pub dynamic_shapes: bool,
+    /// Submissions run behind the caller's back.
+    pub asynchronous: bool,
+    /// Computes nothing, or fails on purpose: never chosen unless named.
+    pub artificial: bool,
+}
+
+/// How a device keeps states between steps, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateSupport {
+    /// It can't run nodes that touch a state.
+    None,
+    /// It takes the state as an input and returns new rows as outputs; the runtime writes them.
+    SliceIo,
+    /// It writes rows into the caller's buffer.
+    InPlaceIo,
+    /// It keeps the state in an object of its own.
+    Native,
+}

@@ -1,0 +1,198 @@
+//! Compiled entries that share one set of weights.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use anynpu_ir::{DType, Graph, GraphError, StateId, Subgraph, Symbol, TensorType, ValueId};
+
+use crate::HalError;
+
+/// What one symbol may be in an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// Exactly this; inputs are padded to it.
+    Exact(u32),
+    /// Anything up to this.
+    AtMost(u32),
+}
+
+impl Extent {
+    /// The largest value.
+    pub const fn limit(self) -> u32 {
+        match self {
+            Extent::Exact(n) | Extent::AtMost(n) => n,
+        }
+    }
+
+    /// Whether `n` fits.
+    pub const fn admits(self, n: u32) -> bool {
+        match self {
+            Extent::Exact(e) => n == e,
+            Extent::AtMost(e) => n <= e,
+        }
+    }
+}
+
+/// Extents of the symbols of an entry; a symbol not named is exactly 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Bounds([Option<Extent>; Symbol::COUNT]);
+
+impl Bounds {
+    /// No symbol bound.
+    pub fn new() -> Self {
+        Bounds::default()
+    }
+
+    /// Bounds `symbol` (one past [`Symbol::COUNT`] is ignored: no graph can hold it).
+    #[must_use]
+    pub fn with(mut self, symbol: Symbol, extent: Extent) -> Self {
+        if let Some(slot) = self.0.get_mut(symbol.0 as usize) {
+            *slot = Some(extent);
+        }
+        self
+    }
+
+    /// The extent of `symbol`.
+    pub fn get(&self, symbol: Symbol) -> Extent {
+        self.0
+            .get(symbol.0 as usize)
+            .copied()
+            .flatten()
+            .unwrap_or(Extent::Exact(0))
+    }
+
+    /// Every symbol at its largest.
+    pub fn limits(&self) -> anynpu_ir::SymbolValues {
+        let mut values = anynpu_ir::SymbolValues::default();
+        for s in 0..Symbol::COUNT as u16 {
+            values.set(Symbol(s), self.get(Symbol(s)).limit());
+        }
+        values
+    }
+}
+
+/// A run of nodes to compile, with the shapes it will be given: a prefill bucket, decode, ….
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name, unique in its module.
+    pub name: String,
+    /// The graph.
+    pub graph: Arc<Graph>,
+    /// The run.
+    pub nodes: Range<u32>,
+    /// Sizes.
+    pub bounds: Bounds,
+}
+
+impl Entry {
+    /// The run with its boundary.
+    pub fn subgraph(&self) -> Result<Subgraph<'_>, GraphError> {
+        self.graph.subgraph(self.nodes.clone())
+    }
+}
+
+/// An operand or result of a compiled entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// The graph's value.
+    pub value: ValueId,
+    /// Its type; a buffer needs the bytes of this type under the submission's symbols.
+    pub ty: TensorType,
+    /// Most bytes it can need.
+    pub max_bytes: usize,
+}
+
+/// A state that a compiled entry reads or writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatePort {
+    /// The graph's state.
+    pub state: StateId,
+    /// The type its home holds it in: row-major, the state's shape.
+    pub dtype: DType,
+}
+
+/// What must be bound to run an entry, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryInfo {
+    /// The entry's name.
+    pub name: String,
+    /// Operands.
+    pub inputs: Vec<Port>,
+    /// Results.
+    pub outputs: Vec<Port>,
+    /// States.
+    pub states: Vec<StatePort>,
+    /// Nodes it executes.
+    pub nodes: u32,
+}
+
+impl EntryInfo {
+    /// What `entry` needs bound, with states at their home in `state_dtype` (states of integer
+    /// type keep theirs).
+    pub fn describe(entry: &Entry, state_dtype: DType) -> Result<EntryInfo, HalError> {
+        let subgraph = entry.subgraph().map_err(|e| HalError::InvalidUse {
+            call: "compile",
+            what: format!("nodes of entry '{}'", entry.name),
+            found: format!("{}..{}", entry.nodes.start, entry.nodes.end),
+            expected: e.to_string(),
+        })?;
+        let limits = entry.bounds.limits();
+        let port = |&value: &ValueId| {
+            let ty = entry.graph.ty(value).clone();
+            let max_bytes = ty.bytes(&limits).ok_or_else(|| HalError::InvalidUse {
+                call: "compile",
+                what: format!("size of '{}'", entry.graph.value(value).name),
+                found: ty.to_string(),
+                expected: "a size that fits in memory".into(),
+            })?;
+            Ok(Port {
+                value,
+                ty,
+                max_bytes,
+            })
+        };
+        Ok(EntryInfo {
+            name: entry.name.clone(),
+            inputs: subgraph
+                .inputs()
+                .iter()
+                .map(port)
+                .collect::<Result<_, HalError>>()?,
+            outputs: subgraph
+                .outputs()
+                .iter()
+                .map(port)
+                .collect::<Result<_, HalError>>()?,
+            states: subgraph
+                .states()
+                .iter()
+                .map(|&state| {
+                    let declared = entry.graph.state(state).ty.dtype;
+                    StatePort {
+                        state,
+                        dtype: if declared.is_float() {
+                            state_dtype
+                        } else {
+                            declared
+                        },
+                    }
+                })
+                .collect(),
+            nodes: subgraph.nodes().len() as u32,
+        })
+    }
+}
+
+/// Compiled entries over one set of weights. Immutable; per-run state lives in buffers.
+pub trait Module: Debug + Send + Sync + Any {
+    /// The entries, in the order they were given.
+    fn entries(&self) -> &[EntryInfo];
+
+    /// Bytes the module holds on its device besides what it reads from the model file in place.
+    fn resident_bytes(&self) -> u64;
+
+    /// For a device to recognise its own modules.
+    fn as_any(&self) -> &dyn Any;
+}
