@@ -44,11 +44,11 @@ pub enum GraphError {
         /// First operand's name.
         left: &'static str,
         /// Its type.
-        left_ty: TensorType,
+        left_ty: Box<TensorType>,
         /// Second operand's name.
         right: &'static str,
         /// Its type.
-        right_ty: TensorType,
+        right_ty: Box<TensorType>,
         /// The rule broken.
         rule: &'static str,
     },
@@ -65,6 +65,41 @@ pub enum GraphError {
         found: String,
         /// What would fit.
         expected: String,
+    },
+    /// A state that the op names can't be used by it.
+    #[error("node '{node}' ({op}): state '{state}' is {found}, axis {axis}; expected {expected}")]
+    StateType {
+        /// Node name.
+        node: String,
+        /// Op name.
+        op: &'static str,
+        /// State name.
+        state: String,
+        /// Its type.
+        found: Box<TensorType>,
+        /// Its axis.
+        axis: u32,
+        /// What would fit.
+        expected: &'static str,
+    },
+    /// A tensor of too many dimensions.
+    #[error(
+        "'{name}' would have {rank} dimensions, at most {} are allowed; reshape first",
+        crate::Shape::MAX_RANK
+    )]
+    Rank {
+        /// Node or value name.
+        name: String,
+        /// Dimensions asked for.
+        rank: usize,
+    },
+    /// A symbol past [`crate::Symbol::COUNT`].
+    #[error("'{name}' uses symbol number {}, a graph has only {}", symbol.0, crate::Symbol::COUNT)]
+    SymbolRange {
+        /// Node or value name.
+        name: String,
+        /// The symbol.
+        symbol: crate::Symbol,
     },
     /// The wrong number of results was asked for.
     #[error("node '{node}': has {found} results, expected {expected}")]
@@ -98,7 +133,7 @@ pub enum GraphError {
     },
     /// A quantised row that is not a whole number of blocks.
     #[error(
-        "'{name}' is {ty}: its rows must be a multiple of {} elements",
+        "'{name}' is {ty}: its rows must be a fixed multiple of {} elements",
         ty.dtype.block_len()
     )]
     PartialBlock {

@@ -1,8 +1,9 @@
 //! The graph: values, nodes in execution order, states, weights.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{GraphError, Op, Shape, TensorType, infer};
+use crate::{Dim, GraphError, Op, Shape, Symbol, TensorType, infer};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -110,6 +111,15 @@ impl Node {
     }
 }
 
+/// What a name of a graph stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Named {
+    Value(ValueId),
+    State(StateId),
+    /// A node of no or several results.
+    Node,
+}
+
 /// A compute graph whose nodes are always in a valid execution order.
 ///
 /// It only grows: a node can read nothing but values that exist already, so every contiguous run
@@ -123,7 +133,7 @@ pub struct Graph {
     weights: Vec<Weight>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
-    names: std::collections::HashSet<String>,
+    names: HashMap<String, Named>,
 }
 
 impl Graph {
@@ -269,13 +279,15 @@ impl Graph {
         if axis as usize >= ty.shape.rank() {
             return Err(GraphError::StateAxis { name, ty, axis });
         }
-        self.take_name(&name)?;
+        check_type(&name, &ty)?;
         let id = StateId(self.states.len() as u32);
+        self.take_name(&name, Named::State(id))?;
         self.states.push(State { name, ty, axis });
         Ok(id)
     }
 
-    /// Appends a node and returns its results, whose types are inferred.
+    /// Appends a node and returns its results, whose types are inferred. On an error the graph is
+    /// unchanged.
     ///
     /// A single result carries the node's name, several carry `name.0`, `name.1`, ….
     pub fn add_node(
@@ -294,21 +306,26 @@ impl Graph {
         let results = infer(&name, &op, &types, &self.states)?;
         let node = NodeId(self.nodes.len() as u32);
         let single = results.len() == 1;
+        let value_name = |output: usize| match single {
+            true => name.clone(),
+            false => format!("{name}.{output}"),
+        };
+        self.check_name(&name)?;
+        for (output, ty) in results.iter().enumerate() {
+            let value_name = value_name(output);
+            self.check_name(&value_name)?;
+            check_type(&value_name, ty)?;
+        }
         if !single {
-            self.take_name(&name)?;
+            self.take_name(&name, Named::Node)?;
         }
         let mut outputs = Vec::with_capacity(results.len());
         for (output, ty) in results.into_iter().enumerate() {
-            let value_name = if single {
-                name.clone()
-            } else {
-                format!("{name}.{output}")
-            };
             let def = ValueDef::Node {
                 node,
                 output: output as u32,
             };
-            outputs.push(self.add_value(value_name, ty, def)?);
+            outputs.push(self.add_value(value_name(output), ty, def)?);
         }
         self.nodes.push(Node {
             name,
@@ -352,8 +369,23 @@ impl Graph {
 
     /// The value named `name`.
     pub fn find_value(&self, name: &str) -> Option<ValueId> {
-        let at = self.values.iter().position(|v| v.name == name)?;
-        Some(ValueId(at as u32))
+        match self.names.get(name) {
+            Some(&Named::Value(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The state named `name`.
+    pub fn find_state(&self, name: &str) -> Option<StateId> {
+        match self.names.get(name) {
+            Some(&Named::State(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether a value, state or node is named `name`.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.names.contains_key(name)
     }
 
     /// The shape of value `id`.
@@ -367,19 +399,20 @@ impl Graph {
         ty: TensorType,
         def: ValueDef,
     ) -> Result<ValueId, GraphError> {
-        if ty.dtype.is_block()
-            && let Some(last) = ty.shape.last().and_then(|d| d.fixed())
-            && ty.dtype.row_bytes(last as usize).is_none()
-        {
-            return Err(GraphError::PartialBlock { name, ty });
-        }
-        self.take_name(&name)?;
+        check_type(&name, &ty)?;
         let id = ValueId(self.values.len() as u32);
+        self.take_name(&name, Named::Value(id))?;
         self.values.push(Value { name, ty, def });
         Ok(id)
     }
 
-    fn take_name(&mut self, name: &str) -> Result<(), GraphError> {
+    fn take_name(&mut self, name: &str, named: Named) -> Result<(), GraphError> {
+        self.check_name(name)?;
+        self.names.insert(name.to_owned(), named);
+        Ok(())
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), GraphError> {
         let legal = !name.is_empty()
             && name
                 .chars()
@@ -387,9 +420,37 @@ impl Graph {
         if !legal {
             return Err(GraphError::IllegalName { name: name.into() });
         }
-        if !self.names.insert(name.to_owned()) {
+        if self.has_name(name) {
             return Err(GraphError::DuplicateName { name: name.into() });
         }
         Ok(())
     }
+}
+
+/// Whether `ty` can be the type of a value or state.
+fn check_type(name: &str, ty: &TensorType) -> Result<(), GraphError> {
+    if ty.shape.rank() > Shape::MAX_RANK {
+        return Err(GraphError::Rank {
+            name: name.into(),
+            rank: ty.shape.rank(),
+        });
+    }
+    for dim in ty.shape.dims() {
+        if let Dim::Sym(symbol) = *dim
+            && symbol.0 as usize >= Symbol::COUNT
+        {
+            return Err(GraphError::SymbolRange {
+                name: name.into(),
+                symbol,
+            });
+        }
+    }
+    let row = ty.shape.last().and_then(Dim::fixed);
+    if ty.dtype.is_block() && row.and_then(|n| ty.dtype.row_bytes(n as usize)).is_none() {
+        return Err(GraphError::PartialBlock {
+            name: name.into(),
+            ty: ty.clone(),
+        });
+    }
+    Ok(())
 }

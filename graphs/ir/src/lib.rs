@@ -14,6 +14,8 @@ mod graph;
 mod infer;
 mod op;
 mod shape;
+#[cfg(test)]
+mod strategies;
 mod subgraph;
 mod text;
 

@@ -3,6 +3,19 @@
 //! It is versioned as a whole and append-only: an op, once published, keeps its meaning, and new
 //! ops or attributes raise [`OP_SET_VERSION`]. Operand order and shapes are documented at each
 //! variant; [`crate::infer`] enforces them. Shapes use `…` for any leading dimensions.
+//!
+//! Element types, where a variant does not say otherwise:
+//! - "float" is F32, F16 or BF16; arithmetic is done in F32 and rounded once to the result's type.
+//! - Linear, MatMul, Embedding, RmsNorm, LayerNorm, Rope, Attention and the convolutions take any
+//!   float type for each operand and give F32.
+//! - Elementwise ops, Softmax, reductions and data movement keep their operands' type; several
+//!   operands must agree in it.
+//! - Block-quantised types are taken only by Linear (`w`), Embedding (`table`), Gather (`data`)
+//!   and Cast.
+//!
+//! Integer arithmetic wraps around; integer division truncates towards zero and gives 0 where the
+//! divisor is 0. Dimensions that are run-time symbols agree only with the same symbol; a dimension
+//! is stretched by broadcasting only if it is the fixed number 1.
 
 use crate::{DType, Dim, Shape, StateId};
 
@@ -57,7 +70,8 @@ pub enum RopeScaling {
     },
 }
 
-/// One-operand elementwise functions.
+/// One-operand elementwise functions. They take floats; Neg and Abs signed integers too; Not
+/// only Bool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // each is the function its name says
@@ -98,6 +112,9 @@ pub enum Activation {
 }
 
 /// Two-operand elementwise functions with numpy broadcasting.
+///
+/// Arithmetic takes floats and integers (Pow: floats), comparisons those and, for Equal, Bool; And
+/// and Or take Bool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // each is the function its name says
@@ -133,10 +150,11 @@ pub enum ReduceOp {
 /// Where attention reads keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttentionKv {
-    /// Operands 1 and 2: `k` and `v`, each `[S, kv_heads, head_dim]` (encoders, cross attention).
+    /// Operands 1 and 2: `k[S, kv_heads, D]` and `v[S, kv_heads, Dv]` (encoders, cross attention,
+    /// devices that get the cache as an input).
     Operands,
-    /// The rows `0..P+T` of two states `[C, kv_heads, head_dim]`; this step's rows must have been
-    /// appended by earlier nodes.
+    /// The rows `0..P+T` of two states `[C, kv_heads, D]` and `[C, kv_heads, Dv]` with axis 0; this
+    /// step's rows must have been appended by earlier nodes. Positions must be below `P+T`.
     State {
         /// Keys.
         k: StateId,
@@ -149,7 +167,7 @@ pub enum AttentionKv {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Op {
-    /// `x[…, K], w[N, K], bias[N]? → […, N]`: `x·wᵀ + bias`. `w` may be block-quantised. Result F32.
+    /// `x[…, K], w[N, K], bias[N]? → […, N]`, F32: `x·wᵀ + bias`. `w` may be block-quantised.
     Linear,
     /// `a[…, M, K], b[…, K, N] → […, M, N]`; leading dimensions broadcast. F32.
     MatMul {
@@ -160,18 +178,20 @@ pub enum Op {
     },
     /// `table[V, D], ids[…] (I32) → […, D]`, F32. `table` may be block-quantised.
     Embedding,
-    /// `x[…, D], weight[D] → […, D]`: `x / √(mean(x²) + eps) · weight`.
+    /// `x[…, D], weight[D] → […, D]`, F32: `x / √(mean(x²) + eps) · weight`.
     RmsNorm {
         /// Added to the mean square.
         eps: f32,
     },
-    /// `x[…, D], gamma[D], beta[D]? → […, D]`.
+    /// `x[…, D], gamma[D], beta[D]? → […, D]`, F32: `(x − mean) / √(variance + eps) · gamma + beta`,
+    /// with the biased variance.
     LayerNorm {
         /// Added to the variance.
         eps: f32,
     },
-    /// `x[T, H, D], positions[T] (I32), freq_factors[dims/2]? → [T, H, D]`. Rotates the first
-    /// `dims` elements of each head; frequencies are divided by `freq_factors`.
+    /// `x[T, H, D], positions[T] (I32), freq_factors[dims/2]? (F32) → [T, H, D]`, F32. Rotates the
+    /// first `dims` elements of each head, the others pass; frequencies are divided by
+    /// `freq_factors`. The angle of pair `i` is `position · frequency[i]`, rounded to F32.
     Rope {
         /// Pairing.
         style: RopeStyle,
@@ -183,7 +203,8 @@ pub enum Op {
         scaling: RopeScaling,
     },
     /// `q[T, heads, D], (k, v)?, positions[T]? (I32; if causal), mask?[T, S] (F32, added) →
-    /// [T, heads, Dv]`. Query head `h` reads KV head `h / (heads / kv_heads)`.
+    /// [T, heads, Dv]`, F32. Query head `h` reads KV head `h / (heads / kv_heads)`. `S` is the number
+    /// of rows of `k`, for states their capacity `C`. Every query must see a key row.
     Attention {
         /// Where keys and values are.
         kv: AttentionKv,
@@ -198,7 +219,8 @@ pub enum Op {
         /// If set (causal only), key rows `≤ positions[t] − window` are hidden too.
         window: Option<u32>,
     },
-    /// `rows[T, …] → ()`: writes rows `at .. at+T` of `state` along its axis, converting to its type.
+    /// `rows → ()`: writes rows `at .. at+n` of `state` along its axis, converting to its type.
+    /// `rows` has the state's shape but for that axis, which has any size `n`.
     KvAppend {
         /// The state written.
         state: StateId,
@@ -240,7 +262,8 @@ pub enum Op {
     Binary(BinaryOp),
     /// `condition (Bool), a, b → broadcast`: `a` where true.
     Select,
-    /// `data, indices (I32/I64) → data.shape` with `axis` replaced by the indices' shape.
+    /// `data, indices (I32/I64) → data.shape` with `axis` replaced by the indices' shape. `data` may
+    /// be block-quantised if `axis` is 0 and not its last; the result is then F32.
     Gather {
         /// Axis indexed.
         axis: u32,
@@ -289,7 +312,7 @@ pub enum Op {
         /// Size of each part; they sum to the axis.
         sizes: Vec<u32>,
     },
-    /// `x → x` reduced over `axes`.
+    /// `x → x` reduced over `axes`. Mean takes floats, the others integers too.
     Reduce {
         /// Which reduction.
         op: ReduceOp,
@@ -298,24 +321,27 @@ pub enum Op {
         /// Keep reduced axes as size 1.
         keep_dims: bool,
     },
-    /// `x → x` converted. From a block format: dequantised. Float → integer truncates, saturating.
+    /// `x → x` converted. From a block format: dequantised. Float → integer truncates, saturating,
+    /// NaN giving 0. Integer → narrower integer keeps the low bits. To Bool: whether it is not 0.
     Cast {
         /// Target type (plain).
         to: DType,
     },
-    /// `x (F32), scale[] or [n], zero_point[] or [n] (I32) → to`: `clamp(round(x/scale) + zero_point)`.
+    /// `x (F32), scale[] or [n] (F32), zero_point[] or [n] (I32) → to`:
+    /// `clamp(round(x/scale) + zero_point)`, rounding half to even.
     Quantize {
         /// I8, U8, I16 or I32.
         to: DType,
         /// Axis of per-channel parameters; per tensor if absent.
         axis: Option<u32>,
     },
-    /// `q, scale, zero_point → F32`: `(q − zero_point)·scale`.
+    /// `q (I8, U8, I16 or I32), scale, zero_point → F32`: `(q − zero_point)·scale`, parameters as in
+    /// [`Op::Quantize`].
     Dequantize {
         /// Axis of per-channel parameters; per tensor if absent.
         axis: Option<u32>,
     },
-    /// `x[…, N] → values[…, k], indices[…, k] (I32)`, largest first, ties by lower index.
+    /// `x[…, N] → values[…, k], indices[…, k] (I32)`, largest first, ties by lower index. `N` fixed.
     TopK {
         /// How many.
         k: u32,
@@ -325,7 +351,9 @@ pub enum Op {
         /// Axis searched.
         axis: u32,
     },
-    /// `x[B, C, L], w[O, C/groups, K], bias[O]? → [B, O, L']`.
+    /// `x[B, C, L], w[O, C/groups, K], bias[O]? → [B, O, L']`, F32, with
+    /// `L' = (L + 2·padding − dilation·(K − 1) − 1) / stride + 1`. A run-time `L` is taken only where
+    /// `L' = L`: stride 1 and `2·padding = dilation·(K − 1)`.
     Conv1d {
         /// Step.
         stride: u32,
@@ -336,7 +364,8 @@ pub enum Op {
         /// Channel groups.
         groups: u32,
     },
-    /// `x[B, C, H, W], w[O, C/groups, KH, KW], bias[O]? → [B, O, H', W']`.
+    /// `x[B, C, H, W], w[O, C/groups, KH, KW], bias[O]? → [B, O, H', W']`, F32; each axis as in
+    /// [`Op::Conv1d`].
     Conv2d {
         /// Steps (height, width).
         stride: [u32; 2],
@@ -346,6 +375,13 @@ pub enum Op {
         dilation: [u32; 2],
         /// Channel groups.
         groups: u32,
+    },
+    /// `() → [length] (I32)`: `start, start + 1, …`.
+    Iota {
+        /// First element.
+        start: Dim,
+        /// Number of elements.
+        length: Dim,
     },
 }
 
@@ -399,6 +435,7 @@ impl Op {
             Op::ArgMax { .. } => "ArgMax",
             Op::Conv1d { .. } => "Conv1d",
             Op::Conv2d { .. } => "Conv2d",
+            Op::Iota { .. } => "Iota",
         }
     }
 }

@@ -116,6 +116,9 @@ impl SymbolValues {
 pub struct Shape(pub Vec<Dim>);
 
 impl Shape {
+    /// The most dimensions a value of a graph may have.
+    pub const MAX_RANK: usize = 8;
+
     /// A shape of fixed dimensions.
     pub fn fixed(dims: &[u32]) -> Self {
         Shape(dims.iter().map(|&d| Dim::Fixed(d)).collect())
