@@ -1,1 +1,0 @@
-//! Block-quantised formats: their layout and exact decoding.
