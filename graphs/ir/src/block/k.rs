@@ -15,7 +15,7 @@ pub const K_BLOCK: usize = 256;
 /// | 0..2 | `d`, f16 |
 /// | 2..4 | `dmin`, f16 |
 /// | 4..16 | `scales`: 8 scales and 8 minima of 6 bits, see [`unpack_scales_mins`] |
-/// | 16..144 | `qs`: four runs of 32 bytes; byte `32·r + i` = `code[64·r + i] | code[64·r + 32 + i] << 4` |
+/// | 16..144 | `qs`: four runs of 32 bytes; byte `32·r + i` is `code[64·r + i] + 16 · code[64·r + 32 + i]` |
 #[derive(Clone, Copy, Debug)]
 pub struct Q4KBlock<'a> {
     /// Scale of the scales.

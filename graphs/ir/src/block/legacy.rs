@@ -14,7 +14,7 @@ pub const LEGACY_BLOCK: usize = 32;
 /// | bytes | field |
 /// |---|---|
 /// | 0..2 | `d`, f16 |
-/// | 2..18 | `qs`: 4-bit codes; byte `i` = `code[i] | code[i + 16] << 4` |
+/// | 2..18 | `qs`: 4-bit codes; byte `i` is `code[i] + 16 · code[i + 16]` |
 #[derive(Clone, Copy, Debug)]
 pub struct Q4_0Block<'a> {
     /// The scale.
