@@ -1,1 +1,3 @@
-//! Placeholder of the crate root, replaced as the crate is written.
+//! Runs a model over the devices it is given.
+
+pub mod tokenize;

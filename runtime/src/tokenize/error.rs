@@ -1,0 +1,132 @@
+//! What can go wrong with a vocabulary, a text or a token id.
+
+use thiserror::Error;
+
+/// A vocabulary that can't be used, or a text or token that it can't express.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum TokenizeError {
+    /// The tokenizer model is not one of ours.
+    #[error("tokenizer model '{model}' is not supported; supported: {known}")]
+    UnknownModel {
+        /// The name found.
+        model: String,
+        /// The names understood, separated by commas.
+        known: String,
+    },
+    /// The pre-tokeniser is not one of ours.
+    #[error("pre-tokenizer '{name}' is not supported; supported: {known}")]
+    UnknownPreTokenizer {
+        /// The name found.
+        name: String,
+        /// The names understood, separated by commas.
+        known: String,
+    },
+    /// The vocabulary has no tokens.
+    #[error("the vocabulary has no tokens")]
+    EmptyVocabulary,
+    /// The vocabulary is larger than ids or offsets can number.
+    #[error("the vocabulary has {found} {what}; at most {limit} can be numbered")]
+    VocabularyTooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many were found.
+        found: usize,
+        /// The largest number that can be handled.
+        limit: usize,
+    },
+    /// A score is NaN, so merges have no order.
+    #[error("token {id} ('{text}') has a score that is not a number")]
+    ScoreNotANumber {
+        /// The token.
+        id: u32,
+        /// Its text.
+        text: String,
+    },
+    /// A token of kind byte is not written `<0xHH>`.
+    #[error(
+        "token {id} is marked as a byte but its text is '{text}'; expected '<0x00>' to '<0xFF>'"
+    )]
+    MalformedByteToken {
+        /// The token.
+        id: u32,
+        /// Its text.
+        text: String,
+    },
+    /// A named token (begin, end, …) has an id that the vocabulary lacks.
+    #[error("the {name} token has id {id}, but the vocabulary has {count} tokens")]
+    SpecialIdOutOfRange {
+        /// Which named token.
+        name: &'static str,
+        /// Its id.
+        id: u32,
+        /// Number of tokens.
+        count: usize,
+    },
+    /// The vocabulary asks for a token to be added but doesn't say which.
+    #[error(
+        "the vocabulary says to add a {name} token but names none; set its id or clear the flag"
+    )]
+    MissingSpecial {
+        /// Which named token.
+        name: &'static str,
+    },
+    /// A merge rule is not two parts with one space between.
+    #[error("merge {rank} is '{text}'; expected two parts with a space between")]
+    MalformedMerge {
+        /// Position in the list of merges.
+        rank: usize,
+        /// The rule as found.
+        text: String,
+    },
+    /// The special tokens could not be compiled into a matcher.
+    #[error("the {count} special tokens could not be compiled into a matcher: {why}")]
+    SpecialTokens {
+        /// How many there are.
+        count: usize,
+        /// The matcher's own words.
+        why: String,
+    },
+    /// A byte of the text has no token, and the vocabulary has no unknown token to stand for it.
+    #[error("byte 0x{byte:02X} has no token, and the vocabulary has no unknown token")]
+    ByteWithoutToken {
+        /// The byte.
+        byte: u8,
+    },
+    /// A word has no tokens, and the vocabulary has no unknown token to stand for it.
+    #[error("the word '{word}' has no token, and the vocabulary has no unknown token")]
+    WordWithoutToken {
+        /// The word's beginning.
+        word: String,
+    },
+    /// A text is longer than positions can number.
+    #[error("the text has {bytes} bytes; at most {limit} can be tokenised at once")]
+    TextTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The largest length.
+        limit: usize,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token id {id} is out of range: the vocabulary has {count} tokens")]
+    IdOutOfRange {
+        /// The id.
+        id: u32,
+        /// Number of tokens.
+        count: usize,
+    },
+    /// A stop string is empty, so that it would stop at once.
+    #[error("stop string {index} is empty; leave it out instead")]
+    EmptyStopString {
+        /// Position in the list of stop strings.
+        index: usize,
+    },
+    /// The model file's vocabulary could not be read.
+    #[error("{key}: {why}")]
+    Metadata {
+        /// The metadata key.
+        key: String,
+        /// What is wrong with its value, with found and expected.
+        why: String,
+    },
+}

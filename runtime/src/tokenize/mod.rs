@@ -1,0 +1,258 @@
+//! Text to token ids and back, from a model's own vocabulary.
+//!
+//! A [`Vocabulary`] is plain data, whichever file it came from; a [`Tokenizer`] is built from it once and shared; a
+//! [`Detokenizer`] renders one stream of tokens; a [`StopMatcher`] watches the text for strings that end it.
+
+use std::sync::Arc;
+
+mod bpe;
+pub mod byte_level;
+mod detokenize;
+mod error;
+mod merge;
+mod pieces;
+pub mod pre_tokenize;
+mod special;
+mod spm;
+mod stop;
+mod vocabulary;
+
+use bpe::Bpe;
+pub use detokenize::{DetokenizeOptions, Detokenizer};
+pub use error::TokenizeError;
+use pieces::{PieceIndex, Pieces};
+use special::{Fragment, SpecialTokens};
+use spm::Spm;
+pub use stop::{StopMatcher, StopOutput};
+pub use vocabulary::{Merge, SpecialIds, TokenEntry, TokenKind, Vocabulary, VocabularyKind};
+
+/// What [`Tokenizer::encode`] does beyond the text itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Add the begin and end tokens that the vocabulary says to add.
+    pub add_special: bool,
+    /// Read the text of control and unknown tokens (`<|im_start|>`) as these tokens. Leave it false for text from users:
+    /// they could forge a turn.
+    pub parse_special: bool,
+}
+
+/// Turns text into token ids by a model's vocabulary.
+#[derive(Debug)]
+pub struct Tokenizer {
+    model: Model,
+    pieces: Arc<Pieces>,
+    index: PieceIndex,
+    special_tokens: SpecialTokens,
+    special: SpecialIds,
+    begin: Option<u32>,
+    end: Option<u32>,
+    ends_generation: Vec<u32>,
+    token_count: u32,
+}
+
+#[derive(Debug)]
+enum Model {
+    Spm(Spm),
+    Bpe(Bpe),
+}
+
+/// Texts of control tokens that end an answer even where the model file doesn't name them.
+const GENERATION_ENDS: &[&str] = &[
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+];
+
+/// Longest text, so that positions in it (and a space before it) fit in 32 bits.
+const MAX_TEXT_BYTES: usize = u32::MAX as usize - 1;
+
+impl Tokenizer {
+    /// Builds the tables for a vocabulary.
+    ///
+    /// # Errors
+    /// A vocabulary that [`Vocabulary::check`] refuses, or a pre-tokeniser that is not known.
+    pub fn new(vocabulary: &Vocabulary) -> Result<Self, TokenizeError> {
+        vocabulary.check()?;
+        let mut pieces = Pieces::of(vocabulary)?;
+        let token_count = pieces.len() as u32;
+        let special_tokens = SpecialTokens::of(&pieces)?;
+        let mut index = PieceIndex::of(&pieces);
+        let model = match vocabulary.kind {
+            VocabularyKind::Spm => Model::Spm(Spm::new(vocabulary, &pieces, &index)),
+            VocabularyKind::Bpe => Model::Bpe(Bpe::new(vocabulary, &mut pieces, &mut index)?),
+            VocabularyKind::WordPiece => {
+                return Err(TokenizeError::UnknownModel {
+                    model: "bert".to_owned(),
+                    known: "llama, gpt2".to_owned(),
+                });
+            }
+        };
+        let special = vocabulary.special;
+        let mut ends_generation: Vec<u32> =
+            [special.end, special.end_of_turn, special.end_of_message]
+                .into_iter()
+                .flatten()
+                .collect();
+        ends_generation.extend((0u32..).zip(&vocabulary.tokens).filter_map(|(id, token)| {
+            let steers = matches!(token.kind, TokenKind::Control | TokenKind::UserDefined);
+            (steers && GENERATION_ENDS.contains(&token.text.as_str())).then_some(id)
+        }));
+        ends_generation.sort_unstable();
+        ends_generation.dedup();
+        Ok(Tokenizer {
+            model,
+            pieces: Arc::new(pieces),
+            index,
+            special_tokens,
+            special,
+            begin: special.begin.filter(|_| vocabulary.add_begin),
+            end: vocabulary.end_added().filter(|_| vocabulary.add_end),
+            ends_generation,
+            token_count,
+        })
+    }
+
+    /// The token ids of `text`.
+    ///
+    /// # Errors
+    /// A byte that has no token in a vocabulary without an unknown token; a text longer than 4 GiB.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizeError> {
+        let mut out = Vec::with_capacity(text.len().min(MAX_TEXT_BYTES) / 3 + 2);
+        self.encode_into(text, options, &mut out)?;
+        Ok(out)
+    }
+
+    /// Appends the token ids of `text` to `out`. On an error `out` is as it was.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_into(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TokenizeError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TokenizeError::TextTooLong {
+                bytes: text.len(),
+                limit: MAX_TEXT_BYTES,
+            });
+        }
+        let before = out.len();
+        let result = self.encode_fragments(text, options, out);
+        if result.is_err() {
+            out.truncate(before);
+        }
+        result
+    }
+
+    fn encode_fragments(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TokenizeError> {
+        out.extend(self.begin.filter(|_| options.add_special));
+        let mut after_special = true;
+        for fragment in self.special_tokens.split(text, options.parse_special) {
+            match fragment {
+                Fragment::Token(id) => out.push(id),
+                Fragment::Text(text) => match &self.model {
+                    Model::Spm(spm) => {
+                        spm.encode(&self.pieces, &self.index, text, after_special, out)?
+                    }
+                    Model::Bpe(bpe) => bpe.encode(&self.pieces, &self.index, text, out)?,
+                },
+            }
+            after_special = matches!(fragment, Fragment::Token(_));
+        }
+        out.extend(self.end.filter(|_| options.add_special));
+        Ok(())
+    }
+
+    /// Renders a stream of this vocabulary's tokens.
+    pub fn detokenizer(&self, options: DetokenizeOptions) -> Detokenizer {
+        let adds_space_prefix = match &self.model {
+            Model::Spm(spm) => spm.adds_space_prefix(),
+            Model::Bpe(_) => false,
+        };
+        Detokenizer::new(
+            self.pieces.clone(),
+            self.token_count,
+            adds_space_prefix,
+            options,
+        )
+    }
+
+    /// The text of `ids`.
+    ///
+    /// # Errors
+    /// [`TokenizeError::IdOutOfRange`].
+    pub fn decode(&self, ids: &[u32], options: DetokenizeOptions) -> Result<String, TokenizeError> {
+        let mut stream = self.detokenizer(options);
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(stream.push(id)?);
+        }
+        text.push_str(stream.finish());
+        Ok(text)
+    }
+
+    /// The text of each of `ids` by itself, special tokens included. Bytes that are part of a character appear as U+FFFD.
+    ///
+    /// # Errors
+    /// [`TokenizeError::IdOutOfRange`].
+    pub fn pieces(&self, ids: &[u32]) -> Result<Vec<String>, TokenizeError> {
+        let piece = |&id| {
+            self.piece(id)
+                .map(|piece| String::from_utf8_lossy(piece).into_owned())
+        };
+        ids.iter().map(piece).collect()
+    }
+
+    /// The bytes that `id` renders as, special tokens as their text.
+    ///
+    /// # Errors
+    /// [`TokenizeError::IdOutOfRange`].
+    pub fn piece(&self, id: u32) -> Result<&[u8], TokenizeError> {
+        let piece = self.pieces.get(id).filter(|_| id < self.token_count);
+        piece.ok_or(TokenizeError::IdOutOfRange {
+            id,
+            count: self.token_count as usize,
+        })
+    }
+
+    /// Number of tokens; ids are below it.
+    pub fn token_count(&self) -> u32 {
+        self.token_count
+    }
+
+    /// What `id` is for; None if it is out of range.
+    pub fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.pieces.kind(id).filter(|_| id < self.token_count)
+    }
+
+    /// Tokens with a meaning of their own.
+    pub fn special(&self) -> &SpecialIds {
+        &self.special
+    }
+
+    /// The begin token, if the vocabulary says to add it.
+    pub fn begin_added(&self) -> Option<u32> {
+        self.begin
+    }
+
+    /// Generation ends when the model emits `id`: the end token, the end of a turn or message, or a control token that is
+    /// known to mean one of these.
+    pub fn ends_generation(&self, id: u32) -> bool {
+        self.ends_generation.binary_search(&id).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

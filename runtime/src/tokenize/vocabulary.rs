@@ -1,0 +1,321 @@
+//! A model's vocabulary as plain data, independent of the file it came from.
+
+use super::error::TokenizeError;
+
+/// How text becomes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VocabularyKind {
+    /// SentencePiece: neighbours are merged by the score of the token they form; bytes stand for characters that have no
+    /// token; spaces are written `▁` (U+2581).
+    Spm,
+    /// Byte-level byte-pair encoding: words found by the pre-tokeniser, merged by the rank of the merge rule. Token texts
+    /// are written in the alphabet of [`super::byte_level`].
+    Bpe,
+    /// WordPiece: each word is cut into the longest tokens from the left. A token that begins a word is written with a
+    /// leading `▁` (U+2581), one that continues a word without.
+    WordPiece,
+}
+
+/// What a token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenKind {
+    /// Ordinary text.
+    Normal,
+    /// Stands for text that has no token.
+    Unknown,
+    /// Steers the model and is no text: begin, end, turn markers.
+    Control,
+    /// Text that is always one token, wherever it stands.
+    UserDefined,
+    /// Reserved and never produced.
+    Unused,
+    /// One byte, written `<0xHH>`.
+    Byte,
+}
+
+/// One token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenEntry {
+    /// Its text, in the notation of the [`VocabularyKind`].
+    pub text: String,
+    /// SentencePiece's score (a log probability or a negative rank); 0 for the other kinds.
+    pub score: f32,
+    /// What it is for.
+    pub kind: TokenKind,
+}
+
+/// A merge rule: two neighbours that become one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Merge {
+    text: String,
+    split: usize,
+}
+
+impl Merge {
+    /// The rule that joins `left` and `right`.
+    pub fn new(left: &str, right: &str) -> Self {
+        Merge {
+            text: [left, right].concat(),
+            split: left.len(),
+        }
+    }
+
+    /// Reads `"left right"`; the space that separates is the first one after the first character. None if there is none or
+    /// nothing follows it.
+    pub fn parse(rule: &str) -> Option<Self> {
+        let first = rule.chars().next()?.len_utf8();
+        let space = first + rule[first..].find(' ')?;
+        let (left, right) = (&rule[..space], &rule[space + 1..]);
+        (!right.is_empty()).then(|| Merge::new(left, right))
+    }
+
+    /// The left part.
+    pub fn left(&self) -> &str {
+        &self.text[..self.split]
+    }
+
+    /// The right part.
+    pub fn right(&self) -> &str {
+        &self.text[self.split..]
+    }
+
+    /// What they become.
+    pub fn merged(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Tokens with a meaning of their own, by id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Begins a text (`[CLS]` of WordPiece).
+    pub begin: Option<u32>,
+    /// Ends a text.
+    pub end: Option<u32>,
+    /// Ends a turn of a conversation.
+    pub end_of_turn: Option<u32>,
+    /// Ends a message that waits for a tool's answer.
+    pub end_of_message: Option<u32>,
+    /// Stands for text without tokens.
+    pub unknown: Option<u32>,
+    /// Ends a text or separates two (`[SEP]` of WordPiece).
+    pub separator: Option<u32>,
+    /// Fills up a batch.
+    pub padding: Option<u32>,
+    /// Hides a token to be guessed.
+    pub mask: Option<u32>,
+}
+
+impl SpecialIds {
+    /// Each id with its name.
+    pub(super) fn named(&self) -> [(&'static str, Option<u32>); 8] {
+        [
+            ("begin", self.begin),
+            ("end", self.end),
+            ("end-of-turn", self.end_of_turn),
+            ("end-of-message", self.end_of_message),
+            ("unknown", self.unknown),
+            ("separator", self.separator),
+            ("padding", self.padding),
+            ("mask", self.mask),
+        ]
+    }
+}
+
+/// All that a [`Tokenizer`](super::Tokenizer) is built from. A token's id is its position in `tokens`.
+///
+/// Where two tokens have the same text, the one with the lower id is produced; tokens with an empty text are never produced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vocabulary {
+    /// How text becomes tokens.
+    pub kind: VocabularyKind,
+    /// The tokens, by id.
+    pub tokens: Vec<TokenEntry>,
+    /// The merge rules of [`VocabularyKind::Bpe`], best first. Of equal rules the first counts. Parts that are no tokens
+    /// may be named: a piece that ends as one is written byte by byte.
+    pub merges: Vec<Merge>,
+    /// Name of the pre-tokeniser of [`VocabularyKind::Bpe`], one of [`super::pre_tokenize::NAMES`].
+    pub pre_tokenizer: String,
+    /// Tokens with a meaning of their own.
+    pub special: SpecialIds,
+    /// A begin token is put before every text.
+    pub add_begin: bool,
+    /// An end token (WordPiece: a separator) is put after every text.
+    pub add_end: bool,
+    /// SentencePiece puts a space before every text and after every special token.
+    pub add_space_prefix: bool,
+}
+
+/// Largest number of tokens, and of parts in merges beyond them: leaves room for both in 32 bits.
+const MAX_TOKENS: usize = 1 << 30;
+
+impl Vocabulary {
+    /// A vocabulary of `kind` with these tokens and otherwise nothing: no merges, no named tokens, nothing added.
+    pub fn new(kind: VocabularyKind, tokens: Vec<TokenEntry>) -> Self {
+        Vocabulary {
+            kind,
+            tokens,
+            merges: Vec::new(),
+            pre_tokenizer: "default".to_owned(),
+            special: SpecialIds::default(),
+            add_begin: false,
+            add_end: false,
+            add_space_prefix: false,
+        }
+    }
+
+    /// Checks what every kind relies on: sizes, ids in range, scores that can be ordered.
+    ///
+    /// # Errors
+    /// Names the first thing wrong.
+    pub fn check(&self) -> Result<(), TokenizeError> {
+        let count = self.tokens.len();
+        if count == 0 {
+            return Err(TokenizeError::EmptyVocabulary);
+        }
+        for (what, found) in [("tokens", count), ("merges", self.merges.len())] {
+            if found > MAX_TOKENS {
+                return Err(TokenizeError::VocabularyTooLarge {
+                    what,
+                    found,
+                    limit: MAX_TOKENS,
+                });
+            }
+        }
+        for (name, id) in self.special.named() {
+            if let Some(id) = id.filter(|&id| id as usize >= count) {
+                return Err(TokenizeError::SpecialIdOutOfRange { name, id, count });
+            }
+        }
+        if self.add_begin && self.special.begin.is_none() {
+            return Err(TokenizeError::MissingSpecial { name: "begin" });
+        }
+        if self.add_end && self.end_added().is_none() {
+            return Err(TokenizeError::MissingSpecial { name: "end" });
+        }
+        for (id, token) in (0u32..).zip(&self.tokens) {
+            if token.score.is_nan() {
+                return Err(TokenizeError::ScoreNotANumber {
+                    id,
+                    text: excerpt(&token.text),
+                });
+            }
+            if token.kind == TokenKind::Byte && parse_byte_token(&token.text).is_none() {
+                return Err(TokenizeError::MalformedByteToken {
+                    id,
+                    text: excerpt(&token.text),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The token that [`add_end`](Self::add_end) adds.
+    pub(super) fn end_added(&self) -> Option<u32> {
+        match self.kind {
+            VocabularyKind::WordPiece => self.special.separator.or(self.special.end),
+            _ => self.special.end,
+        }
+    }
+}
+
+/// The byte that `<0xHH>` stands for.
+pub(super) fn parse_byte_token(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    let plain = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// The beginning of a text that may be long, for a message.
+pub(super) fn excerpt(text: &str) -> String {
+    const CHARS: usize = 40;
+    match text.char_indices().nth(CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> TokenEntry {
+        TokenEntry {
+            text: text.to_owned(),
+            score: 0.0,
+            kind: TokenKind::Normal,
+        }
+    }
+
+    #[test]
+    fn a_merge_splits_at_the_first_space_after_the_first_character() {
+        let merge = Merge::parse("Ġ t").unwrap();
+        assert_eq!(
+            (merge.left(), merge.right(), merge.merged()),
+            ("Ġ", "t", "Ġt")
+        );
+        let merge = Merge::parse("  b c").unwrap();
+        assert_eq!((merge.left(), merge.right()), (" ", "b c"));
+        for bad in ["", "a", "ab", "a ", " a", " "] {
+            assert_eq!(Merge::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn byte_tokens_are_two_hex_digits() {
+        assert_eq!(parse_byte_token("<0x0A>"), Some(10));
+        assert_eq!(parse_byte_token("<0xff>"), Some(255));
+        for bad in [
+            "", "<0x>", "<0x0>", "<0x+1>", "<0x0AA>", "0x0A", "<0xGG>", "<0xé>",
+        ] {
+            assert_eq!(parse_byte_token(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_vocabulary_is_named() {
+        let good = Vocabulary::new(VocabularyKind::Spm, vec![token("a"), token("b")]);
+        assert_eq!(good.check(), Ok(()));
+
+        let mut bad = good.clone();
+        bad.tokens.clear();
+        assert_eq!(bad.check(), Err(TokenizeError::EmptyVocabulary));
+
+        let mut bad = good.clone();
+        bad.special.end_of_turn = Some(2);
+        let error = bad.check().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the end-of-turn token has id 2, but the vocabulary has 2 tokens"
+        );
+
+        let mut bad = good.clone();
+        bad.tokens[1].score = f32::NAN;
+        assert_eq!(
+            bad.check().unwrap_err().to_string(),
+            "token 1 ('b') has a score that is not a number"
+        );
+
+        let mut bad = good.clone();
+        bad.add_begin = true;
+        assert_eq!(
+            bad.check(),
+            Err(TokenizeError::MissingSpecial { name: "begin" })
+        );
+
+        let mut bad = good.clone();
+        bad.add_end = true;
+        assert_eq!(
+            bad.check(),
+            Err(TokenizeError::MissingSpecial { name: "end" })
+        );
+
+        let mut bad = good;
+        bad.tokens[0].kind = TokenKind::Byte;
+        assert!(matches!(
+            bad.check(),
+            Err(TokenizeError::MalformedByteToken { id: 0, .. })
+        ));
+    }
+}
