@@ -44,11 +44,11 @@ pub enum GraphError {
         /// First operand's name.
         left: &'static str,
         /// Its type.
-        left_ty: Box<TensorType>,
+        left_ty: TensorType,
         /// Second operand's name.
         right: &'static str,
         /// Its type.
-        right_ty: Box<TensorType>,
+        right_ty: TensorType,
         /// The rule broken.
         rule: &'static str,
     },
@@ -76,7 +76,7 @@ pub enum GraphError {
         /// State name.
         state: String,
         /// Its type.
-        found: Box<TensorType>,
+        found: TensorType,
         /// Its axis.
         axis: u32,
         /// What would fit.
@@ -126,7 +126,11 @@ pub enum GraphError {
         name: String,
     },
     /// A name that a text dump could not hold.
-    #[error("the name {name:?} is empty or has a space, control or punctuation character")]
+    #[error(
+        "the name {name:?} is empty, longer than {} bytes, or has a space, control or punctuation \
+         character",
+        crate::Graph::MAX_NAME
+    )]
     IllegalName {
         /// The name.
         name: String,
@@ -203,6 +207,38 @@ pub enum ParseError {
         line: usize,
         /// The graph's error.
         source: GraphError,
+    },
+    /// A result's type is not the one that inference finds.
+    #[error("line {line}: '{name}' is written as {written} but is {inferred}")]
+    Type {
+        /// 1-based line.
+        line: usize,
+        /// Node name.
+        name: String,
+        /// As written.
+        written: String,
+        /// As inferred.
+        inferred: String,
+    },
+    /// A limit that guards against hostile text.
+    #[error("line {line}: {found} {what}, at most {limit} are read")]
+    Limit {
+        /// 1-based line.
+        line: usize,
+        /// What is counted.
+        what: &'static str,
+        /// How many there are, at least.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The dump was written in a newer form.
+    #[error("the dump is of form {found}, this build reads form {known}")]
+    Form {
+        /// In the dump.
+        found: u32,
+        /// Known here.
+        known: u32,
     },
     /// The dump was written by a newer op set.
     #[error("the dump uses op set {found}, this build knows up to {known}")]

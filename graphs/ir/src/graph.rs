@@ -137,6 +137,9 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// The most bytes a name may have.
+    pub const MAX_NAME: usize = 255;
+
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Self {
         Graph {
@@ -413,7 +416,7 @@ impl Graph {
     }
 
     fn check_name(&self, name: &str) -> Result<(), GraphError> {
-        let legal = !name.is_empty()
+        let legal = (1..=Graph::MAX_NAME).contains(&name.len())
             && name
                 .chars()
                 .all(|c| c.is_ascii_graphic() && !"(),=%@\"#:[]{}".contains(c));

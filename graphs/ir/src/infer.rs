@@ -261,7 +261,7 @@ impl<'a> Cx<'a> {
             node: self.node.into(),
             op: self.op.name(),
             state: state.name.clone(),
-            found: Box::new(state.ty.clone()),
+            found: state.ty.clone(),
             axis: state.axis,
             expected,
         })
@@ -278,9 +278,9 @@ impl<'a> Cx<'a> {
             node: self.node.into(),
             op: self.op.name(),
             left: left.0,
-            left_ty: Box::new(left.1.clone()),
+            left_ty: left.1.clone(),
             right: right.0,
-            right_ty: Box::new(right.1.clone()),
+            right_ty: right.1.clone(),
             rule,
         })
     }

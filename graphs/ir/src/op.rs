@@ -37,7 +37,7 @@ pub enum RopeStyle {
 pub enum RopeScaling {
     /// θᵢ = base^(−2i/dims).
     None,
-    /// Positions divided by `factor`.
+    /// θᵢ divided by `factor`, as if positions were.
     Linear {
         /// Stretch, ≥ 1.
         factor: f32,
@@ -50,7 +50,7 @@ pub enum RopeScaling {
         original_context: u32,
         /// Interpolation weight of the blended part.
         ext_factor: f32,
-        /// Multiplier of the magnitude correction.
+        /// Multiplier of the magnitude, besides YaRN's own correction (none if `ext_factor` is 0).
         attn_factor: f32,
         /// Upper rotation bound of the blend.
         beta_fast: f32,
@@ -190,8 +190,9 @@ pub enum Op {
         eps: f32,
     },
     /// `x[T, H, D], positions[T] (I32), freq_factors[dims/2]? (F32) → [T, H, D]`, F32. Rotates the
-    /// first `dims` elements of each head, the others pass; frequencies are divided by
-    /// `freq_factors`. The angle of pair `i` is `position · frequency[i]`, rounded to F32.
+    /// first `dims` elements of each head, the others pass. Frequencies, and what their cosines and
+    /// sines are multiplied by, are those of [`crate::rope_frequencies`], F32; the angle of pair `i`
+    /// is the F32 product `position · frequency[i]`.
     Rope {
         /// Pairing.
         style: RopeStyle,
@@ -384,6 +385,82 @@ pub enum Op {
         length: Dim,
     },
 }
+
+/// Gives an enum of plain words its list and its spelling in text dumps.
+macro_rules! words {
+    ($enum:ident { $($variant:ident: $word:literal,)+ }) => {
+        impl $enum {
+            /// Every variant.
+            pub const ALL: &[$enum] = &[$($enum::$variant),+];
+
+            /// The name used in text dumps and messages.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($enum::$variant => $word),+
+                }
+            }
+        }
+
+        impl std::str::FromStr for $enum {
+            type Err = ();
+
+            fn from_str(s: &str) -> Result<Self, ()> {
+                $enum::ALL.iter().copied().find(|x| x.name() == s).ok_or(())
+            }
+        }
+    };
+}
+words!(RopeStyle {
+    Interleaved: "interleaved",
+    HalfSplit: "half_split",
+});
+words!(UnaryOp {
+    Neg: "neg",
+    Abs: "abs",
+    Exp: "exp",
+    Log: "log",
+    Sqrt: "sqrt",
+    Rsqrt: "rsqrt",
+    Reciprocal: "reciprocal",
+    Sin: "sin",
+    Cos: "cos",
+    Tanh: "tanh",
+    Sigmoid: "sigmoid",
+    Erf: "erf",
+    Floor: "floor",
+    Ceil: "ceil",
+    Round: "round",
+    Not: "not",
+});
+words!(Activation {
+    Relu: "relu",
+    Silu: "silu",
+    Gelu: "gelu",
+    GeluTanh: "gelu_tanh",
+    GeluQuick: "gelu_quick",
+});
+words!(BinaryOp {
+    Add: "add",
+    Sub: "sub",
+    Mul: "mul",
+    Div: "div",
+    Pow: "pow",
+    Max: "max",
+    Min: "min",
+    Equal: "equal",
+    Less: "less",
+    LessEqual: "less_equal",
+    Greater: "greater",
+    GreaterEqual: "greater_equal",
+    And: "and",
+    Or: "or",
+});
+words!(ReduceOp {
+    Sum: "sum",
+    Mean: "mean",
+    Max: "max",
+    Min: "min",
+});
 
 impl Op {
     /// The states this op reads or writes.

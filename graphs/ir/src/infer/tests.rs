@@ -739,7 +739,7 @@ proptest! {
     fn inference_commutes_with_binding_symbols(
         a in strategies::tensor_type(),
         b in strategies::tensor_type(),
-        f in proptest::sample::select(strategies::BINARY.to_vec()),
+        f in proptest::sample::select(BinaryOp::ALL),
         values in [1u32..6, 1u32..6, 1u32..6, 1u32..6],
     ) {
         let [t, p, r, c] = values;
