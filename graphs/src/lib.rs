@@ -1,1 +1,12 @@
-//! Placeholder of the crate root, replaced as the crate is written.
+//! Model importers and architectures.
+//!
+//! An importer reads a file; an architecture turns its metadata and tensor types into an
+//! [`anynpu_ir::Graph`]. This crate knows files and models, never devices; of the workspace it
+//! depends on `anynpu-ir` alone. Files are untrusted: nothing in them is believed unchecked.
+//!
+//! The main types: [`arch::Architecture`], [`arch::ModelFile`], [`ModelError`].
+
+pub mod arch;
+mod error;
+
+pub use error::ModelError;

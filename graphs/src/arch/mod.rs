@@ -1,0 +1,265 @@
+//! Architectures: from a model file's metadata and tensor types to a graph.
+//!
+//! Every graph of a language model has the same face:
+//!
+//! | | name | type |
+//! |---|---|---|
+//! | input | `tokens` | `[T]` I32, each below the vocabulary's size |
+//! | input | `positions` | `[T]` I32, `P, P+1, …, P+T−1` |
+//! | input | `output_rows` | `[R]` I32, rows `0..T` whose logits are wanted |
+//! | output | `logits` node `output.logits` | `[R, vocabulary]` F32 |
+//! | states | `layers.N.k`, `layers.N.v` | `[C, kv_heads, head_dim]`, appended along axis 0 |
+//!
+//! Nodes of layer `N` start `layers.N.`; the others are `embed` and `output.*`.
+
+pub mod llama;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use anynpu_ir::{Graph, Shape, TensorType, ValueId};
+
+use crate::ModelError;
+
+/// Names of the graph's inputs.
+pub mod input {
+    /// Token ids of the step.
+    pub const TOKENS: &str = "tokens";
+    /// Their positions.
+    pub const POSITIONS: &str = "positions";
+    /// Rows whose logits are wanted.
+    pub const OUTPUT_ROWS: &str = "output_rows";
+}
+
+/// Name of the node that gives the logits.
+pub const LOGITS: &str = "output.logits";
+
+/// Architectures that [`build`] knows, as files name them.
+pub const KNOWN: &[&str] = &[llama::NAME];
+
+/// What an architecture reads of a model file. Keys and tensor names are GGUF's; files of other
+/// formats translate.
+pub trait ModelFile {
+    /// The metadata at `key`.
+    fn metadata(&self, key: &str) -> Option<MetaValue<'_>>;
+
+    /// The type of the tensor called `name`, outermost dimension first.
+    fn tensor(&self, name: &str) -> Option<TensorType>;
+}
+
+/// One metadata value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum MetaValue<'a> {
+    /// An unsigned integer of any width.
+    Unsigned(u64),
+    /// A signed integer of any width.
+    Signed(i64),
+    /// A floating point number of any width.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// A text.
+    Text(&'a str),
+    /// A list of this many elements.
+    List(usize),
+}
+
+impl fmt::Display for MetaValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            MetaValue::Unsigned(n) => n.fmt(f),
+            MetaValue::Signed(n) => n.fmt(f),
+            MetaValue::Float(x) => x.fmt(f),
+            MetaValue::Bool(b) => b.fmt(f),
+            MetaValue::Text(t) => write!(f, "'{}'", excerpt(t)),
+            MetaValue::List(n) => write!(f, "a list of {n}"),
+        }
+    }
+}
+
+/// A graph with the figures of its architecture that a runtime needs.
+#[derive(Clone, Debug)]
+pub struct Architecture {
+    /// The architecture's name, one of [`KNOWN`].
+    pub name: &'static str,
+    /// The graph.
+    pub graph: Graph,
+    /// Positions the model was trained for.
+    pub context_length: u32,
+    /// Tokens the model has logits for.
+    pub vocabulary: u32,
+    /// Repeated blocks.
+    pub layers: u32,
+    /// Elements of the residual stream.
+    pub hidden: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads.
+    pub kv_heads: u32,
+}
+
+/// Builds the graph of `file` as its `general.architecture` says.
+///
+/// # Errors
+/// An unknown architecture; metadata or tensors that are missing or don't fit.
+pub fn build(file: &dyn ModelFile) -> Result<Architecture, ModelError> {
+    let key = "general.architecture";
+    match file.metadata(key) {
+        Some(MetaValue::Text(llama::NAME)) => llama::build(file),
+        Some(MetaValue::Text(other)) => Err(ModelError::UnknownArchitecture {
+            found: excerpt(other),
+            known: KNOWN.join(", "),
+        }),
+        found => Metadata::new(file, "general").refuse(key, found, "the architecture's name"),
+    }
+}
+
+/// The beginning of a text that may be long or hold control characters, for a message.
+fn excerpt(text: &str) -> String {
+    const CHARS: usize = 60;
+    let mut out: String = text
+        .chars()
+        .take(CHARS)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(CHARS).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// Reads checked figures under an architecture's prefix.
+struct Metadata<'f> {
+    file: &'f dyn ModelFile,
+    prefix: &'static str,
+}
+
+impl<'f> Metadata<'f> {
+    fn new(file: &'f dyn ModelFile, prefix: &'static str) -> Self {
+        Metadata { file, prefix }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    fn refuse<T>(
+        &self,
+        key: &str,
+        found: Option<MetaValue<'_>>,
+        expected: impl Into<String>,
+    ) -> Result<T, ModelError> {
+        let (key, expected) = (key.to_owned(), expected.into());
+        Err(match found {
+            None => ModelError::MissingKey { key, expected },
+            Some(found) => ModelError::Key {
+                key,
+                found: found.to_string(),
+                expected,
+            },
+        })
+    }
+
+    /// A number in `range`, if the key is there.
+    fn count(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, ModelError> {
+        let key = self.key(name);
+        let found = self.file.metadata(&key);
+        let number = match found {
+            None => return Ok(None),
+            Some(MetaValue::Unsigned(n)) => u32::try_from(n).ok(),
+            Some(MetaValue::Signed(n)) => u32::try_from(n).ok(),
+            Some(_) => None,
+        };
+        match number.filter(|n| range.contains(n)) {
+            Some(n) => Ok(Some(n)),
+            None => {
+                let expected = format!("an integer from {} to {}", range.start(), range.end());
+                self.refuse(&key, found, expected)
+            }
+        }
+    }
+
+    /// As [`Metadata::count`], the key being required.
+    fn required(&self, name: &str, range: RangeInclusive<u32>) -> Result<u32, ModelError> {
+        let expected = format!("an integer from {} to {}", range.start(), range.end());
+        match self.count(name, range)? {
+            Some(n) => Ok(n),
+            None => self.refuse(&self.key(name), None, expected),
+        }
+    }
+
+    /// A finite number for which `holds`, if the key is there.
+    fn float(
+        &self,
+        name: &str,
+        holds: impl Fn(f32) -> bool,
+        expected: &str,
+    ) -> Result<Option<f32>, ModelError> {
+        let key = self.key(name);
+        let found = self.file.metadata(&key);
+        let number = match found {
+            None => return Ok(None),
+            Some(MetaValue::Float(x)) => Some(x as f32),
+            Some(MetaValue::Unsigned(n)) => Some(n as f32),
+            Some(MetaValue::Signed(n)) => Some(n as f32),
+            Some(_) => None,
+        };
+        match number.filter(|&x| x.is_finite() && holds(x)) {
+            Some(x) => Ok(Some(x)),
+            None => self.refuse(&key, found, expected),
+        }
+    }
+
+    /// A text, if the key is there.
+    fn text(&self, name: &str) -> Result<Option<&'f str>, ModelError> {
+        let key = self.key(name);
+        match self.file.metadata(&key) {
+            None => Ok(None),
+            Some(MetaValue::Text(t)) => Ok(Some(t)),
+            found => self.refuse(&key, found, "a text"),
+        }
+    }
+}
+
+/// Adds a file's tensors to a graph as its weights, their shapes checked.
+struct Weights<'f> {
+    file: &'f dyn ModelFile,
+}
+
+impl Weights<'_> {
+    /// The tensor called `name`, whose shape must be `dims`.
+    fn required(&self, graph: &mut Graph, name: &str, dims: &[u32]) -> Result<ValueId, ModelError> {
+        match self.optional(graph, name, dims)? {
+            Some(id) => Ok(id),
+            None => Err(ModelError::MissingTensor {
+                name: name.into(),
+                expected: Shape::fixed(dims).to_string(),
+            }),
+        }
+    }
+
+    /// As [`Weights::required`] if the file has the tensor.
+    fn optional(
+        &self,
+        graph: &mut Graph,
+        name: &str,
+        dims: &[u32],
+    ) -> Result<Option<ValueId>, ModelError> {
+        let Some(ty) = self.file.tensor(name) else {
+            return Ok(None);
+        };
+        let expected = Shape::fixed(dims);
+        if ty.shape != expected {
+            return Err(ModelError::TensorShape {
+                name: name.into(),
+                found: ty,
+                expected: expected.to_string(),
+            });
+        }
+        Ok(Some(graph.add_weight(name, ty)?))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
