@@ -1,4 +1,4 @@
-//! Model importers and architectures.
+//! Model importers, architectures and quantisers.
 //!
 //! An importer reads a file; an architecture turns its metadata and tensor types into an
 //! [`anynpu_ir::Graph`]. This crate knows files and models, never devices; of the workspace it
@@ -8,5 +8,6 @@
 
 pub mod arch;
 mod error;
+pub mod quant;
 
 pub use error::ModelError;
