@@ -4,10 +4,12 @@
 //! [`anynpu_ir::Graph`]. This crate knows files and models, never devices; of the workspace it
 //! depends on `anynpu-ir` alone. Files are untrusted: nothing in them is believed unchecked.
 //!
-//! The main types: [`arch::Architecture`], [`arch::ModelFile`], [`ModelError`].
+//! The main types: [`Model`], [`arch::Architecture`], [`ModelError`].
 
 pub mod arch;
 mod error;
+mod model;
 pub mod quant;
 
 pub use error::ModelError;
+pub use model::{FormatShare, Model, ModelInfo, TensorData};
