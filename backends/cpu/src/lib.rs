@@ -1,1 +1,4 @@
-//! Placeholder of the crate root, replaced as the crate is written.
+//! The CPU backend.
+
+pub mod kernels;
+pub mod pool;

@@ -24,6 +24,10 @@ const UNSAFE: &[(&str, &str)] = &[
         "vector instructions, shared output rows",
     ),
     (
+        "backends/cpu/src/pool.rs",
+        "a job that borrows from the calling thread",
+    ),
+    (
         "backends/template/rust/**",
         "the C interface, from a plugin's side",
     ),

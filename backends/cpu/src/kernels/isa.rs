@@ -1,0 +1,204 @@
+//! The machine that kernels are written for: 16 lanes of 32 bits, or 64 of 8.
+//!
+//! Every kernel is written once over [`Isa`]. An implementation maps the 16 lanes onto what its
+//! processor has (one 512-bit register, two of 256, four of 128, an array), and each operation is
+//! exactly rounded as IEEE 754 says, so the same kernel gives the same bits everywhere.
+//!
+//! A value of an implementing type is proof that the processor has its instructions: the types
+//! are made in one place each, by unsafe functions whose callers have checked. That makes the
+//! arithmetic here safe to call.
+//!
+//! Kernel bodies are `#[inline(always)]` and end up inside functions marked with the instructions
+//! of their `Isa` (see [`super::table`]); they use no closures or iterator adapters around vector
+//! values, which might stay outside those functions.
+
+/// Token-interleaved quantised activations of one block of 32 for `N` tokens.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct XBlock<const N: usize> {
+    /// `q[j][t]` are elements `4j .. 4j + 4` of token `t`.
+    pub q: [[[i8; 4]; N]; 8],
+    /// Scale.
+    pub d: [f32; N],
+    /// `d · Σq`.
+    pub ds: [f32; N],
+    /// `−Σq`.
+    pub minus_sum: [i32; N],
+    /// `−Σq` over the second half of the block.
+    pub minus_sum_high: [i32; N],
+}
+
+/// Bytes of an [`XBlock`] per token.
+pub(super) const XBLOCK_BYTES: usize = 48;
+
+// SAFETY: all fields are arrays of 4-byte groups, so there is no padding; any bits are values.
+unsafe impl<const N: usize> super::buffer::Pod for XBlock<N> {}
+
+/// The eight vectors of codes of 16 rows × 32 columns: vector `j` holds columns `4j .. 4j + 4`,
+/// row `r` in its lane `r`.
+pub(super) trait Quads<I: Isa>: Copy {
+    /// Bits of the largest code: 4, 5 or 6 for codes without sign, 8 for signed ones.
+    const BITS: u32;
+    /// Vector `j`, in `0..8`. Signed codes have passed [`Isa::prepare_signed`].
+    fn quad(self, isa: I, j: usize) -> I::B;
+}
+
+/// A processor's vector instructions. See the module documentation.
+#[allow(dead_code)]
+pub(super) trait Isa: Copy + Send + Sync + 'static {
+    /// The widest tile of tokens that keeps the accumulators in registers: 1, 2, 4, 8 or 12.
+    const TILE: usize;
+    /// What [`Isa::prepare_signed`] adds to signed codes, as a power of two to be taken off again
+    /// (`−Σq · 2^SHIFT`); `None` if it adds nothing.
+    const SIGNED_SHIFT: Option<u32>;
+
+    /// 16 × f32.
+    type F: Copy;
+    /// 16 × i32.
+    type I: Copy;
+    /// 64 × 8 bits.
+    type B: Copy;
+
+    // f32
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; 16]) -> Self::F;
+    fn store(self, x: Self::F, to: &mut [f32; 16]);
+    /// From IEEE binary16 bits.
+    fn load_f16(self, x: &[u16; 16]) -> Self::F;
+    /// To IEEE binary16 bits, half to even.
+    fn store_f16(self, x: Self::F, to: &mut [u16; 16]);
+    /// From bfloat16 bits.
+    fn load_bf16(self, x: &[u16; 16]) -> Self::F;
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sqrt(self, a: Self::F) -> Self::F;
+    /// `a·b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c − a·b`, rounded once.
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a > b { yes } else { no }`.
+    fn if_gt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// To the nearest integer, half to even; for |a| < 2³¹.
+    fn round_to_i32(self, a: Self::F) -> Self::I;
+    fn bits(self, a: Self::F) -> Self::I;
+    fn of_bits(self, a: Self::I) -> Self::F;
+
+    // i32
+    fn splat_i(self, x: i32) -> Self::I;
+    fn load_i(self, x: &[i32; 16]) -> Self::I;
+    fn store_i(self, x: Self::I, to: &mut [i32; 16]);
+    /// From 16 bytes without sign.
+    fn load_u8(self, x: &[u8; 16]) -> Self::I;
+    /// From 16 signed bytes.
+    fn load_i8(self, x: &[u8; 16]) -> Self::I;
+    /// The low bytes.
+    fn store_low_bytes(self, x: Self::I, to: &mut [i8; 16]);
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger, signed.
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// By `s` < 32.
+    fn shl_i(self, a: Self::I, s: u32) -> Self::I;
+    /// Arithmetic shift right by `s` < 32.
+    fn shr_i(self, a: Self::I, s: u32) -> Self::I;
+    /// Nearest, half to even.
+    fn to_f32(self, a: Self::I) -> Self::F;
+
+    // bytes
+    fn load_b(self, x: &[u8; 64]) -> Self::B;
+    fn store_b(self, x: Self::B, to: &mut [u8; 64]);
+    /// `x & mask` in each byte.
+    fn and_b(self, x: Self::B, mask: u8) -> Self::B;
+    fn or_b(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `(x << shift) & mask` in each byte; `mask` has no bit below `shift`.
+    fn shl_and_b(self, x: Self::B, shift: u32, mask: u8) -> Self::B;
+    /// `(x >> shift) & mask` in each byte; `mask` has no bit above `7 − shift`.
+    fn shr_and_b(self, x: Self::B, shift: u32, mask: u8) -> Self::B;
+    /// Brings signed codes into the form that [`Isa::dot`] takes.
+    fn prepare_signed(self, x: Self::B) -> Self::B;
+
+    /// `init[t] + Σ_j Σ_c w.quad(j)[lane · 4 + c] · x.q[j][t][c]` for `j` in `FROM..TO`, exactly.
+    /// For signed codes on an `Isa` with a [`Isa::SIGNED_SHIFT`], `init` must hold the correction.
+    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
+        self,
+        w: Q,
+        x: &XBlock<N>,
+        init: [Self::I; N],
+    ) -> [Self::I; N];
+
+    /// `out[i][j] = rows[j][i]`.
+    fn transpose(self, rows: &mut [Self::F; 16]);
+
+    /// Asks for the cache line at `at` soon. Any address is allowed.
+    fn prefetch(self, at: *const u8);
+
+    /// The lanes summed: lane `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        let mut v = [0.0; 16];
+        self.store(a, &mut v);
+        let mut half = 8;
+        while half > 0 {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+            half /= 2;
+        }
+        v[0]
+    }
+
+    /// The largest lane by [`Isa::max`], paired as in [`Isa::sum`].
+    #[inline(always)]
+    fn largest(self, a: Self::F) -> f32 {
+        let mut v = [0.0; 16];
+        self.store(a, &mut v);
+        let mut half = 8;
+        while half > 0 {
+            for i in 0..half {
+                v[i] = if v[i] > v[i + half] {
+                    v[i]
+                } else {
+                    v[i + half]
+                };
+            }
+            half /= 2;
+        }
+        v[0]
+    }
+
+    /// The lanes summed.
+    #[inline(always)]
+    fn sum_i(self, a: Self::I) -> i32 {
+        let mut v = [0; 16];
+        self.store_i(a, &mut v);
+        let mut sum = 0i32;
+        for x in v {
+            sum = sum.wrapping_add(x);
+        }
+        sum
+    }
+
+    /// Up to 16 elements, the missing ones `fill`.
+    #[inline(always)]
+    fn load_part(self, x: &[f32], fill: f32) -> Self::F {
+        let mut v = [fill; 16];
+        v[..x.len()].copy_from_slice(x);
+        self.load(&v)
+    }
+
+    /// The first `to.len()` ≤ 16 lanes.
+    #[inline(always)]
+    fn store_part(self, x: Self::F, to: &mut [f32]) {
+        let mut v = [0.0; 16];
+        self.store(x, &mut v);
+        to.copy_from_slice(&v[..to.len()]);
+    }
+}

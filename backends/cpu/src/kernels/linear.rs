@@ -1,0 +1,307 @@
+//! The matrix products as they are called: operands checked, activations laid out, rows shared
+//! out over the threads.
+
+use super::activations::{plain_bytes, quantised_bytes, width};
+use super::buffer::{ALIGN, Scratch, Shared};
+use super::matmul::{PANEL_BYTES, Task};
+use super::pack::PackedMatrix;
+use super::table::{MatmulFn, TileFn};
+use super::{KernelError, Kernels, check_len};
+use crate::pool::Pool;
+
+/// Elements of activations from which laying them out is worth a fork.
+const PARALLEL_LAYOUT: usize = 32 << 10;
+/// Tasks per thread: more than one, so that a thread that is late or slow takes fewer.
+const TASKS_PER_THREAD: usize = 8;
+
+/// One product of a [`Kernels::matmul_many`]: `out[t, r] = Σ_k x[t, k] · weights[r, k] + bias[r]`.
+#[derive(Debug)]
+pub struct Linear<'a> {
+    /// `[rows, cols]`.
+    pub weights: &'a PackedMatrix,
+    /// `[rows]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[tokens, rows]`, overwritten.
+    pub out: &'a mut [f32],
+}
+
+/// Products of one fork.
+const AT_ONCE: usize = 8;
+
+/// A [`Linear`] whose output several threads write.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    weights: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    out: Shared<f32>,
+    run: MatmulFn,
+}
+
+/// What all tasks of a fork read.
+struct Call<'a> {
+    parts: [Option<Part<'a>>; AT_ONCE],
+    tokens: usize,
+    quantised: &'a [u8],
+    plain: &'a [u8],
+}
+
+impl<'a> Call<'a> {
+    fn parts(&self) -> impl Iterator<Item = Part<'a>> {
+        self.parts.iter().flatten().copied()
+    }
+}
+
+/// Where things lie in a call's scratch.
+struct Layout {
+    plain: usize,
+    panels: usize,
+    total: usize,
+}
+
+impl Layout {
+    fn new(
+        cols: usize,
+        tokens: usize,
+        threads: usize,
+        quantised: bool,
+        plain: bool,
+    ) -> Option<Layout> {
+        let part = |used: bool, token: usize| {
+            if used {
+                token.checked_mul(tokens)?.checked_next_multiple_of(ALIGN)
+            } else {
+                Some(0)
+            }
+        };
+        let plain_at = part(quantised, quantised_bytes(cols))?;
+        let panels = plain_at.checked_add(part(plain, plain_bytes(cols))?)?;
+        let panel_bytes = if quantised {
+            PANEL_BYTES.checked_mul(threads)?
+        } else {
+            0
+        };
+        Some(Layout {
+            plain: plain_at,
+            panels,
+            total: panels.checked_add(panel_bytes)?,
+        })
+    }
+}
+
+impl Kernels {
+    /// Bytes of scratch that a [`Kernels::matmul_many`] over `cols` columns and up to `tokens`
+    /// tokens uses, whatever the weights' types: with a [`Scratch`] of that capacity it allocates
+    /// nothing.
+    pub fn scratch_bytes(pool: &Pool, cols: usize, tokens: usize) -> usize {
+        Layout::new(cols, tokens, pool.threads(), true, true).map_or(usize::MAX, |l| l.total)
+    }
+
+    /// `out[t, r] = Σ_k x[t, k] · weights[r, k] + bias[r]` with `x` `[tokens, cols]` and `out`
+    /// `[tokens, rows]`, by the formulas of the module [`super`].
+    ///
+    /// # Errors
+    /// [`KernelError::Size`] if an operand does not fit the shapes; [`KernelError::OutOfMemory`]
+    /// if the scratch has to grow and cannot.
+    #[allow(clippy::too_many_arguments)] // the operation's operands
+    pub fn matmul(
+        &self,
+        pool: &Pool,
+        weights: &PackedMatrix,
+        x: &[f32],
+        tokens: usize,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let linear = Linear { weights, bias, out };
+        self.matmul_many(pool, &mut [linear], x, tokens, scratch)
+    }
+
+    /// Several products of the same activations at once, as of q, k and v, or gate and up: `x` is
+    /// laid out once, and threads are forked and joined once. All weights have the same number of
+    /// columns.
+    ///
+    /// # Errors
+    /// As [`Kernels::matmul`].
+    pub fn matmul_many(
+        &self,
+        pool: &Pool,
+        products: &mut [Linear<'_>],
+        x: &[f32],
+        tokens: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let Some(first) = products.first() else {
+            return Ok(());
+        };
+        let cols = first.weights.cols();
+        check_len("activations", tokens, cols, x.len())?;
+        let (mut quantised, mut plain) = (false, false);
+        for product in &*products {
+            let weights = product.weights;
+            if weights.cols() != cols {
+                return Err(KernelError::Size {
+                    what: "columns of the weights",
+                    expected: cols,
+                    found: weights.cols(),
+                });
+            }
+            check_len("output", tokens, weights.rows(), product.out.len())?;
+            if let Some(bias) = product.bias {
+                check_len("bias", 1, weights.rows(), bias.len())?;
+            }
+            if weights.dtype().is_block() {
+                quantised = true;
+            } else {
+                plain = true;
+            }
+        }
+        if tokens == 0 {
+            return Ok(());
+        }
+        if cols == 0 {
+            for product in products {
+                fill_with_bias(product);
+            }
+            return Ok(());
+        }
+        let overflow = KernelError::Overflow {
+            what: "activations",
+            rows: tokens,
+            cols,
+        };
+        let layout = Layout::new(cols, tokens, pool.threads(), quantised, plain).ok_or(overflow)?;
+        let scratch = scratch.get(layout.total)?;
+        let (tiles, panels) = scratch.split_at_mut(layout.panels);
+        let (for_blocks, for_plain) = tiles.split_at_mut(layout.plain);
+        if quantised {
+            let token = quantised_bytes(cols);
+            self.lay_out(pool, self.table.quantise_tile, x, tokens, token, for_blocks);
+        }
+        if plain {
+            let token = plain_bytes(cols);
+            self.lay_out(
+                pool,
+                self.table.interleave_tile,
+                x,
+                tokens,
+                token,
+                for_plain,
+            );
+        }
+        for some in products.chunks_mut(AT_ONCE) {
+            let mut parts = [None; AT_ONCE];
+            for (part, product) in parts.iter_mut().zip(some) {
+                let dtype = product.weights.dtype();
+                *part = Some(Part {
+                    weights: product.weights,
+                    bias: product.bias,
+                    out: Shared::new(product.out),
+                    run: self
+                        .table
+                        .matmul(dtype)
+                        .ok_or(KernelError::DType { dtype })?,
+                });
+            }
+            let call = Call {
+                parts,
+                tokens,
+                quantised: for_blocks,
+                plain: for_plain,
+            };
+            self.share_out(pool, call, panels);
+        }
+        Ok(())
+    }
+
+    /// Lays out `x` in tiles of `token` bytes per token.
+    fn lay_out(
+        &self,
+        pool: &Pool,
+        lay_out: TileFn,
+        x: &[f32],
+        tokens: usize,
+        token: usize,
+        out: &mut [u8],
+    ) {
+        let cols = x.len() / tokens;
+        let tiles = tokens.div_ceil(self.table.tile);
+        let out = Shared::new(out);
+        // Task `i` does the tokens from `i · tile` on: one full tile, or the narrow ones at the end.
+        let task = |i: usize| {
+            let mut t = i * self.table.tile;
+            let end = tokens.min(t + self.table.tile);
+            while t < end {
+                let n = width(end - t, self.table.tile);
+                // SAFETY: this tile's bytes are written by this task alone, and the borrow of
+                // `out` outlives the pool's run.
+                let to = unsafe { out.slice(t * token, n * token) };
+                // SAFETY: `self.features` proves that the processor has the instructions.
+                unsafe { lay_out(&x[t * cols..][..n * cols], cols, n, to) };
+                t += n;
+            }
+        };
+        if x.len() < PARALLEL_LAYOUT {
+            (0..tiles).for_each(task);
+        } else {
+            pool.run(tiles, task);
+        }
+    }
+
+    /// Computes all products' rows over the threads. At most [`AT_ONCE`] products.
+    fn share_out(&self, pool: &Pool, call: Call<'_>, panels: &mut [u8]) {
+        let groups: usize = call.parts().map(|p| p.weights.groups()).sum();
+        let most = match pool.threads() {
+            1 => 1,
+            threads => threads * TASKS_PER_THREAD,
+        };
+        // Multiples of four groups, which products with plain weights run side by side.
+        let share = groups.div_ceil(most).next_multiple_of(4).max(4);
+        let panels = Shared::new(panels);
+        pool.run_indexed(groups.div_ceil(share), |thread, task| {
+            let (from, to) = (task * share, groups.min((task + 1) * share));
+            let mut before = 0;
+            for part in call.parts() {
+                let end = before + part.weights.groups();
+                let (start, stop) = (from.max(before), to.min(end));
+                if start < stop {
+                    let (x, panel) = if part.weights.dtype().is_block() {
+                        // SAFETY: no two tasks run with the same thread index at a time, and
+                        // the borrow of `panels` outlives the pool's run.
+                        let panel = unsafe { panels.slice(thread * PANEL_BYTES, PANEL_BYTES) };
+                        (call.quantised, panel)
+                    } else {
+                        (call.plain, &mut [][..])
+                    };
+                    let task = Task {
+                        weights: part.weights,
+                        groups: start - before..stop - before,
+                        x,
+                        tokens: call.tokens,
+                        bias: part.bias,
+                        out: part.out,
+                        panel,
+                    };
+                    // SAFETY: `self.features` proves that the processor has the instructions;
+                    // the groups of different tasks are different rows.
+                    unsafe { (part.run)(task) };
+                }
+                before = end;
+            }
+        });
+    }
+}
+
+/// `out = bias`, or zero: the product over no columns.
+fn fill_with_bias(product: &mut Linear<'_>) {
+    let rows = product.weights.rows();
+    if rows == 0 {
+        return;
+    }
+    for row in product.out.chunks_exact_mut(rows) {
+        match product.bias {
+            Some(bias) => row.copy_from_slice(bias),
+            None => row.fill(0.0),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Kernels of the operations that a decoder spends its time in, for several instruction sets with
+//! the same results on all of them.
+//!
+//! # Same bits everywhere
+//! A kernel's result depends on its operands only: not on how many tokens share the call, nor on
+//! the number of threads, nor on the instructions used ([`Level`]). So a sequence fed in chunks
+//! gives the same state as fed whole, and a run on one machine can be repeated on another. (The
+//! payload of a NaN is the exception.) Every kernel is therefore written in terms of exactly
+//! rounded operations in a stated order, over 16 lanes (see `isa.rs`), and no kernel chooses its
+//! order by the size of its work.
+//!
+//! # Products with quantised weights
+//! Activations are quantised in blocks of 32, `a = max |x|`:
+//!
+//! ```text
+//! dx = a / 127          q = round(x · (127 / a)), half to even        a ≥ 2⁻¹²⁰
+//! dx = 0                q = 0                                         a < 2⁻¹²⁰
+//! dx = NaN              q = 0                                         a infinite or NaN
+//! ```
+//!
+//! A weight block reads `d·c + m` with an integer code `c` (Q6_K: a scale `d` for each half of the
+//! 32; for K-quants `d` and `m` are products of the block's and the sub-block's scales, exact in
+//! binary32). An output is accumulated in binary32 over the blocks in order, starting at 0:
+//!
+//! ```text
+//! acc = fma(d · dx, Σ c·q, acc)                      the sum is an exact integer
+//! acc = fma(m, dx · Σ q, acc)                        formats with a minimum
+//! ```
+//!
+//! and the bias, if any, is added last. Against the same product with activations that are not
+//! quantised, the error of an output is at most `Σ_blocks dx/2 · Σ_i |w_i|` plus rounding in
+//! binary32: an error of half a step in each activation.
+//!
+//! # Products with plain weights
+//! `acc = fma(w[k], x[k], acc)` over the columns in order, starting at 0, after conversion of the
+//! weight to binary32, which is exact.
+//!
+//! [`reference::matmul`] is both written out; the tests hold every path to it.
+#![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // an index here is a lane, a token or a column
+
+mod activations;
+mod buffer;
+mod features;
+mod generic;
+mod isa;
+mod linear;
+mod matmul;
+mod pack;
+mod raw;
+pub mod reference;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use anynpu_ir::DType;
+
+pub use buffer::Scratch;
+pub use features::{Features, Level};
+pub use linear::Linear;
+pub use pack::PackedMatrix;
+
+use table::Table;
+
+/// Blocks of activations whose largest magnitude is below this count as zero (2⁻¹²⁰): above it
+/// `127 / a` is finite.
+const SMALLEST_ACTIVATION: f32 = f32::from_bits((127 - 120) << 23);
+
+/// Why a kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// No kernel takes the element type.
+    #[error("no kernel takes {dtype} here; convert the tensor first")]
+    DType {
+        /// The type.
+        dtype: DType,
+    },
+    /// Rows of a block format are not whole blocks.
+    #[error("rows of {cols} elements are not whole blocks of {dtype}, which hold {} each", .dtype.block_len())]
+    PartialBlock {
+        /// The type.
+        dtype: DType,
+        /// Elements in a row.
+        cols: usize,
+    },
+    /// An operand has another size than the shapes say.
+    #[error("{what}: {expected} elements or bytes expected from the shapes, {found} given")]
+    Size {
+        /// Which operand.
+        what: &'static str,
+        /// Size from the shapes.
+        expected: usize,
+        /// Size given.
+        found: usize,
+    },
+    /// A shape's size does not fit the address space.
+    #[error("{what}: {rows} × {cols} does not fit the address space")]
+    Overflow {
+        /// Which operand.
+        what: &'static str,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+    },
+    /// Memory could not be had.
+    #[error("{bytes} bytes of memory could not be allocated; use a smaller model or context")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// No instruction set has the name.
+    #[error("no CPU feature level is called {asked:?}; known are {known}")]
+    UnknownFeature {
+        /// The name asked for.
+        asked: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// The processor lacks the instruction set.
+    #[error("this processor does not offer {asked}; it offers {available}")]
+    MissingFeature {
+        /// The level asked for.
+        asked: Level,
+        /// Names of the levels offered.
+        available: String,
+    },
+}
+
+/// The kernels of one instruction set, chosen once.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    features: Features,
+    table: &'static Table,
+}
+
+impl Kernels {
+    /// The kernels for `features`.
+    pub fn new(features: Features) -> Kernels {
+        Kernels {
+            features,
+            table: &table::GENERIC,
+        }
+    }
+
+    /// The instruction set they use.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kernels").field(&self.features).finish()
+    }
+}
+
+/// Checks `found` against `rows · cols`.
+fn check_len(
+    what: &'static str,
+    rows: usize,
+    cols: usize,
+    found: usize,
+) -> Result<(), KernelError> {
+    let expected = rows
+        .checked_mul(cols)
+        .ok_or(KernelError::Overflow { what, rows, cols })?;
+    if found == expected {
+        Ok(())
+    } else {
+        Err(KernelError::Size {
+            what,
+            expected,
+            found,
+        })
+    }
+}
+
+/// Checks a matrix of weights as a file holds it; gives the bytes of a row.
+fn check_weights(
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+) -> Result<usize, KernelError> {
+    if !dtype.is_float() && !dtype.is_block() {
+        return Err(KernelError::DType { dtype });
+    }
+    if !cols.is_multiple_of(dtype.block_len()) {
+        return Err(KernelError::PartialBlock { dtype, cols });
+    }
+    let row_bytes = dtype.row_bytes(cols).ok_or(KernelError::Overflow {
+        what: "weights",
+        rows,
+        cols,
+    })?;
+    check_len("weights", rows, row_bytes, bytes.len())?;
+    Ok(row_bytes)
+}

@@ -1,0 +1,107 @@
+//! The kernels of each instruction set, as a table of functions.
+
+use anynpu_ir::DType;
+
+use super::activations;
+use super::generic::Generic;
+use super::isa::Isa;
+use super::matmul::{self, Task};
+
+/// A product of one dtype's weights: `task`'s rows of `out` must be touched by no other thread,
+/// and the processor must have the table's instructions.
+pub(super) type MatmulFn = unsafe fn(Task<'_>);
+/// Lays out a tile: rows of activations, their length, the tile's width, and where to; the
+/// processor must have the table's instructions.
+pub(super) type TileFn = unsafe fn(&[f32], usize, usize, &mut [u8]);
+
+/// The functions of one instruction set.
+pub(super) struct Table {
+    /// The widest tile of tokens.
+    pub tile: usize,
+    pub quantise_tile: TileFn,
+    pub interleave_tile: TileFn,
+    f32: MatmulFn,
+    f16: MatmulFn,
+    bf16: MatmulFn,
+    q4_0: MatmulFn,
+    q4_1: MatmulFn,
+    q5_0: MatmulFn,
+    q5_1: MatmulFn,
+    q8_0: MatmulFn,
+    q4_k: MatmulFn,
+    q5_k: MatmulFn,
+    q6_k: MatmulFn,
+}
+
+impl Table {
+    /// The product for weights of type `dtype`, if there is one.
+    pub(super) fn matmul(&self, dtype: DType) -> Option<MatmulFn> {
+        Some(match dtype {
+            DType::F32 => self.f32,
+            DType::F16 => self.f16,
+            DType::BF16 => self.bf16,
+            DType::Q4_0 => self.q4_0,
+            DType::Q4_1 => self.q4_1,
+            DType::Q5_0 => self.q5_0,
+            DType::Q5_1 => self.q5_1,
+            DType::Q8_0 => self.q8_0,
+            DType::Q4_K => self.q4_k,
+            DType::Q5_K => self.q5_k,
+            DType::Q6_K => self.q6_k,
+            _ => return None,
+        })
+    }
+}
+
+/// Makes a table whose functions carry the instruction set's attribute. `$isa` makes a value of
+/// type `$ty` and is sound where the processor has the instructions.
+macro_rules! table {
+    ($(#[$feature:meta])? static $table:ident: $ty:ty = $isa:expr;) => {
+        pub(super) static $table: Table = {
+            table! { @function $(#[$feature])? quantise_tile = $isa, activations::quantise_tile::<$ty>,
+                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? interleave_tile = $isa, activations::interleave_tile::<$ty>,
+                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? f32 = $isa, matmul::plain::<$ty, matmul::F32Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? f16 = $isa, matmul::plain::<$ty, matmul::F16Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? bf16 = $isa, matmul::plain::<$ty, matmul::Bf16Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q4_0 = $isa, matmul::blocks::<$ty, matmul::Q40>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q4_1 = $isa, matmul::blocks::<$ty, matmul::Q41>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q5_0 = $isa, matmul::blocks::<$ty, matmul::Q50>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q5_1 = $isa, matmul::blocks::<$ty, matmul::Q51>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q8_0 = $isa, matmul::blocks::<$ty, matmul::Q80>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q4_k = $isa, matmul::blocks::<$ty, matmul::Q4K>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q5_k = $isa, matmul::blocks::<$ty, matmul::Q5K>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? q6_k = $isa, matmul::blocks::<$ty, matmul::Q6K>, (task: Task<'_>) }
+            Table {
+                tile: <$ty as Isa>::TILE,
+                quantise_tile,
+                interleave_tile,
+                f32,
+                f16,
+                bf16,
+                q4_0,
+                q4_1,
+                q5_0,
+                q5_1,
+                q8_0,
+                q4_k,
+                q5_k,
+                q6_k,
+            }
+        };
+    };
+    (@function $(#[$feature:meta])? $name:ident = $isa:expr, $body:path, ($($arg:ident: $arg_ty:ty),*)) => {
+        $(#[$feature])?
+        #[allow(unused_unsafe)] // not every body, nor every `$isa`, is unsafe
+        unsafe fn $name($($arg: $arg_ty),*) {
+            // SAFETY: the table's user has checked that the processor has the instructions and
+            // keeps the contract of the function's type.
+            unsafe { $body($isa, $($arg),*) }
+        }
+    };
+}
+
+table! {
+    static GENERIC: Generic = Generic;
+}

@@ -1,0 +1,350 @@
+//! Every path against the plain reference, bit for bit.
+
+use anynpu_ir::DType;
+use half::f16;
+use proptest::prelude::*;
+
+use super::*;
+use crate::pool::Pool;
+
+pub(super) const WEIGHTS: [DType; 11] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+
+/// A small deterministic generator (splitmix64).
+pub(super) struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in −1..1.
+    pub fn f32(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn f32s(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.f32()).collect()
+    }
+}
+
+/// What the numbers in an operand look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Style {
+    /// Of ordinary size.
+    Plain,
+    /// Some blocks all zero.
+    Zeros,
+    /// Scales from the smallest subnormal to the largest, either sign.
+    Extreme,
+    /// Any bits, so NaN and infinity too.
+    AnyBits,
+}
+
+const STYLES: [Style; 4] = [Style::Plain, Style::Zeros, Style::Extreme, Style::AnyBits];
+
+/// `n` blocks of `dtype` as a file holds them.
+pub(super) fn weights(dtype: DType, n: usize, style: Style, random: &mut Random) -> Vec<u8> {
+    let size = dtype.block_bytes();
+    let mut bytes: Vec<u8> = (0..n * size).map(|_| random.next() as u8).collect();
+    if style == Style::AnyBits {
+        return bytes;
+    }
+    let number = |random: &mut Random| match style {
+        Style::Extreme => {
+            const EXTREMES: [f32; 6] = [6e-8, -6e-8, 6.1e-5, 65504.0, -65504.0, 1.0];
+            EXTREMES[random.next() as usize % EXTREMES.len()]
+        }
+        _ => random.f32() * 0.1,
+    };
+    for block in bytes.chunks_exact_mut(size) {
+        if style == Style::Zeros && random.next().is_multiple_of(2) {
+            block.fill(0);
+            continue;
+        }
+        let mut half_at = |at: usize, random: &mut Random| {
+            let bits = f16::from_f32(number(random)).to_le_bytes();
+            block[at..at + 2].copy_from_slice(&bits);
+        };
+        match dtype {
+            DType::F32 => block.copy_from_slice(&random.f32().to_le_bytes()),
+            DType::F16 => half_at(0, random),
+            DType::BF16 => {
+                block.copy_from_slice(&half::bf16::from_f32(number(random)).to_le_bytes());
+            }
+            DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => half_at(0, random),
+            DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => {
+                half_at(0, random);
+                half_at(2, random);
+            }
+            _ => half_at(208, random),
+        }
+    }
+    bytes
+}
+
+pub(super) fn activations(n: usize, style: Style, random: &mut Random) -> Vec<f32> {
+    (0..n)
+        .map(|i| match style {
+            Style::Plain => random.f32() * 3.0,
+            Style::Zeros if i / 32 % 3 == 0 => 0.0,
+            Style::Zeros => random.f32(),
+            Style::Extreme => {
+                let exponent = [-149, -126, -121, -120, -60, 0, 60, 127][i / 32 % 8];
+                (f64::from(random.f32()) * 2f64.powi(exponent)) as f32
+            }
+            Style::AnyBits => f32::from_bits(random.next() as u32),
+        })
+        .collect()
+}
+
+/// Panics unless all are equal bit for bit, any NaN being like any other.
+#[track_caller]
+pub(super) fn assert_same(what: &str, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+        assert!(
+            g.to_bits() == e.to_bits() || g.is_nan() && e.is_nan(),
+            "{what}: element {i} is {g:e} ({:#x}), expected {e:e} ({:#x})",
+            g.to_bits(),
+            e.to_bits(),
+        );
+    }
+}
+
+pub(super) fn paths() -> Vec<Kernels> {
+    Features::available().map(Kernels::new).collect()
+}
+
+/// Checks every path on one problem.
+fn check(dtype: DType, rows: usize, cols: usize, tokens: usize, styles: [Style; 2], seed: u64) {
+    let random = &mut Random(seed);
+    let raw = weights(dtype, rows * cols / dtype.block_len(), styles[0], random);
+    let x = activations(tokens * cols, styles[1], random);
+    let bias = seed.is_multiple_of(2).then(|| random.f32s(rows));
+    let bias = bias.as_deref();
+    // At an odd address, as in a mapped file.
+    let mut shifted = vec![0];
+    shifted.extend_from_slice(&raw);
+    let expected = reference::matmul(dtype, rows, cols, &raw, &x, tokens, bias).unwrap();
+    for threads in [1, 3] {
+        let pool = Pool::new(threads).unwrap();
+        let packed = PackedMatrix::pack(&pool, dtype, rows, cols, &shifted[1..]).unwrap();
+        let mut scratch = Scratch::with_capacity(0).unwrap();
+        for kernels in paths() {
+            let mut out = vec![f32::NAN; tokens * rows];
+            kernels
+                .matmul(&pool, &packed, &x, tokens, bias, &mut out, &mut scratch)
+                .unwrap();
+            let what = format!(
+                "{dtype} [{rows}, {cols}] × {tokens} tokens, {styles:?}, {threads} threads, {}",
+                kernels.features()
+            );
+            assert_same(&what, &out, &expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products_equal_the_reference(
+        dtype in 0..WEIGHTS.len(),
+        rows in 1usize..70,
+        blocks in 1usize..7,
+        tokens in 1usize..30,
+        styles in [0..STYLES.len(), 0..STYLES.len()],
+        seed: u64,
+    ) {
+        let dtype = WEIGHTS[dtype];
+        let cols = if dtype.is_block() { blocks * dtype.block_len() } else { blocks * 13 };
+        check(dtype, rows, cols, tokens, styles.map(|s| STYLES[s]), seed);
+    }
+}
+
+#[test]
+fn every_format_and_tile_width_equals_the_reference() {
+    for (i, dtype) in WEIGHTS.into_iter().enumerate() {
+        for tokens in [1, 2, 3, 4, 5, 8, 12, 27] {
+            let styles = [Style::Plain; 2];
+            check(dtype, 17, 512, tokens, styles, (i * 100 + tokens) as u64);
+        }
+    }
+}
+
+#[test]
+fn products_over_more_columns_than_a_panel_holds_equal_the_reference() {
+    for dtype in [DType::Q4_0, DType::Q8_0, DType::Q6_K, DType::F16] {
+        check(dtype, 18, 4096 + 256, 6, [Style::Plain; 2], 7);
+    }
+}
+
+#[test]
+fn products_over_more_tokens_than_a_chunk_holds_equal_the_reference() {
+    for dtype in [DType::Q4_1, DType::BF16] {
+        check(dtype, 3, 1024, 300, [Style::Plain; 2], 8);
+    }
+}
+
+#[test]
+fn the_smallest_and_largest_codes_do_not_overflow() {
+    // All weights −128 · d and all activations of the same size: the largest sums there are.
+    let cols = 64;
+    let mut raw = Vec::new();
+    for _ in 0..16 * cols / 32 {
+        raw.extend_from_slice(&f16::ONE.to_le_bytes());
+        raw.extend([0x80; 32]);
+    }
+    let pool = Pool::new(1).unwrap();
+    let packed = PackedMatrix::pack(&pool, DType::Q8_0, 16, cols, &raw).unwrap();
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    for value in [127.0, -127.0] {
+        for tokens in [1, 5, 12] {
+            let x = vec![value; tokens * cols];
+            for kernels in paths() {
+                let mut out = vec![0.0; tokens * 16];
+                kernels
+                    .matmul(&pool, &packed, &x, tokens, None, &mut out, &mut scratch)
+                    .unwrap();
+                let expected = -128.0 * value * cols as f32;
+                assert!(out.iter().all(|&o| o == expected), "{}", kernels.features());
+            }
+        }
+    }
+}
+
+#[test]
+fn many_products_at_once_equal_one_after_another() {
+    let pool = Pool::new(3).unwrap();
+    let random = &mut Random(5);
+    let (cols, tokens) = (256, 3);
+    let x = activations(tokens * cols, Style::Plain, random);
+    // More than one fork's worth, of mixed types.
+    let matrices: Vec<PackedMatrix> = (0..11)
+        .map(|i| {
+            let (dtype, rows) = (WEIGHTS[i], 5 + 20 * i);
+            let raw = weights(dtype, rows * cols / dtype.block_len(), Style::Plain, random);
+            PackedMatrix::pack(&pool, dtype, rows, cols, &raw).unwrap()
+        })
+        .collect();
+    for kernels in paths() {
+        let mut scratch =
+            Scratch::with_capacity(Kernels::scratch_bytes(&pool, cols, tokens)).unwrap();
+        let capacity = scratch.capacity();
+        let mut outs: Vec<Vec<f32>> = matrices
+            .iter()
+            .map(|m| vec![f32::NAN; tokens * m.rows()])
+            .collect();
+        let mut products: Vec<Linear<'_>> = matrices
+            .iter()
+            .zip(&mut outs)
+            .map(|(weights, out)| Linear {
+                weights,
+                bias: None,
+                out,
+            })
+            .collect();
+        kernels
+            .matmul_many(&pool, &mut products, &x, tokens, &mut scratch)
+            .unwrap();
+        assert_eq!(scratch.capacity(), capacity, "the stated scratch suffices");
+        for (weights, many) in matrices.iter().zip(&outs) {
+            let mut one = vec![f32::NAN; many.len()];
+            kernels
+                .matmul(&pool, weights, &x, tokens, None, &mut one, &mut scratch)
+                .unwrap();
+            assert_same("many against one", many, &one);
+        }
+    }
+}
+
+#[test]
+fn quantised_activations_cost_no_more_than_half_a_step_each() {
+    let random = &mut Random(11);
+    let (rows, cols) = (24, 512);
+    for dtype in WEIGHTS.into_iter().filter(|d| d.is_block()) {
+        let raw = weights(dtype, rows * cols / dtype.block_len(), Style::Plain, random);
+        let x = activations(cols, Style::Plain, random);
+        let out = reference::matmul(dtype, rows, cols, &raw, &x, 1, None).unwrap();
+        let row_bytes = dtype.row_bytes(cols).unwrap();
+        for r in 0..rows {
+            let (mut exact, mut bound, mut size) = (0.0f64, 0.0f64, 0.0f64);
+            for b in 0..cols / 32 {
+                let w = raw::fields(dtype, &raw[r * row_bytes..][..row_bytes], b).decode(dtype);
+                let x = &x[b * 32..][..32];
+                let step = f64::from(x.iter().fold(0.0f32, |a, x| a.max(x.abs()))) / 127.0;
+                for i in 0..32 {
+                    let w = f64::from(w.d[i / 16]) * f64::from(w.q[i]) + f64::from(w.m);
+                    exact += w * f64::from(x[i]);
+                    bound += step / 2.0 * w.abs();
+                    size += (w * f64::from(x[i])).abs();
+                }
+            }
+            // Rounding in binary32: a few steps for each block, relative to the terms' sizes; a
+            // minimum and its scale term may cancel, hence the factor.
+            let rounding = size * 32.0 * f64::from(f32::EPSILON);
+            let error = (f64::from(out[r]) - exact).abs();
+            assert!(
+                error <= bound * 1.0001 + rounding,
+                "{dtype} row {r}: error {error:e}, bound {bound:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn empty_operands_are_fine_and_wrong_sizes_are_told() {
+    let pool = Pool::new(2).unwrap();
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    let kernels = Kernels::new(Features::detect());
+    let empty = PackedMatrix::pack(&pool, DType::Q4_0, 0, 32, &[]).unwrap();
+    kernels
+        .matmul(&pool, &empty, &[0.0; 32], 1, None, &mut [], &mut scratch)
+        .unwrap();
+    let narrow = PackedMatrix::pack(&pool, DType::F32, 2, 0, &[]).unwrap();
+    let mut out = [9.0; 4];
+    kernels
+        .matmul(
+            &pool,
+            &narrow,
+            &[],
+            2,
+            Some(&[1.0, 2.0]),
+            &mut out,
+            &mut scratch,
+        )
+        .unwrap();
+    assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
+    let w = PackedMatrix::pack(&pool, DType::F32, 2, 4, &[0; 32]).unwrap();
+    kernels
+        .matmul(&pool, &w, &[], 0, None, &mut [], &mut scratch)
+        .unwrap();
+    for (x, out, bias) in [(3, 2, 2), (4, 3, 2), (4, 2, 1)] {
+        let e = kernels.matmul(
+            &pool,
+            &w,
+            &vec![0.0; x],
+            1,
+            Some(&vec![0.0; bias]),
+            &mut vec![0.0; out],
+            &mut scratch,
+        );
+        assert!(matches!(e, Err(KernelError::Size { .. })), "{e:?}");
+    }
+}
