@@ -111,6 +111,17 @@ impl Node {
     }
 }
 
+/// One step of building a graph again, see [`Graph::definitions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Definition {
+    /// An input.
+    Input(ValueId),
+    /// A weight or constant.
+    Weight(WeightId),
+    /// A node.
+    Node(NodeId),
+}
+
 /// What a name of a graph stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Named {
@@ -389,6 +400,36 @@ impl Graph {
     /// Whether a value, state or node is named `name`.
     pub fn has_name(&self, name: &str) -> bool {
         self.names.contains_key(name)
+    }
+
+    /// Inputs, weights and nodes in the order in which they were added: each reads only earlier ones.
+    pub fn definitions(&self) -> impl Iterator<Item = Definition> + '_ {
+        let mut nodes = 0..0;
+        let mut values = self.values.iter().enumerate();
+        let mut leaf = None;
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(id) = nodes.next() {
+                    return Some(Definition::Node(NodeId(id)));
+                }
+                if let Some(leaf) = leaf.take() {
+                    return Some(leaf);
+                }
+                // Nodes without results come before the next value that stands after them.
+                match values.next() {
+                    Some((i, value)) => {
+                        let id = ValueId(i as u32);
+                        match value.def {
+                            ValueDef::Input => leaf = Some(Definition::Input(id)),
+                            ValueDef::Weight(weight) => leaf = Some(Definition::Weight(weight)),
+                            ValueDef::Node { node, .. } => nodes.end = nodes.end.max(node.0 + 1),
+                        }
+                    }
+                    None if nodes.end as usize == self.nodes.len() => return None,
+                    None => nodes.end = self.nodes.len() as u32,
+                }
+            }
+        })
     }
 
     /// The shape of value `id`.

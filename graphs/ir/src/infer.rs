@@ -372,6 +372,14 @@ impl<'a> Arg<'a> {
         }
     }
 
+    /// As [`Arg::axis`], the dimension not being 0.
+    fn filled_axis(&self, attribute: &'static str, axis: u32) -> Result<Dim, GraphError> {
+        match self.axis(attribute, axis)? {
+            Dim::Fixed(0) => self.wrong(format!("at least one element along axis {axis}")),
+            dim => Ok(dim),
+        }
+    }
+
     /// As [`Arg::axis`], the dimension being fixed.
     fn fixed_axis(&self, attribute: &'static str, axis: u32) -> Result<u32, GraphError> {
         match self.axis(attribute, axis)? {

@@ -48,11 +48,12 @@ mod strategies;
 mod subgraph;
 mod text;
 
-pub use decompose::{decompose, decompose_all};
+pub use decompose::{decompose, decompose_all, decompose_where};
 pub use dtype::DType;
 pub use error::{GraphError, ParseError};
 pub use graph::{
-    Graph, InlineWeight, Node, NodeId, State, StateId, Value, ValueDef, ValueId, Weight, WeightId,
+    Definition, Graph, InlineWeight, Node, NodeId, State, StateId, Value, ValueDef, ValueId,
+    Weight, WeightId,
 };
 pub use infer::infer;
 pub use op::{

@@ -476,6 +476,46 @@ impl Op {
         a.into_iter().chain(b)
     }
 
+    /// Whether [`crate::decompose`] can write the op as others; the rest are primitives.
+    pub const fn is_composite(&self) -> bool {
+        match self {
+            Op::Embedding
+            | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Rope { .. }
+            | Op::Attention { .. }
+            | Op::CausalMask { .. }
+            | Op::Softmax { .. }
+            | Op::Activation(_)
+            | Op::GatedActivation(_)
+            | Op::SoftCap { .. }
+            | Op::Conv1d { .. } => true,
+            Op::Linear
+            | Op::MatMul { .. }
+            | Op::KvAppend { .. }
+            | Op::StateRead { .. }
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Select
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Reshape { .. }
+            | Op::Transpose { .. }
+            | Op::Broadcast { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Split { .. }
+            | Op::Reduce { .. }
+            | Op::Cast { .. }
+            | Op::Quantize { .. }
+            | Op::Dequantize { .. }
+            | Op::TopK { .. }
+            | Op::ArgMax { .. }
+            | Op::Conv2d { .. }
+            | Op::Iota { .. } => false,
+        }
+    }
+
     /// The op's name in text dumps and messages, e.g. `RmsNorm`.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -28,8 +28,8 @@ use attributes::{Attributes, Field, fields};
 use cursor::Cursor;
 
 use crate::{
-    DType, Dim, Graph, NodeId, OP_SET_VERSION, ParseError, Shape, StateId, Symbol, TensorType,
-    ValueDef, ValueId,
+    DType, Definition, Dim, Graph, Node, OP_SET_VERSION, ParseError, Shape, StateId, Symbol,
+    TensorType, ValueId, Weight,
 };
 
 /// Version of the text form.
@@ -45,28 +45,15 @@ impl fmt::Display for Graph {
         for state in self.states() {
             writeln!(f, "state @{}: {} axis {}", state.name, state.ty, state.axis)?;
         }
-        let mut written = 0;
-        for value in self.values() {
-            match value.def {
-                ValueDef::Input => writeln!(f, "input %{}: {}", value.name, value.ty)?,
-                ValueDef::Weight(id) => match &self.weight(id).inline {
-                    None => writeln!(f, "weight %{}: {}", value.name, value.ty)?,
-                    Some(data) => {
-                        write!(f, "const %{}: {} = 0x", value.name, value.ty)?;
-                        data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-                        writeln!(f)?;
-                    }
-                },
-                ValueDef::Node { node, .. } => {
-                    for id in written..=node.0 {
-                        write_node(f, self, NodeId(id))?;
-                    }
-                    written = written.max(node.0 + 1);
+        for definition in self.definitions() {
+            match definition {
+                Definition::Input(id) => {
+                    let value = self.value(id);
+                    writeln!(f, "input %{}: {}", value.name, value.ty)?;
                 }
+                Definition::Weight(id) => write_weight(f, self, self.weight(id))?,
+                Definition::Node(id) => write_node(f, self, self.node(id))?,
             }
-        }
-        for id in written..self.nodes().len() as u32 {
-            write_node(f, self, NodeId(id))?;
         }
         for &id in self.outputs() {
             writeln!(f, "output %{}", self.value(id).name)?;
@@ -75,8 +62,17 @@ impl fmt::Display for Graph {
     }
 }
 
-fn write_node(f: &mut fmt::Formatter<'_>, graph: &Graph, id: NodeId) -> fmt::Result {
-    let node = graph.node(id);
+fn write_weight(f: &mut fmt::Formatter<'_>, graph: &Graph, weight: &Weight) -> fmt::Result {
+    let ty = graph.ty(weight.value);
+    let Some(data) = &weight.inline else {
+        return writeln!(f, "weight %{}: {ty}", weight.name);
+    };
+    write!(f, "const %{}: {ty} = 0x", weight.name)?;
+    data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+    writeln!(f)
+}
+
+fn write_node(f: &mut fmt::Formatter<'_>, graph: &Graph, node: &Node) -> fmt::Result {
     let types: Vec<&TensorType> = node.outputs.iter().map(|&id| graph.ty(id)).collect();
     write!(f, "%{}: {} = {}(", node.name, Types(&types), node.op.name())?;
     for (i, &id) in node.inputs.iter().enumerate() {

@@ -107,6 +107,9 @@ pub(super) fn attention(
     if q.dims()[2] != kd[2] {
         return cx.mismatch((q.name, q.ty), (k_name, k), "head sizes must agree");
     }
+    if kd[0] == Dim::Fixed(0) {
+        return cx.mismatch((q.name, q.ty), (k_name, k), "there must be a key row");
+    }
     let heads = (q.dims()[1].fixed(), kd[1].fixed());
     let (Some(heads), Some(kv_heads)) = heads else {
         return cx.mismatch((q.name, q.ty), (k_name, k), "head counts must be fixed");

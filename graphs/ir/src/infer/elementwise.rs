@@ -10,7 +10,7 @@ pub(super) fn float_map(cx: &Cx<'_>) -> Inferred {
 
 pub(super) fn softmax(cx: &Cx<'_>, axis: u32) -> Inferred {
     let [x] = cx.args(["x"])?;
-    x.float()?.axis("axis", axis)?;
+    x.float()?.filled_axis("axis", axis)?;
     Ok(vec![x.ty.clone()])
 }
 

@@ -53,7 +53,7 @@ pub(super) fn rms_norm(cx: &Cx<'_>, eps: f32) -> Inferred {
     cx.epsilon(eps)?;
     let [x, weight] = cx.args(["x", "weight"])?;
     let x = x.float()?.at_least(1, "[…, D]")?;
-    let d = x.dims()[x.rank() - 1];
+    let d = x.filled_axis("D", x.rank() as u32 - 1)?;
     vector(weight, x, d, "the weight must be as long as a row of x")?;
     one(DType::F32, x.dims().to_vec())
 }
@@ -62,7 +62,7 @@ pub(super) fn layer_norm(cx: &Cx<'_>, eps: f32) -> Inferred {
     cx.epsilon(eps)?;
     cx.count(2, 3, "2 or 3")?;
     let x = cx.arg(0, "x").float()?.at_least(1, "[…, D]")?;
-    let d = x.dims()[x.rank() - 1];
+    let d = x.filled_axis("D", x.rank() as u32 - 1)?;
     vector(
         cx.arg(1, "gamma"),
         x,

@@ -55,9 +55,7 @@ pub(super) fn arg_max(cx: &Cx<'_>, axis: u32) -> Inferred {
     let [x] = cx.args(["x"])?;
     let number = x.ty.dtype.is_float() || x.ty.dtype.is_integer();
     let x = x.require(number, "a float or integer type")?;
-    if x.axis("axis", axis)? == Dim::Fixed(0) {
-        return x.wrong("at least one element along the axis");
-    }
+    x.filled_axis("axis", axis)?;
     let mut dims = x.dims().to_vec();
     dims.remove(axis as usize);
     one(DType::I32, dims)
