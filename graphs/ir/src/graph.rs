@@ -498,3 +498,95 @@ fn check_type(name: &str, ty: &TensorType) -> Result<(), GraphError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BinaryOp, DType};
+
+    fn ty(dtype: DType, dims: &[Dim]) -> TensorType {
+        TensorType::new(dtype, dims.to_vec())
+    }
+
+    #[test]
+    fn a_node_that_fails_leaves_the_graph_unchanged() {
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", ty(DType::F32, &[Dim::Fixed(4)])).unwrap();
+        g.add_input("top.1", ty(DType::F32, &[])).unwrap();
+        let before = g.clone();
+        let top = Op::TopK { k: 2 };
+        let taken = GraphError::DuplicateName {
+            name: "top.1".into(),
+        };
+        assert_eq!(g.add_node("top", top.clone(), &[x]), Err(taken));
+        assert!(g.add_node("bad", Op::TopK { k: 5 }, &[x]).is_err());
+        let later = ValueId(9);
+        let unknown = GraphError::UnknownValue {
+            node: "n".into(),
+            id: later,
+        };
+        assert_eq!(g.add_node("n", top.clone(), &[later]), Err(unknown));
+        assert_eq!(g, before);
+        assert_eq!(g.add_node("ok", top, &[x]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn results_are_named_after_their_node() {
+        let mut g = Graph::new("g");
+        let x = g
+            .add_input("layers.12.x", ty(DType::F32, &[Dim::TOKENS]))
+            .unwrap();
+        let add = Op::Binary(BinaryOp::Add);
+        let y = g.add("layers.12.y", add, &[x, x]).unwrap();
+        assert_eq!(g.find_value("layers.12.y"), Some(y));
+        assert_eq!(g.node(NodeId(0)).layer(), Some(12));
+        let cut = Op::Reshape {
+            shape: vec![Dim::TOKENS, Dim::Fixed(1)].into(),
+        };
+        let column = g.add("column", cut, &[y]).unwrap();
+        let parts = Op::Split {
+            axis: 1,
+            sizes: vec![1, 0],
+        };
+        let parts = g.add_node("parts", parts, &[column]).unwrap();
+        assert_eq!(g.value(parts[1]).name, "parts.1");
+        assert_eq!(g.find_value("parts"), None);
+        assert!(g.has_name("parts"));
+    }
+
+    #[test]
+    fn names_that_text_cannot_hold_are_refused() {
+        let mut g = Graph::new("g");
+        let scalar = ty(DType::F32, &[]);
+        for name in ["", "a b", "a,b", "%a", "é", "a\n", &"n".repeat(256)] {
+            let illegal = GraphError::IllegalName { name: name.into() };
+            assert_eq!(g.add_input(name, scalar.clone()), Err(illegal));
+        }
+        assert!(g.add_input("n".repeat(255), scalar).is_ok());
+    }
+
+    #[test]
+    fn types_that_no_value_can_have_are_refused() {
+        let mut g = Graph::new("g");
+        let f = Dim::Fixed;
+        for dims in [&[f(2), f(33)][..], &[f(32), Dim::TOKENS], &[]] {
+            let error = g.add_input("q", ty(DType::Q4_0, dims));
+            assert!(matches!(error, Err(GraphError::PartialBlock { .. })));
+        }
+        let deep = g.add_input("x", ty(DType::F32, &[f(1); 9]));
+        assert!(matches!(deep, Err(GraphError::Rank { rank: 9, .. })));
+        let symbol = Dim::Sym(Symbol(Symbol::COUNT as u16));
+        let state = g.add_state("s", ty(DType::F32, &[symbol]), 0);
+        assert!(matches!(state, Err(GraphError::SymbolRange { .. })));
+        let axis = g.add_state("s", ty(DType::F32, &[f(1)]), 1);
+        assert!(matches!(axis, Err(GraphError::StateAxis { axis: 1, .. })));
+        let weight = g.add_weight("w", ty(DType::F32, &[Dim::TOKENS]));
+        assert!(matches!(weight, Err(GraphError::SymbolicWeight { .. })));
+        let short = g.add_constant("c", ty(DType::F32, &[f(2)]), vec![0; 7]);
+        assert!(matches!(
+            short,
+            Err(GraphError::ConstantSize { bytes: 7, .. })
+        ));
+        assert_eq!(g, Graph::new("g"));
+    }
+}

@@ -119,3 +119,70 @@ impl<'g> Subgraph<'g> {
         &self.states
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::strategies;
+
+    #[test]
+    fn a_run_past_the_end_is_refused() {
+        let graph = strategies::every_op();
+        let nodes = graph.nodes().len() as u32;
+        assert!(graph.subgraph(0..nodes + 1).is_err());
+        #[allow(clippy::reversed_empty_ranges)] // the refusal is what is tested
+        let reversed = graph.subgraph(2..1);
+        assert!(reversed.is_err());
+        assert!(graph.subgraph(nodes..nodes).is_ok());
+    }
+
+    #[test]
+    fn the_whole_graph_gives_its_outputs_and_touches_all_states() {
+        let graph = strategies::every_op();
+        let whole = graph.whole();
+        let sorted = |ids: &[ValueId]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(sorted(whole.outputs()), sorted(graph.outputs()));
+        assert_eq!(whole.states().len(), graph.states().len());
+        assert!(whole.inputs().iter().all(|id| graph.inputs().contains(id)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        /// Computing a run needs its inputs, weights and nothing else, and what is used after it is
+        /// among its outputs: so cutting a graph into runs loses nothing.
+        #[test]
+        fn the_boundary_of_a_run_is_complete_and_minimal(
+            graph in strategies::graph(),
+            cut in any::<[prop::sample::Index; 2]>(),
+        ) {
+            let count = graph.nodes().len() + 1;
+            let (a, b) = (cut[0].index(count) as u32, cut[1].index(count) as u32);
+            let run = graph.subgraph(a.min(b)..a.max(b)).expect("a range of the graph");
+            let mut known: Vec<ValueId> = run.inputs().to_vec();
+            known.extend(run.weights().iter().map(|&w| graph.weight(w).value));
+            let mut unused: Vec<ValueId> = known.clone();
+            for (_, node) in run.nodes() {
+                for id in &node.inputs {
+                    prop_assert!(known.contains(id));
+                    unused.retain(|u| u != id);
+                }
+                known.extend(&node.outputs);
+            }
+            prop_assert!(unused.is_empty());
+            for (i, value) in graph.values().iter().enumerate() {
+                let id = ValueId(i as u32);
+                let inside = matches!(value.def, ValueDef::Node { node, .. } if run.range().contains(&node.0));
+                let after = &graph.nodes()[run.range().end as usize..];
+                let needed = graph.outputs().contains(&id) || after.iter().any(|n| n.inputs.contains(&id));
+                prop_assert_eq!(run.outputs().contains(&id), inside && needed);
+            }
+        }
+    }
+}
