@@ -1,1 +1,18 @@
-//! Placeholder of the crate root, replaced as the crate is written.
+//! The conformance harness: what tests that span packages share.
+//!
+//! A [`Case`] is a small graph with operands and what it must give; it can be run on the reference
+//! ([`run_reference`]) and on any device. It may depend on every package of the workspace but the
+//! command line.
+//!
+//! The three main types: [`Case`], [`Tolerance`], [`Report`].
+
+mod case;
+pub mod cases;
+mod compare;
+mod data;
+mod report;
+
+pub use case::{Case, Expectation, run_reference};
+pub use compare::{Agreement, Mismatch, Tolerance, compare};
+pub use data::test_data;
+pub use report::Report;

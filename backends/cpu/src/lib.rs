@@ -2,3 +2,4 @@
 
 pub mod kernels;
 pub mod pool;
+pub mod reference;
