@@ -1,8 +1,8 @@
 //! A small graph with operands and what it must give.
 
-use anynpu_cpu::reference::{DataRef, ReferenceError, States, StateStore, Tensor, TensorRef, evaluate};
+use anynpu_cpu::reference::{ReferenceError, StateStore, States, Tensor, TensorRef, evaluate};
 use anynpu_hal::{HalError, WeightSource, WeightView};
-use anynpu_ir::{DType, Graph, GraphError, Op, Shape, SymbolValues, TensorType};
+use anynpu_ir::{Graph, GraphError, Op, Shape, SymbolValues, TensorType};
 
 use crate::{Tolerance, compare};
 

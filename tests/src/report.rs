@@ -22,7 +22,10 @@ impl Report {
 
     /// Notes that the case `name` could not be run, and why.
     pub fn skip(&mut self, name: &str, why: impl Into<String>) {
-        self.skipped.entry(why.into()).or_default().push(name.into());
+        self.skipped
+            .entry(why.into())
+            .or_default()
+            .push(name.into());
     }
 
     /// Cases that passed.
@@ -44,7 +47,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (passed, failed) = (self.passed, self.failed.len());
-        writeln!(f, "{passed} passed, {failed} failed, {} skipped", self.skipped())?;
+        writeln!(
+            f,
+            "{passed} passed, {failed} failed, {} skipped",
+            self.skipped()
+        )?;
         for (why, names) in &self.skipped {
             writeln!(f, "  skipped {}: {why}: {}", names.len(), names.join(", "))?;
         }

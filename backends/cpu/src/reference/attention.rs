@@ -1,6 +1,8 @@
 //! Attention, its positions and its mask.
 
-use anynpu_ir::{AttentionKv, RopeScaling, RopeStyle, StateId, Symbol, SymbolValues, rope_frequencies};
+use anynpu_ir::{
+    AttentionKv, RopeScaling, RopeStyle, StateId, Symbol, SymbolValues, rope_frequencies,
+};
 
 use super::norm::softmax_of;
 use super::state::bound;
@@ -69,9 +71,14 @@ pub(super) fn attention(
                 .iter()
                 .map(|&s| {
                     let key = &k[(s * kv_heads + group) * d..][..d];
-                    let products = query.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                    let products = query
+                        .iter()
+                        .zip(key)
+                        .map(|(&a, &b)| f64::from(a) * f64::from(b));
                     let score = products.sum::<f64>() * scores.scale;
-                    let capped = scores.soft_cap.map_or(score, |cap| cap * (score / cap).tanh());
+                    let capped = scores
+                        .soft_cap
+                        .map_or(score, |cap| cap * (score / cap).tanh());
                     capped + mask_at(t, s)
                 })
                 .collect();

@@ -6,7 +6,8 @@
 //!   to the result's type. Exceptions, where a step would show: Quantize divides in F32, and Rope's
 //!   angles are F32 products.
 //! - NaN goes through every function of floats: a Max, Min, Relu or reduction that meets one gives
-//!   NaN. Comparisons with NaN are false. For TopK and ArgMax NaN is above all numbers.
+//!   NaN. Only Pow follows IEEE 754 in that 1 to any power and anything to the power 0 are 1.
+//!   Comparisons with NaN are false. For TopK and ArgMax NaN is above all numbers.
 //! - Attention leaves out a key row whose mask is −∞ altogether; a query left without any key row
 //!   is an error. A Softmax over nothing but −∞ is NaN.
 //! - An index, id or position out of range is an error, never clamped.
@@ -100,9 +101,7 @@ pub fn evaluate_node(
             };
             one(attention::attention(&call, kv, &scores, states, symbols))
         }
-        Op::CausalMask {
-            window, hidden, ..
-        } => one(attention::causal_mask(&call, window, hidden)),
+        Op::CausalMask { window, hidden, .. } => one(attention::causal_mask(&call, window, hidden)),
         Op::KvAppend { state, at } => {
             state::kv_append(&call, state, at.resolve(symbols) as usize, states)?;
             Ok(Vec::new())
