@@ -170,12 +170,6 @@ fn attention() -> Vec<Case> {
             ],
             "query 1 sees none of 2 key rows",
         ),
-        error(
-            "attention_names_a_query_without_keys",
-            Attention::PLAIN.op(),
-            vec![q(&[0.0]), equal(0), values(&[])],
-            "query 0 sees none of 0 key rows",
-        ),
     ]
 }
 

@@ -229,10 +229,10 @@ fn norms() -> Vec<Case> {
             [tensor(&[1], [1f32])],
         ),
         close(
-            "softmax_without_elements",
+            "softmax_without_rows",
             Op::Softmax { axis: 1 },
-            vec![tensor::<f32>(&[2, 0], [])],
-            [tensor::<f32>(&[2, 0], [])],
+            vec![tensor::<f32>(&[0, 2], [])],
+            [tensor::<f32>(&[0, 2], [])],
         ),
     ]
 }
