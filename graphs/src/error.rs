@@ -3,6 +3,8 @@
 use anynpu_ir::{GraphError, TensorType};
 use thiserror::Error;
 
+use crate::import::gguf::GgufError;
+
 /// A model file that no graph can be built from.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -61,6 +63,9 @@ pub enum ModelError {
         /// Its value.
         found: String,
     },
+    /// The file can't be read, or has a tensor that no graph can hold.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The tensors don't fit together.
     #[error("the graph of this model can't be built: {0}")]
     Graph(#[from] GraphError),

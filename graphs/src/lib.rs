@@ -4,10 +4,11 @@
 //! [`anynpu_ir::Graph`]. This crate knows files and models, never devices; of the workspace it
 //! depends on `anynpu-ir` alone. Files are untrusted: nothing in them is believed unchecked.
 //!
-//! The main types: [`Model`], [`arch::Architecture`], [`ModelError`].
+//! The main types: [`import::gguf::Gguf`], [`arch::Architecture`], [`Model`].
 
 pub mod arch;
 mod error;
+pub mod import;
 mod model;
 pub mod quant;
 

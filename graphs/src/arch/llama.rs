@@ -129,7 +129,7 @@ impl LlamaConfig {
 /// Rows of the token embedding.
 fn vocabulary(file: &dyn ModelFile, hidden: u32) -> Result<u32, ModelError> {
     let expected = || format!("[vocabulary, {hidden}]");
-    let Some(ty) = file.tensor(EMBEDDING) else {
+    let Some(ty) = file.tensor(EMBEDDING)? else {
         return Err(ModelError::MissingTensor {
             name: EMBEDDING.into(),
             expected: expected(),

@@ -20,6 +20,7 @@ use std::ops::RangeInclusive;
 use anynpu_ir::{Graph, Shape, TensorType, ValueId};
 
 use crate::ModelError;
+use crate::import::excerpt;
 
 /// Names of the graph's inputs.
 pub mod input {
@@ -43,8 +44,11 @@ pub trait ModelFile {
     /// The metadata at `key`.
     fn metadata(&self, key: &str) -> Option<MetaValue<'_>>;
 
-    /// The type of the tensor called `name`, outermost dimension first.
-    fn tensor(&self, name: &str) -> Option<TensorType>;
+    /// The type of the tensor called `name` if the file has it, outermost dimension first.
+    ///
+    /// # Errors
+    /// If no graph can hold a tensor of its type.
+    fn tensor(&self, name: &str) -> Result<Option<TensorType>, ModelError>;
 }
 
 /// One metadata value.
@@ -61,6 +65,8 @@ pub enum MetaValue<'a> {
     Bool(bool),
     /// A text.
     Text(&'a str),
+    /// What should be a text but isn't UTF-8.
+    Bytes(&'a [u8]),
     /// A list of this many elements.
     List(usize),
 }
@@ -73,6 +79,7 @@ impl fmt::Display for MetaValue<'_> {
             MetaValue::Float(x) => x.fmt(f),
             MetaValue::Bool(b) => b.fmt(f),
             MetaValue::Text(t) => write!(f, "'{}'", excerpt(t)),
+            MetaValue::Bytes(b) => write!(f, "{} bytes that are not UTF-8", b.len()),
             MetaValue::List(n) => write!(f, "a list of {n}"),
         }
     }
@@ -113,20 +120,6 @@ pub fn build(file: &dyn ModelFile) -> Result<Architecture, ModelError> {
         }),
         found => Metadata::new(file, "general").refuse(key, found, "the architecture's name"),
     }
-}
-
-/// The beginning of a text that may be long or hold control characters, for a message.
-fn excerpt(text: &str) -> String {
-    const CHARS: usize = 60;
-    let mut out: String = text
-        .chars()
-        .take(CHARS)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(CHARS).is_some() {
-        out.push('…');
-    }
-    out
 }
 
 /// Reads checked figures under an architecture's prefix.
@@ -246,7 +239,7 @@ impl Weights<'_> {
         name: &str,
         dims: &[u32],
     ) -> Result<Option<ValueId>, ModelError> {
-        let Some(ty) = self.file.tensor(name) else {
+        let Some(ty) = self.file.tensor(name)? else {
             return Ok(None);
         };
         let expected = Shape::fixed(dims);

@@ -33,8 +33,8 @@ impl ModelFile for Fake {
         })
     }
 
-    fn tensor(&self, name: &str) -> Option<TensorType> {
-        self.tensors.get(name).cloned()
+    fn tensor(&self, name: &str) -> Result<Option<TensorType>, ModelError> {
+        Ok(self.tensors.get(name).cloned())
     }
 }
 
