@@ -1,1 +1,20 @@
-//! Placeholder of the crate root, replaced as the crate is written.
+//! The drivers built into this build of anynpu: the only place where they meet.
+//!
+//! Apps pass [`drivers`] to the runtime, or a list of their own. It may depend on the HAL and on
+//! every backend.
+
+use anynpu_hal::Driver;
+use anynpu_hal::driver::chaos::ChaosDriver;
+use anynpu_hal::driver::noop::NoopDriver;
+
+/// Every driver, most preferred first. Artificial ones stand last and are used only if named.
+pub fn drivers() -> Vec<Box<dyn Driver>> {
+    vec![
+        Box::new(anynpu_cpu::CpuDriver),
+        Box::new(NoopDriver),
+        Box::new(ChaosDriver::new(
+            Box::new(anynpu_cpu::CpuDriver),
+            Vec::new(),
+        )),
+    ]
+}

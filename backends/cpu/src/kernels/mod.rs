@@ -46,6 +46,7 @@ mod generic;
 mod isa;
 mod linear;
 mod matmul;
+pub mod ops;
 mod pack;
 mod raw;
 pub mod reference;
@@ -104,6 +105,36 @@ pub enum KernelError {
         /// Columns.
         cols: usize,
     },
+    /// An activation that this build does not know.
+    #[error("no kernel computes the activation {asked:?}")]
+    Activation {
+        /// The activation.
+        asked: anynpu_ir::Activation,
+    },
+    /// Heads that attention can't take.
+    #[error(
+        "attention with {heads} heads over {kv_heads} key heads of {found} elements: the first must be a multiple of the second, and a head at most {} elements",
+        ops::MAX_HEAD_DIM
+    )]
+    HeadDim {
+        /// Elements of a head.
+        found: usize,
+        /// Query heads.
+        heads: usize,
+        /// Key heads.
+        kv_heads: usize,
+    },
+    /// A token's position is not a row of the keys.
+    #[error("position {found} is not one of the {rows} key rows")]
+    Position {
+        /// The position.
+        found: i32,
+        /// Key rows there are.
+        rows: usize,
+    },
+    /// A token sees no key at all.
+    #[error("a token sees no key: its mask hides every row")]
+    NothingVisible,
     /// Memory could not be had.
     #[error("{bytes} bytes of memory could not be allocated; use a smaller model or context")]
     OutOfMemory {

@@ -1,0 +1,206 @@
+//! The opened CPU.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anynpu_hal::{
+    Buffer, BufferDesc, Capabilities, CompileOptions, Counters, Device, DeviceInfo, Entry,
+    EntryInfo, ExternalHandle, HalError, HostBuffer, MemoryKind, Module, Queue, StateSupport,
+    Submission, Support, WeightSource,
+};
+use anynpu_ir::{DType, Subgraph};
+use parking_lot::Mutex;
+
+use crate::exec::Workspace;
+use crate::kernels::{Features, Kernels};
+use crate::lower::{Program, Weights, lower};
+use crate::pool::Pool;
+
+/// The CPU with its threads. It runs every op ([`Support::Yes`] for all).
+#[derive(Debug)]
+pub struct CpuDevice {
+    info: DeviceInfo,
+    capabilities: Capabilities,
+    queue: CpuQueue,
+}
+
+/// Entries lowered to kernels, with packed weights.
+#[derive(Debug)]
+pub(crate) struct CpuModule {
+    pub programs: Vec<Program>,
+    pub infos: Vec<EntryInfo>,
+    pub weights: Weights,
+}
+
+pub(crate) struct CpuQueue {
+    name: String,
+    kernels: Kernels,
+    pool: Pool,
+    workspace: Mutex<Workspace>,
+    submissions: AtomicU64,
+    nodes: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl fmt::Debug for CpuQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuQueue")
+            .field("name", &self.name)
+            .finish()
+    }
+}
+
+impl CpuDevice {
+    /// Opens the CPU with `threads` threads, the caller's among them.
+    pub(crate) fn new(
+        info: DeviceInfo,
+        features: Features,
+        threads: usize,
+    ) -> Result<Self, HalError> {
+        let mut capabilities = Capabilities::new();
+        capabilities.features.baseline = true;
+        capabilities.features.dynamic_shapes = true;
+        capabilities.states = StateSupport::InPlaceIo;
+        capabilities.compute = vec![DType::F32];
+        capabilities.weights = DType::ALL.to_vec();
+        capabilities.memory = vec![MemoryKind::Host];
+        let out_of_memory = |what: String| HalError::OutOfMemory {
+            device: info.name.clone(),
+            bytes: 0,
+            what,
+        };
+        let pool = Pool::new(threads);
+        let pool = pool.map_err(|e| out_of_memory(format!("{threads} threads ({e})")))?;
+        let workspace = Workspace::new().map_err(|e| out_of_memory(e.to_string()))?;
+        Ok(CpuDevice {
+            queue: CpuQueue {
+                name: info.name.clone(),
+                kernels: Kernels::new(features),
+                pool,
+                workspace: Mutex::new(workspace),
+                submissions: AtomicU64::new(0),
+                nodes: AtomicU64::new(0),
+                busy_ns: AtomicU64::new(0),
+            },
+            info,
+            capabilities,
+        })
+    }
+}
+
+impl Device for CpuDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
+        vec![Support::Yes; graph.nodes().len()]
+    }
+
+    fn compile(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: Arc<dyn WeightSource>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Arc<dyn Module>, HalError> {
+        let module = lower(entries, options, weights, &self.queue.pool, progress)?;
+        let mut workspace = self.queue.workspace.lock();
+        for program in &module.programs {
+            workspace.reserve(program, &self.queue.pool)?;
+        }
+        drop(workspace);
+        Ok(Arc::new(module))
+    }
+
+    fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
+        Ok(Arc::new(HostBuffer::new(desc.clone())?))
+    }
+
+    fn import(
+        &self,
+        handle: ExternalHandle,
+        desc: &BufferDesc,
+    ) -> Result<Arc<dyn Buffer>, HalError> {
+        match handle {
+            ExternalHandle::Shared(buffer)
+                if buffer.as_any().is::<HostBuffer>() && buffer.desc().bytes >= desc.bytes =>
+            {
+                Ok(buffer)
+            }
+            _ => Err(HalError::InvalidUse {
+                call: "import",
+                what: format!("buffer '{}'", desc.name),
+                found: "memory of another kind or a smaller buffer".into(),
+                expected: format!("host memory of at least {} bytes", desc.bytes),
+            }),
+        }
+    }
+
+    fn queue(&self) -> &dyn Queue {
+        &self.queue
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Module for CpuModule {
+    fn entries(&self) -> &[EntryInfo] {
+        &self.infos
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.weights.resident_bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Queue for CpuQueue {
+    fn submit(&self, s: &Submission<'_>) -> Result<(), HalError> {
+        let info = s.entry_info()?;
+        s.check(info)?;
+        let module = s.module.as_any().downcast_ref::<CpuModule>();
+        let module = module.ok_or_else(|| HalError::InvalidUse {
+            call: "submit",
+            what: "module".into(),
+            found: "one of another device".into(),
+            expected: format!("one compiled by '{}'", self.name),
+        })?;
+        for point in s.wait {
+            point.wait(WAIT_LIMIT)?;
+        }
+        let started = Instant::now();
+        let mut workspace = self.workspace.lock();
+        workspace.run(module, s, &self.kernels, &self.pool)?;
+        drop(workspace);
+        self.busy_ns
+            .fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.nodes.fetch_add(info.nodes.into(), Ordering::Relaxed);
+        s.signal.signal();
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            submissions: self.submissions.load(Ordering::Relaxed),
+            nodes: self.nodes.load(Ordering::Relaxed),
+            busy_ns: self.busy_ns.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How long a submission waits for the points it depends on.
+const WAIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);

@@ -1,0 +1,784 @@
+//! Turns entries into programs of kernel steps and packs their weights.
+
+use std::sync::Arc;
+
+use anynpu_hal::{CompileOptions, Entry, EntryInfo, HalError, WeightSource, WeightView};
+use anynpu_ir::{
+    Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Node, NodeId, Op, RopeStyle, StateId,
+    SymbolValues, TensorType, ValueDef, ValueId, WeightId, rope_frequencies,
+};
+
+use crate::device::CpuModule;
+use crate::kernels::PackedMatrix;
+use crate::kernels::ops::{Arithmetic, MAX_HEAD_DIM};
+use crate::place::{Place, Placement};
+use crate::pool::Pool;
+
+/// A value of a program: where it is and what type it has.
+#[derive(Clone, Debug)]
+pub(crate) struct Operand {
+    pub place: Place,
+    pub ty: TensorType,
+}
+
+/// One matrix of a [`Step::Linear`].
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub weight: WeightId,
+    pub bias: Option<WeightId>,
+    pub out: Operand,
+}
+
+/// Which rotary table a step needs; equal keys share one table.
+#[derive(Clone, Debug)]
+pub(crate) struct RopeTable {
+    positions: ValueId,
+    factors: Option<ValueId>,
+    op: Op,
+    /// Angle per position of each pair.
+    pub frequencies: Vec<f32>,
+    /// Multiplies cosine and sine.
+    pub magnitude: f32,
+    /// Offset in the arena of `[T, dims/2]` cosines followed by as many sines.
+    pub offset: usize,
+    /// Most positions.
+    pub max_tokens: usize,
+}
+
+/// One call of a kernel.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// `x` times each target's weight; adjacent `Linear` nodes of one `x` become one step.
+    Linear {
+        x: Operand,
+        targets: Vec<Target>,
+    },
+    Embedding {
+        table: WeightId,
+        ids: Operand,
+        out: Operand,
+    },
+    RmsNorm {
+        x: Operand,
+        weight: WeightId,
+        eps: f32,
+        out: Operand,
+    },
+    LayerNorm {
+        x: Operand,
+        gamma: WeightId,
+        beta: Option<WeightId>,
+        eps: f32,
+        out: Operand,
+    },
+    RopeTable {
+        table: usize,
+        positions: Operand,
+    },
+    Rope {
+        x: Operand,
+        table: usize,
+        style: RopeStyle,
+        dims: u32,
+        out: Operand,
+    },
+    KvAppend {
+        rows: Operand,
+        state: usize,
+        at: Dim,
+    },
+    Attention(AttentionStep),
+    Activation {
+        act: Activation,
+        x: Operand,
+        out: Operand,
+    },
+    Gated {
+        act: Activation,
+        gate: Operand,
+        up: Operand,
+        out: Operand,
+    },
+    /// Both operands of the same shape.
+    Arithmetic {
+        op: Arithmetic,
+        a: Operand,
+        b: Operand,
+        out: Operand,
+    },
+    GatherRows {
+        data: Operand,
+        rows: Operand,
+        out: Operand,
+    },
+    Copy {
+        from: Operand,
+        out: Operand,
+    },
+    /// No kernel: the slow reference runs it.
+    Reference {
+        node: NodeId,
+    },
+}
+
+/// A [`Step::Attention`].
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionStep {
+    pub q: Operand,
+    pub kv: Kv,
+    /// Given if causal.
+    pub positions: Option<Operand>,
+    pub mask: Option<Operand>,
+    pub scale: f32,
+    pub soft_cap: Option<f32>,
+    pub window: Option<u32>,
+    pub out: Operand,
+}
+
+/// Where a [`Step::Attention`] reads keys and values.
+#[derive(Clone, Debug)]
+pub(crate) enum Kv {
+    Operands {
+        k: Operand,
+        v: Operand,
+    },
+    /// Indices into the entry's states.
+    States {
+        k: usize,
+        v: usize,
+        kv_heads: usize,
+        k_dim: usize,
+        v_dim: usize,
+    },
+}
+
+/// A lowered entry.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub graph: Arc<Graph>,
+    pub steps: Vec<Step>,
+    pub tables: Vec<RopeTable>,
+    pub placement: Placement,
+    /// Arena bytes, rotary tables included.
+    pub arena_bytes: usize,
+    /// Bounds at their largest.
+    pub limits: SymbolValues,
+    /// Most elements of a `Linear` operand (tokens × columns) and most columns.
+    pub linear: LinearLimits,
+    /// Types of the states at their home, in the entry's order, with their ids.
+    pub states: Vec<(StateId, DType)>,
+}
+
+impl Program {
+    /// Place and type of a value. Panics if the run does not touch it.
+    pub fn operand(&self, id: ValueId) -> Operand {
+        Operand {
+            place: self
+                .placement
+                .get(id)
+                .expect("every value of the run is placed"),
+            ty: self.graph.ty(id).clone(),
+        }
+    }
+
+    /// The place of a state in the entry's list, and its type there. Panics if the run does not
+    /// touch it.
+    pub fn state(&self, id: StateId) -> (usize, DType) {
+        let slot = self.states.iter().position(|s| s.0 == id);
+        let slot = slot.expect("every state of the run is listed");
+        (slot, self.states[slot].1)
+    }
+}
+
+/// What the scratch of `Linear` steps must hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LinearLimits {
+    pub tokens: usize,
+    pub cols: usize,
+}
+
+/// Weights of a module, by [`WeightId`].
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub source: Arc<dyn WeightSource>,
+    packed: Vec<Option<PackedMatrix>>,
+    vectors: Vec<Option<Vec<f32>>>,
+}
+
+impl Weights {
+    /// The packed matrix of a `Linear` weight. Panics if lowering did not pack it.
+    pub fn matrix(&self, id: WeightId) -> &PackedMatrix {
+        self.packed[id.index()]
+            .as_ref()
+            .expect("packed when lowered")
+    }
+
+    /// The f32 data of a small weight. Panics if lowering did not read it.
+    pub fn vector(&self, id: WeightId) -> &[f32] {
+        self.vectors[id.index()]
+            .as_deref()
+            .expect("read when lowered")
+    }
+
+    /// A weight in its file's format.
+    pub fn raw<'a>(&'a self, graph: &'a Graph, id: WeightId) -> Result<WeightView<'a>, HalError> {
+        raw_weight(graph, self.source.as_ref(), id)
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        let packed = self
+            .packed
+            .iter()
+            .flatten()
+            .map(|m| m.resident_bytes() as u64);
+        let vectors = self.vectors.iter().flatten().map(|v| 4 * v.len() as u64);
+        packed.chain(vectors).sum()
+    }
+}
+
+/// A weight's bytes, checked against its declared type.
+fn raw_weight<'a>(
+    graph: &'a Graph,
+    source: &'a dyn WeightSource,
+    id: WeightId,
+) -> Result<WeightView<'a>, HalError> {
+    let weight = graph.weight(id);
+    let ty = graph.ty(weight.value);
+    let view = match &weight.inline {
+        Some(data) => WeightView {
+            dtype: ty.dtype,
+            bytes: data,
+        },
+        None => source.weight(&weight.name)?,
+    };
+    let expected = ty.bytes(&SymbolValues::default());
+    if view.dtype != ty.dtype || Some(view.bytes.len()) != expected {
+        return Err(HalError::Weight {
+            name: weight.name.clone(),
+            why: format!(
+                "its source holds {} bytes of {}, the graph declares {ty}",
+                view.bytes.len(),
+                view.dtype
+            ),
+        });
+    }
+    Ok(view)
+}
+
+/// Lowers `entries` and packs the weights they read, once for all of them.
+pub(crate) fn lower(
+    entries: &[Entry],
+    options: &CompileOptions,
+    source: Arc<dyn WeightSource>,
+    pool: &Pool,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<CpuModule, HalError> {
+    let Some(first) = entries.first() else {
+        return Err(invalid("entries", "none", "at least one"));
+    };
+    if !entries.iter().all(|e| Arc::ptr_eq(&e.graph, &first.graph)) {
+        return Err(invalid("entries", "of several graphs", "all of one graph"));
+    }
+    if !matches!(options.state_dtype, DType::F32 | DType::F16) {
+        let found = options.state_dtype.name();
+        return Err(invalid("state type", found, "f32 or f16"));
+    }
+    let mut programs = Vec::with_capacity(entries.len());
+    let mut infos = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let info = EntryInfo::describe(entry, options.state_dtype)?;
+        programs.push(Lowering::new(entry, &info, source.as_ref())?.run()?);
+        infos.push(info);
+    }
+    let weights = load_weights(&first.graph, &programs, source, pool, progress)?;
+    Ok(CpuModule {
+        programs,
+        infos,
+        weights,
+    })
+}
+
+fn invalid(what: &str, found: &str, expected: &str) -> HalError {
+    HalError::InvalidUse {
+        call: "compile",
+        what: what.into(),
+        found: found.into(),
+        expected: expected.into(),
+    }
+}
+
+/// Packs the matrices and reads the vectors that the programs' steps name.
+fn load_weights(
+    graph: &Graph,
+    programs: &[Program],
+    source: Arc<dyn WeightSource>,
+    pool: &Pool,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Weights, HalError> {
+    let mut packed: Vec<Option<PackedMatrix>> = graph.weights().iter().map(|_| None).collect();
+    let mut vectors: Vec<Option<Vec<f32>>> = vec![None; graph.weights().len()];
+    let steps = || programs.iter().flat_map(|p| &p.steps);
+    let total = steps()
+        .map(|s| match s {
+            Step::Linear { targets, .. } => targets.len() as u64,
+            _ => 0,
+        })
+        .sum();
+    let mut done = 0;
+    for step in steps() {
+        let mut small: [Option<WeightId>; 2] = [None; 2];
+        match step {
+            Step::Linear { targets, .. } => {
+                for target in targets {
+                    if !progress(done, total) {
+                        return Err(HalError::Cancelled {
+                            what: "packing weights".into(),
+                        });
+                    }
+                    done += 1;
+                    pack(graph, source.as_ref(), target.weight, pool, &mut packed)?;
+                    if let Some(bias) = target.bias {
+                        read_vector(graph, source.as_ref(), bias, &mut vectors)?;
+                    }
+                }
+            }
+            Step::RmsNorm { weight, .. } => small[0] = Some(*weight),
+            Step::LayerNorm { gamma, beta, .. } => small = [Some(*gamma), *beta],
+            _ => {}
+        }
+        for id in small.into_iter().flatten() {
+            read_vector(graph, source.as_ref(), id, &mut vectors)?;
+        }
+    }
+    progress(total, total);
+    Ok(Weights {
+        source,
+        packed,
+        vectors,
+    })
+}
+
+fn pack(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+    pool: &Pool,
+    packed: &mut [Option<PackedMatrix>],
+) -> Result<(), HalError> {
+    if packed[id.index()].is_some() {
+        return Ok(());
+    }
+    let view = raw_weight(graph, source, id)?;
+    let weight = graph.weight(id);
+    let shape = matrix_shape(graph.ty(weight.value));
+    let (rows, cols) = shape.ok_or_else(|| HalError::Weight {
+        name: weight.name.clone(),
+        why: format!("{} is not a matrix", graph.ty(weight.value)),
+    })?;
+    let matrix = PackedMatrix::pack(pool, view.dtype, rows, cols, view.bytes);
+    let matrix = matrix.map_err(|e| HalError::Weight {
+        name: weight.name.clone(),
+        why: e.to_string(),
+    })?;
+    packed[id.index()] = Some(matrix);
+    source.release(&weight.name);
+    Ok(())
+}
+
+fn matrix_shape(ty: &TensorType) -> Option<(usize, usize)> {
+    match ty.shape.dims() {
+        [Dim::Fixed(rows), Dim::Fixed(cols)] => Some((*rows as usize, *cols as usize)),
+        _ => None,
+    }
+}
+
+fn read_vector(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+    vectors: &mut [Option<Vec<f32>>],
+) -> Result<(), HalError> {
+    if vectors[id.index()].is_none() {
+        vectors[id.index()] = Some(dequantized(graph, source, id)?);
+    }
+    Ok(())
+}
+
+/// A weight's data as f32.
+fn dequantized(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+) -> Result<Vec<f32>, HalError> {
+    let view = raw_weight(graph, source, id)?;
+    let ty = graph.ty(graph.weight(id).value);
+    let mut data = vec![0.0; ty.shape.elements(&SymbolValues::default()).unwrap_or(0)];
+    anynpu_ir::block::dequantize(view.dtype, view.bytes, &mut data).map_err(|e| {
+        HalError::Weight {
+            name: graph.weight(id).name.clone(),
+            why: e.to_string(),
+        }
+    })?;
+    Ok(data)
+}
+
+/// The state of lowering one entry.
+struct Lowering<'a> {
+    graph: &'a Arc<Graph>,
+    source: &'a dyn WeightSource,
+    nodes: std::ops::Range<u32>,
+    states: Vec<(StateId, DType)>,
+    limits: SymbolValues,
+    placement: Placement,
+    arena_bytes: usize,
+    steps: Vec<Step>,
+    tables: Vec<RopeTable>,
+    linear: LinearLimits,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(
+        entry: &'a Entry,
+        info: &EntryInfo,
+        source: &'a dyn WeightSource,
+    ) -> Result<Self, HalError> {
+        let limits = entry.bounds.limits();
+        let run = entry
+            .subgraph()
+            .map_err(|e| invalid("nodes", &e.to_string(), "nodes of the graph"))?;
+        let placement = Placement::new(&run, &limits).map_err(|e| {
+            let value = entry.graph.value(e.0);
+            let found = format!("{} as {}", value.name, value.ty);
+            invalid("size of a value", &found, "a size that fits in memory")
+        })?;
+        Ok(Lowering {
+            graph: &entry.graph,
+            source,
+            nodes: entry.nodes.clone(),
+            states: info.states.iter().map(|s| (s.state, s.dtype)).collect(),
+            limits,
+            arena_bytes: placement.arena_bytes,
+            placement,
+            steps: Vec::new(),
+            tables: Vec::new(),
+            linear: LinearLimits::default(),
+        })
+    }
+
+    fn run(mut self) -> Result<Program, HalError> {
+        for id in self.nodes.clone().map(NodeId) {
+            let node = &self.graph.nodes()[id.index()];
+            match self.kernel_step(node)? {
+                Some(step) => self.push(step),
+                None => self.steps.push(Step::Reference { node: id }),
+            }
+        }
+        Ok(Program {
+            graph: self.graph.clone(),
+            steps: self.steps,
+            tables: self.tables,
+            placement: self.placement,
+            arena_bytes: self.arena_bytes,
+            limits: self.limits,
+            linear: self.linear,
+            states: self.states,
+        })
+    }
+
+    /// Appends a step, joining `Linear`s of one operand.
+    fn push(&mut self, step: Step) {
+        if let Step::Linear { x, targets } = &step
+            && let Some(Step::Linear {
+                x: last,
+                targets: joined,
+            }) = self.steps.last_mut()
+            && x.place == last.place
+            && x.ty == last.ty
+            && !joined.iter().any(|t| t.out.place == x.place)
+        {
+            joined.extend(targets.iter().cloned());
+            return;
+        }
+        self.steps.push(step);
+    }
+
+    /// The kernel step of `node`, or `None` if the reference has to run it.
+    fn kernel_step(&mut self, node: &Node) -> Result<Option<Step>, HalError> {
+        let input = |i: usize| node.inputs.get(i).copied();
+        let x = input(0).map(|id| self.operand(id));
+        let out = node.outputs.first().map(|&id| self.operand(id));
+        let all_f32 = node
+            .inputs
+            .iter()
+            .chain(&node.outputs)
+            .filter(|&&id| self.weight(id).is_none())
+            .all(|&id| self.graph.ty(id).dtype == DType::F32);
+        Ok(match (&node.op, x, out) {
+            (Op::Reshape { .. }, Some(x), Some(out)) => {
+                if x.place == out.place {
+                    return Ok(Some(Step::Copy { from: x, out }));
+                }
+                let weight = matches!(x.place, Place::Weight(_));
+                (!weight).then_some(Step::Copy { from: x, out })
+            }
+            (Op::Linear, Some(x), Some(out)) if all_f32 => {
+                let weight = input(1).and_then(|id| self.weight(id));
+                let bias = input(2).map(|id| self.weight(id));
+                match (weight, bias) {
+                    (Some(weight), None | Some(Some(_))) => {
+                        self.note_linear(&x.ty);
+                        let target = Target {
+                            weight,
+                            bias: bias.flatten(),
+                            out,
+                        };
+                        Some(Step::Linear {
+                            x,
+                            targets: vec![target],
+                        })
+                    }
+                    _ => None,
+                }
+            }
+            (Op::Embedding, Some(table), Some(out)) => match (table.place, input(1)) {
+                (Place::Weight(table), Some(ids)) if self.graph.ty(ids).dtype == DType::I32 => {
+                    let ids = self.operand(ids);
+                    Some(Step::Embedding { table, ids, out })
+                }
+                _ => None,
+            },
+            (&Op::RmsNorm { eps }, Some(x), Some(out)) if all_f32 => input(1)
+                .and_then(|id| self.weight(id))
+                .map(|weight| Step::RmsNorm {
+                    x,
+                    weight,
+                    eps,
+                    out,
+                }),
+            (&Op::LayerNorm { eps }, Some(x), Some(out)) if all_f32 => {
+                let gamma = input(1).and_then(|id| self.weight(id));
+                let beta = input(2).map(|id| self.weight(id));
+                match (gamma, beta) {
+                    (Some(gamma), None | Some(Some(_))) => Some(Step::LayerNorm {
+                        x,
+                        gamma,
+                        beta: beta.flatten(),
+                        eps,
+                        out,
+                    }),
+                    _ => None,
+                }
+            }
+            (&Op::Rope { style, dims, .. }, Some(x), Some(out)) if x.ty.dtype == DType::F32 => {
+                self.rope(node, x, style, dims, out)?
+            }
+            (&Op::KvAppend { state, at }, Some(rows), None) if rows.ty.dtype == DType::F32 => {
+                let (slot, dtype) = self.state(state);
+                let plain = matches!(dtype, DType::F32 | DType::F16);
+                (plain && self.graph.state(state).axis == 0).then_some(Step::KvAppend {
+                    rows,
+                    state: slot,
+                    at,
+                })
+            }
+            (Op::Attention { .. }, Some(q), Some(out)) => self.attention(node, q, out),
+            (&Op::Activation(act), Some(x), Some(out)) if all_f32 && !is_weight(&x) => {
+                Some(Step::Activation { act, x, out })
+            }
+            (&Op::GatedActivation(act), Some(gate), Some(out)) if all_f32 => {
+                let up = self.operand(node.inputs[1]);
+                let inner = !is_weight(&gate) && !is_weight(&up);
+                inner.then_some(Step::Gated { act, gate, up, out })
+            }
+            (&Op::Binary(op), Some(a), Some(out)) if all_f32 => {
+                let b = self.operand(node.inputs[1]);
+                let inner = !is_weight(&a) && !is_weight(&b) && a.ty.shape == b.ty.shape;
+                let op = match op {
+                    BinaryOp::Add => Some(Arithmetic::Add),
+                    BinaryOp::Sub => Some(Arithmetic::Sub),
+                    BinaryOp::Mul => Some(Arithmetic::Mul),
+                    _ => None,
+                };
+                op.filter(|_| inner)
+                    .map(|op| Step::Arithmetic { op, a, b, out })
+            }
+            (Op::Gather { axis: 0 }, Some(data), Some(out)) => {
+                let rows = self.operand(node.inputs[1]);
+                let fits = data.ty.dtype == DType::F32
+                    && rows.ty.dtype == DType::I32
+                    && !is_weight(&data)
+                    && !is_weight(&rows);
+                fits.then_some(Step::GatherRows { data, rows, out })
+            }
+            _ => None,
+        })
+    }
+
+    fn rope(
+        &mut self,
+        node: &Node,
+        x: Operand,
+        style: RopeStyle,
+        dims: u32,
+        out: Operand,
+    ) -> Result<Option<Step>, HalError> {
+        let positions = node.inputs[1];
+        let factors = node.inputs.get(2).copied();
+        let factor_weight = match factors {
+            None => None,
+            Some(id) => match self.weight(id) {
+                Some(w) => Some(w),
+                None => return Ok(None),
+            },
+        };
+        if is_weight(&x) || self.weight(positions).is_some() {
+            return Ok(None);
+        }
+        let known = self
+            .tables
+            .iter()
+            .position(|t| t.positions == positions && t.factors == factors && t.op == node.op);
+        let table = match known {
+            Some(table) => table,
+            None => {
+                let Op::Rope { base, scaling, .. } = node.op else {
+                    return Ok(None);
+                };
+                let factor_data = factor_weight
+                    .map(|w| dequantized(self.graph, self.source, w))
+                    .transpose()?;
+                let (frequencies, magnitude) =
+                    rope_frequencies(dims, base, scaling, factor_data.as_deref());
+                let max_tokens = self.graph.ty(positions).shape.elements(&self.limits);
+                let max_tokens = max_tokens.unwrap_or(0);
+                let bytes = (max_tokens.saturating_mul(dims as usize).saturating_mul(4))
+                    .next_multiple_of(anynpu_hal::HOST_ALIGN);
+                let offset = self.arena_bytes;
+                self.arena_bytes = offset.saturating_add(bytes);
+                self.tables.push(RopeTable {
+                    positions,
+                    factors,
+                    op: node.op.clone(),
+                    frequencies,
+                    magnitude,
+                    offset,
+                    max_tokens,
+                });
+                let table = self.tables.len() - 1;
+                let positions = self.operand(positions);
+                self.steps.push(Step::RopeTable { table, positions });
+                table
+            }
+        };
+        Ok(Some(Step::Rope {
+            x,
+            table,
+            style,
+            dims,
+            out,
+        }))
+    }
+
+    fn attention(&self, node: &Node, q: Operand, out: Operand) -> Option<Step> {
+        let Op::Attention {
+            kv,
+            causal,
+            mask,
+            scale,
+            soft_cap,
+            window,
+        } = node.op
+        else {
+            return None;
+        };
+        let mut rest = node.inputs[1..].iter().map(|&id| self.operand(id));
+        let kv = match kv {
+            AttentionKv::Operands => Kv::Operands {
+                k: rest.next()?,
+                v: rest.next()?,
+            },
+            AttentionKv::State { k, v } => {
+                let (k_slot, k_type) = self.state(k);
+                let (v_slot, v_type) = self.state(v);
+                let [_, Dim::Fixed(kv_heads), Dim::Fixed(k_dim)] =
+                    self.graph.state(k).ty.shape.dims()
+                else {
+                    return None;
+                };
+                let v_dim = self.graph.state(v).ty.shape.last()?.fixed()?;
+                let plain = |t| matches!(t, DType::F32 | DType::F16);
+                if !plain(k_type) || k_type != v_type {
+                    return None;
+                }
+                Kv::States {
+                    k: k_slot,
+                    v: v_slot,
+                    kv_heads: *kv_heads as usize,
+                    k_dim: *k_dim as usize,
+                    v_dim: v_dim as usize,
+                }
+            }
+        };
+        let positions = if causal { Some(rest.next()?) } else { None };
+        let mask = if mask { Some(rest.next()?) } else { None };
+        let mut operands = vec![&q];
+        if let Kv::Operands { k, v } = &kv {
+            operands.extend([k, v]);
+        }
+        operands.extend(&mask);
+        let plain = operands
+            .iter()
+            .all(|o| o.ty.dtype == DType::F32 && !is_weight(o));
+        let heads = operands[0].ty.shape.dims().get(2).and_then(|d| d.fixed());
+        let narrow = heads.is_some_and(|d| d as usize <= MAX_HEAD_DIM) && {
+            let value = out.ty.shape.dims().get(2).and_then(|d| d.fixed());
+            value.is_some_and(|d| d as usize <= MAX_HEAD_DIM)
+        };
+        let state_mask = mask.is_some() && matches!(kv, Kv::States { .. });
+        (plain && narrow && !state_mask).then_some(Step::Attention(AttentionStep {
+            q,
+            kv,
+            positions,
+            mask,
+            scale,
+            soft_cap,
+            window,
+            out,
+        }))
+    }
+
+    fn note_linear(&mut self, x: &TensorType) {
+        let dims = x.shape.resolve(&self.limits);
+        let (cols, lead) = dims.split_last().map_or((0, &dims[..]), |(c, l)| (*c, l));
+        self.linear.cols = self.linear.cols.max(cols);
+        self.linear.tokens = self.linear.tokens.max(lead.iter().product());
+    }
+
+    /// Place and type of a value. Every value of the run was placed.
+    fn operand(&self, id: ValueId) -> Operand {
+        Operand {
+            place: self
+                .placement
+                .get(id)
+                .expect("every value of the run is placed"),
+            ty: self.graph.ty(id).clone(),
+        }
+    }
+
+    fn weight(&self, id: ValueId) -> Option<WeightId> {
+        match self.graph.value(id).def {
+            ValueDef::Weight(w) => Some(w),
+            _ => None,
+        }
+    }
+
+    fn state(&self, id: StateId) -> (usize, DType) {
+        let slot = self.states.iter().position(|s| s.0 == id);
+        let slot = slot.expect("every state of the run is listed");
+        (slot, self.states[slot].1)
+    }
+}
+
+fn is_weight(operand: &Operand) -> bool {
+    matches!(operand.place, Place::Weight(_))
+}
