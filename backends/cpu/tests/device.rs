@@ -1,20 +1,21 @@
 //! The CPU device against the reference: a small decoder, run whole and in chunks.
-#![allow(unsafe_code)] // maps buffers
+
+mod common;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anynpu_cpu::CpuDriver;
 use anynpu_cpu::reference::{StateStore, TensorRef, evaluate};
 use anynpu_hal::{
-    Bounds, Buffer, BufferDesc, CompileOptions, Device, Driver, Entry, Extent, HalError, Module,
-    OpenOptions, Submission, Support, Timeline, WeightSource, WeightView, read_bytes, write_bytes,
+    Buffer, BufferDesc, CompileOptions, Device, HalError, Module, Submission, Support, Timeline,
 };
 use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Op, RopeScaling, RopeStyle, Shape,
-    Symbol, SymbolValues, TensorType,
+    SymbolValues, TensorType,
 };
+
+use common::{Numbers, Weights, buffer, contents, open};
 
 const HIDDEN: u32 = 64;
 const HEADS: u32 = 4;
@@ -124,35 +125,6 @@ fn decoder() -> Graph {
     g
 }
 
-#[derive(Debug)]
-struct Weights(HashMap<String, (DType, Vec<u8>)>);
-
-impl WeightSource for Weights {
-    fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError> {
-        let (dtype, bytes) = self.0.get(name).ok_or_else(|| HalError::Weight {
-            name: name.into(),
-            why: "not in this source".into(),
-        })?;
-        Ok(WeightView {
-            dtype: *dtype,
-            bytes,
-        })
-    }
-}
-
-/// A simple generator of numbers in −0.5 .. 0.5, the same everywhere.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        ((self.0 >> 40) as f32) / (1u32 << 24) as f32 - 0.5
-    }
-}
-
 /// Random weights: random codes in every block, scales of about 0.02.
 fn random_weights(graph: &Graph) -> Weights {
     let mut numbers = Numbers(1);
@@ -201,24 +173,9 @@ impl Runner {
         threads: usize,
         features: Option<&str>,
     ) -> Self {
-        let mut options = OpenOptions::default();
-        options.threads = Some(threads);
-        if let Some(f) = features {
-            options.options.insert("features".into(), f.into());
-        }
-        let found = CpuDriver.enumerate().unwrap();
-        let device = CpuDriver.open(&found[0], &options).unwrap();
-        let bounds = Bounds::new()
-            .with(Symbol::TOKENS, Extent::AtMost(CAPACITY))
-            .with(Symbol::CACHED, Extent::AtMost(CAPACITY))
-            .with(Symbol::OUTPUTS, Extent::AtMost(CAPACITY))
-            .with(Symbol::CAPACITY, Extent::AtMost(CAPACITY));
-        let entry = Entry {
-            name: "step".into(),
-            graph: graph.clone(),
-            nodes: 0..graph.nodes().len() as u32,
-            bounds,
-        };
+        let device = open(threads, features);
+        let limits = SymbolValues::step(CAPACITY, CAPACITY, CAPACITY, CAPACITY);
+        let entry = common::entry(graph, &limits);
         let options = CompileOptions::new(DType::F32);
         let module = device
             .compile(&[entry], &options, weights.clone(), &mut |_, _| true)
@@ -235,15 +192,9 @@ impl Runner {
         }
     }
 
-    fn buffer(&self, data: &[i32]) -> Arc<dyn Buffer> {
+    fn input(&self, data: &[i32]) -> Arc<dyn Buffer> {
         let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let buffer = self
-            .device
-            .allocate(&BufferDesc::host("input", bytes.len()))
-            .unwrap();
-        // SAFETY: the buffer was just made and is not shared yet.
-        unsafe { write_bytes(buffer.as_ref(), 0, &bytes).unwrap() }
-        buffer
+        buffer(self.device.as_ref(), "input", &bytes)
     }
 
     fn try_step(&mut self, tokens: &[i32], rows: &[i32]) -> Result<Vec<f32>, HalError> {
@@ -253,12 +204,9 @@ impl Runner {
             .collect();
         let graph_inputs = [tokens, &positions[..], rows];
         // The subgraph lists inputs by first use; this graph uses them in declaration order.
-        let inputs: Vec<_> = graph_inputs.iter().map(|d| self.buffer(d)).collect();
+        let inputs: Vec<_> = graph_inputs.iter().map(|d| self.input(d)).collect();
         let bytes = rows.len() * VOCABULARY as usize * 4;
-        let output = self
-            .device
-            .allocate(&BufferDesc::host("logits", bytes))
-            .unwrap();
+        let output = buffer(self.device.as_ref(), "logits", &vec![0; bytes]);
         let timeline = Timeline::new("test");
         let point = timeline.point(1);
         self.device.queue().submit(&Submission {
@@ -273,9 +221,7 @@ impl Runner {
         })?;
         point.wait(Duration::from_secs(60))?;
         self.cached += count;
-        let mut out = vec![0u8; bytes];
-        // SAFETY: the submission is done.
-        unsafe { read_bytes(output.as_ref(), 0, &mut out).unwrap() }
+        let out = contents(output.as_ref());
         Ok(out
             .chunks(4)
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
@@ -379,8 +325,7 @@ fn hostile_steps_are_errors_and_the_device_goes_on() {
 #[test]
 fn the_device_never_says_no() {
     let (graph, _) = setup();
-    let found = CpuDriver.enumerate().unwrap();
-    let device = CpuDriver.open(&found[0], &OpenOptions::default()).unwrap();
+    let device = open(2, None);
     assert!(device.capabilities().features.baseline);
     let verdicts = device.support(&graph.whole());
     assert_eq!(verdicts.len(), graph.nodes().len());
@@ -392,14 +337,8 @@ fn a_weight_of_another_size_is_named() {
     let (graph, weights) = setup();
     let mut short = Weights(weights.0.clone());
     short.0.get_mut("wo").unwrap().1.pop();
-    let entry = Entry {
-        name: "step".into(),
-        graph: graph.clone(),
-        nodes: 0..graph.nodes().len() as u32,
-        bounds: Bounds::new(),
-    };
-    let found = CpuDriver.enumerate().unwrap();
-    let device = CpuDriver.open(&found[0], &OpenOptions::default()).unwrap();
+    let entry = common::entry(&graph, &SymbolValues::default());
+    let device = open(2, None);
     let options = CompileOptions::new(DType::F32);
     let e = device
         .compile(&[entry], &options, Arc::new(short), &mut |_, _| true)
@@ -411,14 +350,8 @@ fn a_weight_of_another_size_is_named() {
 #[test]
 fn compiling_can_be_cancelled() {
     let (graph, weights) = setup();
-    let entry = Entry {
-        name: "step".into(),
-        graph: graph.clone(),
-        nodes: 0..graph.nodes().len() as u32,
-        bounds: Bounds::new(),
-    };
-    let found = CpuDriver.enumerate().unwrap();
-    let device = CpuDriver.open(&found[0], &OpenOptions::default()).unwrap();
+    let entry = common::entry(&graph, &SymbolValues::default());
+    let device = open(2, None);
     let options = CompileOptions::new(DType::F32);
     let e = device
         .compile(&[entry], &options, weights, &mut |done, _| done < 2)

@@ -33,7 +33,11 @@ impl Workspace {
 
     /// Makes room for `program`, so that running it allocates nothing.
     pub fn reserve(&mut self, program: &Program, pool: &Pool) -> Result<(), HalError> {
-        if self.arena.as_ref().map_or(0, HostBuffer::len) < program.arena_bytes {
+        if self
+            .arena
+            .as_ref()
+            .is_none_or(|a| a.len() < program.arena_bytes)
+        {
             self.arena = None;
             let desc = BufferDesc::host("arena", program.arena_bytes);
             self.arena = Some(HostBuffer::new(desc)?);

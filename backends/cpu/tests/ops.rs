@@ -1,0 +1,242 @@
+//! Every op with a kernel around the matrix products, through the device, against the reference.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anynpu_cpu::reference::Tensor;
+use anynpu_ir::{
+    Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Op, RopeScaling, RopeStyle, Shape,
+    SymbolValues, TensorType,
+};
+use common::{Numbers, Weights, assert_close, both};
+use proptest::prelude::*;
+
+/// Bound of one op in binary32 with at most a few hundred terms.
+const BOUND: f32 = 2e-6;
+
+/// A graph under construction with its operands.
+struct Case {
+    graph: Graph,
+    weights: Weights,
+    inputs: HashMap<String, Tensor>,
+    numbers: Numbers,
+}
+
+impl Case {
+    fn new(seed: u64) -> Self {
+        Case {
+            graph: Graph::new("case"),
+            weights: Weights::default(),
+            inputs: HashMap::new(),
+            numbers: Numbers(seed),
+        }
+    }
+
+    fn floats(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| scale * self.numbers.next()).collect()
+    }
+
+    fn input(&mut self, name: &str, shape: &[u32], scale: f32) -> anynpu_ir::ValueId {
+        let data = self.floats(shape.iter().product::<u32>() as usize, scale);
+        let dims: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
+        let tensor = Tensor::new(dims, data).unwrap();
+        self.inputs.insert(name.into(), tensor);
+        let ty = TensorType::new(DType::F32, Shape::fixed(shape));
+        self.graph.add_input(name, ty).unwrap()
+    }
+
+    fn ints(&mut self, name: &str, values: Vec<i32>) -> anynpu_ir::ValueId {
+        let ty = TensorType::new(DType::I32, Shape::fixed(&[values.len() as u32]));
+        let tensor = Tensor::new(vec![values.len()], values).unwrap();
+        self.inputs.insert(name.into(), tensor);
+        self.graph.add_input(name, ty).unwrap()
+    }
+
+    fn weight(&mut self, name: &str, shape: &[u32]) -> anynpu_ir::ValueId {
+        let data = self.floats(shape.iter().product::<u32>() as usize, 2.0);
+        let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.weights.0.insert(name.into(), (DType::F32, bytes));
+        let ty = TensorType::new(DType::F32, Shape::fixed(shape));
+        self.graph.add_weight(name, ty).unwrap()
+    }
+
+    fn check(mut self, op: Op, operands: &[anynpu_ir::ValueId], symbols: &SymbolValues) {
+        let what = format!("{op:?}");
+        let out = self.graph.add("out", op, operands).unwrap();
+        self.graph.set_output(out).unwrap();
+        let results = both(&Arc::new(self.graph), &self.weights, &self.inputs, symbols);
+        for (_, found, expected) in &results {
+            assert_close(&what, found, expected, BOUND);
+        }
+    }
+}
+
+fn activations() -> impl Strategy<Value = Activation> {
+    proptest::sample::select(Activation::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn norms(rows in 0u32..5, width in 1u32..200, scale in 0.01f32..100.0, beta: bool, seed: u64) {
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[rows, width], scale);
+        let w = c.weight("w", &[width]);
+        c.check(Op::RmsNorm { eps: 1e-5 }, &[x, w], &SymbolValues::default());
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[rows, width], scale);
+        let mut operands = vec![x, c.weight("gamma", &[width])];
+        if beta {
+            operands.push(c.weight("beta", &[width]));
+        }
+        c.check(Op::LayerNorm { eps: 1e-3 }, &operands, &SymbolValues::default());
+    }
+
+    #[test]
+    fn activations_and_gates(act in activations(), n in 0u32..300, scale in 0.1f32..60.0, seed: u64) {
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[n], scale);
+        c.check(Op::Activation(act), &[x], &SymbolValues::default());
+        let mut c = Case::new(seed);
+        let (gate, up) = (c.input("gate", &[2, n], scale), c.input("up", &[2, n], 1.0));
+        c.check(Op::GatedActivation(act), &[gate, up], &SymbolValues::default());
+    }
+
+    #[test]
+    fn sums_and_products(n in 0u32..300, seed: u64) {
+        for op in [BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul] {
+            let mut c = Case::new(seed);
+            let (a, b) = (c.input("a", &[3, n], 4.0), c.input("b", &[3, n], 4.0));
+            c.check(Op::Binary(op), &[a, b], &SymbolValues::default());
+        }
+    }
+
+    #[test]
+    fn rotary_embedding(
+        tokens in 0u32..4,
+        heads in 1u32..4,
+        pairs in 1u32..9,
+        rest in 0u32..5,
+        interleaved: bool,
+        factors: bool,
+        first in 0i32..2000,
+        seed: u64,
+    ) {
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[tokens, heads, 2 * pairs + rest], 2.0);
+        let positions = c.ints("positions", (0..tokens as i32).map(|t| first + t).collect());
+        let mut operands = vec![x, positions];
+        if factors {
+            let data: Vec<u8> = (0..pairs).flat_map(|i| (1.0 + i as f32).to_le_bytes()).collect();
+            c.weights.0.insert("factors".into(), (DType::F32, data));
+            let ty = TensorType::new(DType::F32, Shape::fixed(&[pairs]));
+            operands.push(c.graph.add_weight("factors", ty).unwrap());
+        }
+        let op = Op::Rope {
+            style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::HalfSplit },
+            dims: 2 * pairs,
+            base: 10000.0,
+            scaling: RopeScaling::None,
+        };
+        c.check(op, &operands, &SymbolValues::default());
+    }
+
+    #[test]
+    fn attention_over_operands(
+        tokens in 0u32..4,
+        keys in 1u32..80,
+        kv_heads in 1u32..3,
+        group in 1u32..11,
+        dim in 1u32..40,
+        v_dim in 1u32..40,
+        mask: bool,
+        cap: bool,
+        seed: u64,
+    ) {
+        let mut c = Case::new(seed);
+        let q = c.input("q", &[tokens, kv_heads * group, dim], 4.0);
+        let k = c.input("k", &[keys, kv_heads, dim], 4.0);
+        let v = c.input("v", &[keys, kv_heads, v_dim], 4.0);
+        let mut operands = vec![q, k, v];
+        if mask {
+            operands.push(c.input("mask", &[tokens, keys], 6.0));
+        }
+        let op = Op::Attention {
+            kv: AttentionKv::Operands,
+            causal: false,
+            mask,
+            scale: 1.0 / (dim as f32).sqrt(),
+            soft_cap: cap.then_some(3.0),
+            window: None,
+        };
+        c.check(op, &operands, &SymbolValues::default());
+    }
+
+    #[test]
+    fn attention_over_states(
+        tokens in 1u32..70,
+        kv_heads in 1u32..3,
+        group in 1u32..4,
+        dim in 1u32..24,
+        window in proptest::option::of(1u32..50),
+        seed: u64,
+    ) {
+        let capacity = tokens + 3;
+        let mut c = Case::new(seed);
+        let row = [kv_heads, dim];
+        let shape = [Dim::CAPACITY, Dim::Fixed(row[0]), Dim::Fixed(row[1])];
+        let k = c.graph.add_state("k", TensorType::new(DType::F32, shape), 0).unwrap();
+        let v = c.graph.add_state("v", TensorType::new(DType::F32, shape), 0).unwrap();
+        let n = tokens as usize;
+        let positions: Vec<i32> = (0..tokens as i32).collect();
+        let ty = TensorType::new(DType::I32, [Dim::TOKENS]);
+        let positions_id = c.graph.add_input("positions", ty).unwrap();
+        c.inputs.insert("positions".into(), Tensor::new(vec![n], positions).unwrap());
+        let mut rows = |name: &str, heads: u32| {
+            let data = c.floats(n * (heads * dim) as usize, 4.0);
+            let tensor = Tensor::new(vec![n, heads as usize, dim as usize], data).unwrap();
+            c.inputs.insert(name.into(), tensor);
+            let shape = [Dim::TOKENS, Dim::Fixed(heads), Dim::Fixed(dim)];
+            c.graph.add_input(name, TensorType::new(DType::F32, shape)).unwrap()
+        };
+        let (k_rows, v_rows) = (rows("k_rows", kv_heads), rows("v_rows", kv_heads));
+        let q = rows("q", kv_heads * group);
+        let append = |state| Op::KvAppend { state, at: Dim::CACHED };
+        c.graph.add_node("append_k", append(k), &[k_rows]).unwrap();
+        c.graph.add_node("append_v", append(v), &[v_rows]).unwrap();
+        let op = Op::Attention {
+            kv: AttentionKv::State { k, v },
+            causal: true,
+            mask: false,
+            scale: 0.3,
+            soft_cap: None,
+            window,
+        };
+        let symbols = SymbolValues::step(tokens, 0, 0, capacity);
+        c.check(op, &[q, positions_id], &symbols);
+    }
+}
+
+#[test]
+fn ops_without_a_kernel_run_on_the_reference() {
+    let mut c = Case::new(3);
+    let x = c.input("x", &[4, 6], 2.0);
+    c.check(Op::Softmax { axis: 1 }, &[x], &SymbolValues::default());
+    let mut c = Case::new(4);
+    let x = c.input("x", &[4, 6], 2.0);
+    c.check(
+        Op::Transpose { perm: vec![1, 0] },
+        &[x],
+        &SymbolValues::default(),
+    );
+    let mut c = Case::new(5);
+    let x = c.input("x", &[4, 6], 2.0);
+    let w = c.weight("w", &[6]);
+    c.check(Op::Binary(BinaryOp::Add), &[x, w], &SymbolValues::default());
+    let mut c = Case::new(6);
+    let (x, w) = (c.input("x", &[4, 6], 2.0), c.input("w", &[3, 6], 2.0));
+    c.check(Op::Linear, &[x, w], &SymbolValues::default());
+}
