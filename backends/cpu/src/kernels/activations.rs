@@ -81,13 +81,8 @@ fn quantise_block<I: Isa, const N: usize>(
     let magnitude = isa.splat_i(i32::MAX);
     let a = isa.and_i(isa.bits(low), magnitude);
     let b = isa.and_i(isa.bits(high), magnitude);
-    let mut bits = [0; 16];
-    isa.store_i(isa.max_i(a, b), &mut bits);
     // Magnitudes compare as integers, with NaN above infinity.
-    let mut largest = 0;
-    for b in bits {
-        largest = if b > largest { b } else { largest };
-    }
+    let largest = isa.largest_i(isa.max_i(a, b));
     let largest = f32::from_bits(largest as u32);
     let (d, inverse) = if !largest.is_finite() {
         (f32::NAN, 0.0)
@@ -108,7 +103,7 @@ fn quantise_block<I: Isa, const N: usize>(
             let q = isa.round_to_i32(isa.mul(halves[h], inverse));
             sums[h] = isa.sum_i(q);
             let mut bytes = [0; 16];
-            isa.store_low_bytes(q, &mut bytes);
+            isa.store_i8(q, &mut bytes);
             let (quads, _) = bytes.as_chunks::<4>();
             for j in 0..4 {
                 out.q[4 * h + j][t] = quads[j];

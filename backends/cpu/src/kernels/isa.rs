@@ -12,6 +12,21 @@
 //! of their `Isa` (see [`super::table`]); they use no closures or iterator adapters around vector
 //! values, which might stay outside those functions.
 
+/// Defines methods of an [`Isa`] whose bodies are intrinsics of its processor.
+macro_rules! intrinsics {
+    ($(fn $name:ident(self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? $body:block)*) => {
+        $(
+            #[inline(always)]
+            fn $name(self $(, $arg: $ty)*) $(-> $ret)? {
+                // SAFETY: `self` exists only where the processor has the instructions, and loads
+                // and stores touch no more than the arrays that the references are to.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+pub(super) use intrinsics;
+
 /// Token-interleaved quantised activations of one block of 32 for `N` tokens.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -97,8 +112,8 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn load_u8(self, x: &[u8; 16]) -> Self::I;
     /// From 16 signed bytes.
     fn load_i8(self, x: &[u8; 16]) -> Self::I;
-    /// The low bytes.
-    fn store_low_bytes(self, x: Self::I, to: &mut [i8; 16]);
+    /// As bytes; for values in −128..128.
+    fn store_i8(self, x: Self::I, to: &mut [i8; 16]);
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
@@ -172,6 +187,18 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
             half /= 2;
         }
         v[0]
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    fn largest_i(self, a: Self::I) -> i32 {
+        let mut v = [0; 16];
+        self.store_i(a, &mut v);
+        let mut largest = v[0];
+        for x in v {
+            largest = if x > largest { x } else { largest };
+        }
+        largest
     }
 
     /// The lanes summed.

@@ -53,6 +53,8 @@ pub mod reference;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use anynpu_ir::DType;
 
@@ -169,10 +171,16 @@ pub struct Kernels {
 impl Kernels {
     /// The kernels for `features`.
     pub fn new(features: Features) -> Kernels {
-        Kernels {
-            features,
-            table: &table::GENERIC,
-        }
+        let table = match features.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &table::AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => &table::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => &table::AVX512_VNNI,
+            _ => &table::GENERIC,
+        };
+        Kernels { features, table }
     }
 
     /// The instruction set they use.

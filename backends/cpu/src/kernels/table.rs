@@ -6,6 +6,8 @@ use super::activations;
 use super::generic::Generic;
 use super::isa::Isa;
 use super::matmul::{self, Task};
+#[cfg(target_arch = "x86_64")]
+use super::x86_64::{Avx2, Avx512};
 
 /// A product of one dtype's weights: `task`'s rows of `out` must be touched by no other thread,
 /// and the processor must have the table's instructions.
@@ -104,4 +106,22 @@ macro_rules! table {
 
 table! {
     static GENERIC: Generic = Generic;
+}
+
+#[cfg(target_arch = "x86_64")]
+table! {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    static AVX2: Avx2 = Avx2::new();
+}
+
+#[cfg(target_arch = "x86_64")]
+table! {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+    static AVX512: Avx512<false> = Avx512::<false>::new();
+}
+
+#[cfg(target_arch = "x86_64")]
+table! {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    static AVX512_VNNI: Avx512<true> = Avx512::<true>::new();
 }

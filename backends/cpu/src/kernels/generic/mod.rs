@@ -133,7 +133,7 @@ impl Isa for Generic {
         lanes!(i, i32::from(x[i] as i8))
     }
     #[inline(always)]
-    fn store_low_bytes(self, x: [i32; 16], to: &mut [i8; 16]) {
+    fn store_i8(self, x: [i32; 16], to: &mut [i8; 16]) {
         *to = lanes!(i, x[i] as i8);
     }
     #[inline(always)]
