@@ -118,7 +118,10 @@ pub enum Fault {
         left: u64,
     },
     /// A count that the rest of the file can't hold.
-    #[error("{what}: {count} announced, but the {left} bytes left can hold {most} at most")]
+    #[error(
+        "{what}: {count} announced, but the {left} bytes left can hold {most} at most: the file \
+         is truncated or corrupt"
+    )]
     Count {
         /// Of what.
         what: String,
