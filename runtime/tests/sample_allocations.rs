@@ -57,7 +57,7 @@ fn sampling_allocates_nothing_after_construction() {
 #[test]
 fn rendering_tokens_allocates_nothing_once_the_buffers_have_grown() {
     let bytes = (0..=255u8).map(|byte| TokenEntry {
-        text: format!("<0x{byte:02X}>"),
+        text: format!("<0x{byte:02X}>").into(),
         score: 0.0,
         kind: TokenKind::Byte,
     });

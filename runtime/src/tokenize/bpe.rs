@@ -45,9 +45,9 @@ impl Bpe {
         let mut text = Vec::new();
         for (rank, merge) in (0u32..).zip(&vocabulary.merges) {
             text.clear();
-            decode_text(VocabularyKind::Bpe, merge.left(), &mut text);
+            decode_text(VocabularyKind::Bpe, merge.left().as_bytes(), &mut text);
             let split = text.len();
-            decode_text(VocabularyKind::Bpe, merge.right(), &mut text);
+            decode_text(VocabularyKind::Bpe, merge.right().as_bytes(), &mut text);
             if split == 0 || split == text.len() {
                 continue;
             }

@@ -1,9 +1,10 @@
 //! What can go wrong with a vocabulary, a text or a token id.
 
+use anynpu_graphs::import::gguf::GgufError;
 use thiserror::Error;
 
 /// A vocabulary that can't be used, or a text or token that it can't express.
-#[derive(Clone, Debug, Error, PartialEq)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TokenizeError {
     /// The tokenizer model is not one of ours.
@@ -121,12 +122,25 @@ pub enum TokenizeError {
         /// Position in the list of stop strings.
         index: usize,
     },
-    /// The model file's vocabulary could not be read.
-    #[error("{key}: {why}")]
-    Metadata {
+    /// The model file's metadata lacks a part of the vocabulary, or has it in another type.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The model file has another number of these than it has tokens.
+    #[error("metadata '{key}' has {found} elements; expected one for each of the {tokens} tokens")]
+    LengthMismatch {
         /// The metadata key.
-        key: String,
-        /// What is wrong with its value, with found and expected.
-        why: String,
+        key: &'static str,
+        /// Number of its elements.
+        found: usize,
+        /// Number of tokens.
+        tokens: usize,
+    },
+    /// The model file gives a token a kind that the format doesn't know.
+    #[error("token {id} has type {found}; types 0 to 6 are known")]
+    UnknownTokenType {
+        /// The token.
+        id: u32,
+        /// Its type.
+        found: i32,
     },
 }

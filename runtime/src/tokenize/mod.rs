@@ -9,6 +9,7 @@ mod bpe;
 pub mod byte_level;
 mod detokenize;
 mod error;
+mod from_gguf;
 mod merge;
 mod pieces;
 pub mod pre_tokenize;
@@ -16,6 +17,7 @@ mod special;
 mod spm;
 mod stop;
 mod vocabulary;
+mod wordpiece;
 
 use bpe::Bpe;
 pub use detokenize::{DetokenizeOptions, Detokenizer};
@@ -25,6 +27,7 @@ use special::{Fragment, SpecialTokens};
 use spm::Spm;
 pub use stop::{StopMatcher, StopOutput};
 pub use vocabulary::{Merge, SpecialIds, TokenEntry, TokenKind, Vocabulary, VocabularyKind};
+use wordpiece::WordPiece;
 
 /// What [`Tokenizer::encode`] does beyond the text itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +57,7 @@ pub struct Tokenizer {
 enum Model {
     Spm(Spm),
     Bpe(Bpe),
+    WordPiece(WordPiece),
 }
 
 /// Texts of control tokens that end an answer even where the model file doesn't name them.
@@ -85,12 +89,7 @@ impl Tokenizer {
         let model = match vocabulary.kind {
             VocabularyKind::Spm => Model::Spm(Spm::new(vocabulary, &pieces, &index)),
             VocabularyKind::Bpe => Model::Bpe(Bpe::new(vocabulary, &mut pieces, &mut index)?),
-            VocabularyKind::WordPiece => {
-                return Err(TokenizeError::UnknownModel {
-                    model: "bert".to_owned(),
-                    known: "llama, gpt2".to_owned(),
-                });
-            }
+            VocabularyKind::WordPiece => Model::WordPiece(WordPiece::new(vocabulary)),
         };
         let special = vocabulary.special;
         let mut ends_generation: Vec<u32> =
@@ -100,7 +99,11 @@ impl Tokenizer {
                 .collect();
         ends_generation.extend((0u32..).zip(&vocabulary.tokens).filter_map(|(id, token)| {
             let steers = matches!(token.kind, TokenKind::Control | TokenKind::UserDefined);
-            (steers && GENERATION_ENDS.contains(&token.text.as_str())).then_some(id)
+            (steers
+                && GENERATION_ENDS
+                    .iter()
+                    .any(|end| end.as_bytes() == token.text))
+            .then_some(id)
         }));
         ends_generation.sort_unstable();
         ends_generation.dedup();
@@ -167,6 +170,9 @@ impl Tokenizer {
                         spm.encode(&self.pieces, &self.index, text, after_special, out)?
                     }
                     Model::Bpe(bpe) => bpe.encode(&self.pieces, &self.index, text, out)?,
+                    Model::WordPiece(words) => {
+                        words.encode(&self.pieces, &self.index, text, out)?
+                    }
                 },
             }
             after_special = matches!(fragment, Fragment::Token(_));
@@ -180,6 +186,8 @@ impl Tokenizer {
         let adds_space_prefix = match &self.model {
             Model::Spm(spm) => spm.adds_space_prefix(),
             Model::Bpe(_) => false,
+            // The first word of a text is written like any other, with the space before it.
+            Model::WordPiece(_) => true,
         };
         Detokenizer::new(
             self.pieces.clone(),

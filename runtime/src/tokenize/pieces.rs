@@ -29,7 +29,7 @@ impl Pieces {
             match token.kind {
                 TokenKind::Byte => piece.extend(parse_byte_token(&token.text)),
                 TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined => {
-                    piece.extend_from_slice(token.text.as_bytes());
+                    piece.extend_from_slice(&token.text);
                 }
                 TokenKind::Normal | TokenKind::Unused => {
                     decode_text(vocabulary.kind, &token.text, &mut piece)
@@ -81,18 +81,19 @@ impl Pieces {
     }
 }
 
-/// Undoes the notation of an ordinary token's text.
-pub(super) fn decode_text(kind: VocabularyKind, text: &str, out: &mut Vec<u8>) {
-    match kind {
-        VocabularyKind::Bpe => byte_level::decode_into(text, out),
-        VocabularyKind::Spm | VocabularyKind::WordPiece => {
-            let mut parts = text.split(SPACE_MARK);
-            out.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-            for part in parts {
-                out.push(b' ');
-                out.extend_from_slice(part.as_bytes());
+/// Undoes the notation of an ordinary token's text. What is not UTF-8 stays as it is.
+pub(super) fn decode_text(kind: VocabularyKind, text: &[u8], out: &mut Vec<u8>) {
+    for chunk in text.utf8_chunks() {
+        match kind {
+            VocabularyKind::Bpe => byte_level::decode_into(chunk.valid(), out),
+            VocabularyKind::Spm | VocabularyKind::WordPiece => {
+                for (position, part) in chunk.valid().split(SPACE_MARK).enumerate() {
+                    out.extend(b" ".iter().take(position.min(1)));
+                    out.extend_from_slice(part.as_bytes());
+                }
             }
         }
+        out.extend_from_slice(chunk.invalid());
     }
 }
 
@@ -227,7 +228,7 @@ mod tests {
 
     fn vocabulary(kind: VocabularyKind, tokens: &[(&str, TokenKind)]) -> Vocabulary {
         let entry = |&(text, kind): &(&str, TokenKind)| TokenEntry {
-            text: text.to_owned(),
+            text: text.into(),
             score: 0.0,
             kind,
         };
@@ -273,8 +274,8 @@ mod tests {
             assert_eq!(index.find(&pieces, absent.as_bytes()), None, "{absent:?}");
         }
         assert_eq!(index.longest(), 4);
-        assert_eq!(index.intern(&mut pieces, b"t5"), Ok(5));
-        assert_eq!(index.intern(&mut pieces, b"new"), Ok(1002));
+        assert_eq!(index.intern(&mut pieces, b"t5").unwrap(), 5);
+        assert_eq!(index.intern(&mut pieces, b"new").unwrap(), 1002);
         assert_eq!(index.find(&pieces, b"new"), Some(1002));
     }
 }

@@ -53,15 +53,31 @@ const THREE_DIGITS: Stage = Stage {
     blanks: Blanks::Never,
 };
 
-/// The pre-tokenisers by their names in model files: names, stages, whether a word that is a token is taken whole even where
-/// merges would not lead to it.
-const TABLE: &[(&[&str], &[Stage], bool)] = &[
-    (
-        &["default"],
-        &[PUNCTUATION, GPT_2, NUMBER, THREE_DIGITS],
-        false,
-    ),
-    (
+/// A pre-tokeniser of the table.
+struct Definition {
+    /// Its names in model files.
+    names: &'static [&'static str],
+    stages: &'static [Stage],
+    /// A word that is a token is taken whole even where merges would not lead to it.
+    whole_words: bool,
+    /// Models that use it begin with a begin token even where the file doesn't say so.
+    adds_begin: bool,
+}
+
+impl Definition {
+    const fn new(names: &'static [&'static str], stages: &'static [Stage]) -> Self {
+        Definition {
+            names,
+            stages,
+            whole_words: false,
+            adds_begin: false,
+        }
+    }
+}
+
+const TABLE: &[Definition] = &[
+    Definition::new(&["default"], &[PUNCTUATION, GPT_2, NUMBER, THREE_DIGITS]),
+    Definition::new(
         &[
             "gpt-2",
             "phi-2",
@@ -72,9 +88,8 @@ const TABLE: &[(&[&str], &[Stage], bool)] = &[
             "granite-docling",
         ],
         &[GPT_2],
-        false,
     ),
-    (
+    Definition::new(
         &[
             "starcoder",
             "refact",
@@ -84,15 +99,17 @@ const TABLE: &[(&[&str], &[Stage], bool)] = &[
             "exaone",
         ],
         &[DIGIT, GPT_2],
-        false,
     ),
-    (
-        &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"],
-        &[LLAMA_3],
-        true,
-    ),
-    (&["dbrx", "smaug-bpe"], &[LLAMA_3], false),
-    (
+    Definition {
+        whole_words: true,
+        adds_begin: true,
+        ..Definition::new(
+            &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"],
+            &[LLAMA_3],
+        )
+    },
+    Definition::new(&["dbrx", "smaug-bpe"], &[LLAMA_3]),
+    Definition::new(
         &[
             "qwen2",
             "stablelm2",
@@ -101,10 +118,16 @@ const TABLE: &[(&[&str], &[Stage], bool)] = &[
             "hunyuan",
         ],
         &[QWEN_2],
-        false,
     ),
-    (&["qwen35"], &[QWEN_35], false),
+    Definition::new(&["qwen35"], &[QWEN_35]),
 ];
+
+/// The definition that model files call `name`.
+fn definition(name: &str) -> Option<&'static Definition> {
+    TABLE
+        .iter()
+        .find(|definition| definition.names.contains(&name))
+}
 
 /// One regular expression of a pre-tokeniser.
 #[derive(Clone, Copy, Debug)]
@@ -141,19 +164,14 @@ impl PreTokenizer {
             name: name.to_owned(),
             known: names().join(", "),
         };
-        let (_, stages, whole_words) = TABLE
-            .iter()
-            .find(|(names, ..)| names.contains(&name))
-            .ok_or_else(unknown)?;
+        let definition = definition(name).ok_or_else(unknown)?;
         let compile = |stage: &Stage| {
-            (
-                Regex::new(stage.pattern).expect("the table's patterns compile"),
-                stage.blanks,
-            )
+            let regex = Regex::new(stage.pattern).expect("the table's patterns compile");
+            (regex, stage.blanks)
         };
         Ok(PreTokenizer {
-            stages: stages.iter().map(compile).collect(),
-            whole_words: *whole_words,
+            stages: definition.stages.iter().map(compile).collect(),
+            whole_words: definition.whole_words,
         })
     }
 
@@ -183,8 +201,14 @@ impl PreTokenizer {
 pub fn names() -> Vec<&'static str> {
     TABLE
         .iter()
-        .flat_map(|(names, ..)| names.iter().copied())
+        .flat_map(|definition| definition.names)
+        .copied()
         .collect()
+}
+
+/// Models that use this pre-tokeniser begin with a begin token even where the file doesn't say so.
+pub(super) fn usually_adds_begin(name: &str) -> bool {
+    definition(name).is_some_and(|definition| definition.adds_begin)
 }
 
 /// Appends the matches within `piece`, and what lies between them.

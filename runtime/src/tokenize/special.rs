@@ -16,7 +16,8 @@ pub(super) enum Fragment<'t> {
 }
 
 /// Matchers for user-defined tokens, and for these with the control and unknown tokens. Of tokens that begin at the same
-/// place the longest is taken, of tokens with the same text the one with the lowest id.
+/// place the longest is taken, of tokens with the same text the one with the lowest id. Tokens that are not UTF-8 can't
+/// stand in a text.
 #[derive(Debug)]
 pub(super) struct SpecialTokens {
     always: Matcher,
@@ -80,9 +81,9 @@ impl SpecialTokens {
 impl Matcher {
     fn of(pieces: &Pieces, wanted: impl Fn(TokenKind) -> bool) -> Result<Self, TokenizeError> {
         let chosen = || {
-            pieces
-                .iter()
-                .filter(|(_, piece, kind)| wanted(*kind) && !piece.is_empty())
+            pieces.iter().filter(|(_, piece, kind)| {
+                wanted(*kind) && !piece.is_empty() && std::str::from_utf8(piece).is_ok()
+            })
         };
         let ids: Vec<u32> = chosen().map(|(id, ..)| id).collect();
         if ids.is_empty() {

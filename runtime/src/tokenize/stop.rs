@@ -214,10 +214,8 @@ mod tests {
 
     #[test]
     fn an_empty_stop_string_is_refused() {
-        assert_eq!(
-            StopMatcher::new(&["a", ""]).err(),
-            Some(TokenizeError::EmptyStopString { index: 1 })
-        );
+        let error = StopMatcher::new(&["a", ""]).unwrap_err();
+        assert!(matches!(error, TokenizeError::EmptyStopString { index: 1 }));
     }
 
     #[test]

@@ -19,7 +19,7 @@ const RAW: DetokenizeOptions = DetokenizeOptions {
 
 fn entry(text: &str, score: f32, kind: TokenKind) -> TokenEntry {
     TokenEntry {
-        text: text.to_owned(),
+        text: text.into(),
         score,
         kind,
     }
@@ -178,12 +178,13 @@ fn merges_may_pass_through_parts_that_are_no_tokens() {
 #[test]
 fn a_missing_byte_is_an_error_or_the_unknown_token() {
     let mut vocabulary = bpe(&[]);
-    vocabulary.tokens[usize::from(b'q')].text = "Ġĉ".to_owned();
+    vocabulary.tokens[usize::from(b'q')].text = "Ġĉ".into();
     let tokenizer = Tokenizer::new(&vocabulary).unwrap();
-    assert_eq!(
-        tokenizer.encode("aq", TEXT),
-        Err(TokenizeError::ByteWithoutToken { byte: b'q' })
-    );
+    let error = tokenizer.encode("aq", TEXT).unwrap_err();
+    assert!(matches!(
+        error,
+        TokenizeError::ByteWithoutToken { byte: b'q' }
+    ));
     vocabulary.special.unknown = Some(0);
     assert_eq!(encode(&vocabulary, "aq", TEXT), [u32::from(b'a'), 0]);
 }
@@ -239,13 +240,7 @@ fn ids_out_of_range_are_named() {
         error.to_string(),
         "token id 257 is out of range: the vocabulary has 257 tokens"
     );
-    assert_eq!(
-        tokenizer.pieces(&[u32::MAX]),
-        Err(TokenizeError::IdOutOfRange {
-            id: u32::MAX,
-            count: 257
-        })
-    );
+    assert!(tokenizer.pieces(&[u32::MAX]).is_err());
     assert_eq!(tokenizer.kind(257), None);
 }
 
@@ -257,6 +252,121 @@ fn parts_of_merges_that_are_no_tokens_have_no_id_outside() {
     assert_eq!(tokenizer.encode("abc", TEXT).unwrap(), [97, 98, 99]);
     assert!(tokenizer.piece(256).is_err());
     assert!(tokenizer.decode(&[256], RAW).is_err());
+}
+
+/// Unknown and two named tokens, then `words`.
+fn wordpiece(words: &[&str]) -> Vocabulary {
+    let mut tokens = vec![
+        entry("[UNK]", 0.0, TokenKind::Control),
+        entry("[CLS]", 0.0, TokenKind::Control),
+        entry("[SEP]", 0.0, TokenKind::Control),
+    ];
+    tokens.extend(words.iter().map(|word| TokenEntry::normal(*word)));
+    let mut vocabulary = Vocabulary::new(VocabularyKind::WordPiece, tokens);
+    [
+        vocabulary.special.unknown,
+        vocabulary.special.begin,
+        vocabulary.special.separator,
+    ] = [Some(0), Some(1), Some(2)];
+    (vocabulary.add_begin, vocabulary.add_end) = (true, true);
+    (vocabulary.lowercase, vocabulary.strip_accents) = (true, true);
+    vocabulary
+}
+
+#[test]
+fn wordpiece_takes_the_longest_token_from_the_left_or_none() {
+    let vocabulary = wordpiece(&["▁a", "▁ab", "b", "bc", "c", "▁."]);
+    assert_eq!(encode(&vocabulary, "abc ab", ALL), [1, 4, 7, 4, 2]);
+    assert_eq!(encode(&vocabulary, "abd a", TEXT), [0, 3]);
+    assert_eq!(encode(&vocabulary, "bc.a", TEXT), [0, 8, 3]);
+    assert_eq!(encode(&vocabulary, " \n", TEXT), [0; 0]);
+    assert_eq!(
+        encode(&vocabulary, &format!("a{}", "b".repeat(99)), TEXT).len(),
+        99
+    );
+    assert_eq!(
+        encode(&vocabulary, &format!("a{}", "b".repeat(100)), TEXT),
+        [0]
+    );
+    assert_eq!(encode(&vocabulary, "[SEP]", ALL), [1, 2, 2]);
+}
+
+#[test]
+fn wordpiece_folds_case_and_accents_only_where_the_vocabulary_says_so() {
+    let mut vocabulary = wordpiece(&["▁e", "▁E", "▁é", "▁中"]);
+    assert_eq!(
+        encode(&vocabulary, "É中\u{200D}e\u{301}\u{7}E", TEXT),
+        [3, 6, 0]
+    );
+    assert_eq!(encode(&vocabulary, "É e", TEXT), [3, 3]);
+    vocabulary.strip_accents = false;
+    assert_eq!(encode(&vocabulary, "É", TEXT), [5]);
+    vocabulary.lowercase = false;
+    assert_eq!(encode(&vocabulary, "E e", TEXT), [4, 3]);
+}
+
+#[test]
+fn a_word_without_tokens_is_named_where_there_is_no_unknown_token() {
+    let mut vocabulary = wordpiece(&["▁a"]);
+    vocabulary.special.unknown = None;
+    let error = Tokenizer::new(&vocabulary)
+        .unwrap()
+        .encode("a bb", TEXT)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the word 'bb' has no token, and the vocabulary has no unknown token"
+    );
+}
+
+#[test]
+fn wordpiece_text_is_its_words_with_spaces_between() {
+    let tokenizer = Tokenizer::new(&wordpiece(&["▁ab", "c", "▁."])).unwrap();
+    let ids = tokenizer.encode("ABC ab.", ALL).unwrap();
+    let at_start = DetokenizeOptions {
+        special: false,
+        at_start: true,
+    };
+    assert_eq!(tokenizer.decode(&ids, at_start).unwrap(), "abc ab .");
+}
+
+#[test]
+fn tokens_that_are_not_utf_8_are_rendered_byte_by_byte_and_match_no_part_of_a_character() {
+    for kind in [
+        VocabularyKind::Spm,
+        VocabularyKind::Bpe,
+        VocabularyKind::WordPiece,
+    ] {
+        let mut vocabulary = spm(&[]);
+        vocabulary.kind = kind;
+        let halves = [b"\xC3".as_slice(), b"\xA9"];
+        for kind in [
+            TokenKind::UserDefined,
+            TokenKind::Normal,
+            TokenKind::Control,
+        ] {
+            vocabulary.tokens.extend(halves.map(|half| TokenEntry {
+                text: half.into(),
+                score: 0.0,
+                kind,
+            }));
+        }
+        let tokenizer = Tokenizer::new(&vocabulary).unwrap();
+        let ids = tokenizer
+            .encode(
+                "é",
+                EncodeOptions {
+                    add_special: false,
+                    parse_special: true,
+                },
+            )
+            .unwrap();
+        assert!(!ids.is_empty());
+        assert_eq!(
+            tokenizer.decode(&[SPM_WORDS, SPM_WORDS + 3], RAW).unwrap(),
+            "é"
+        );
+    }
 }
 
 #[test]
@@ -306,17 +416,27 @@ fn a_character_is_rendered_when_its_last_byte_arrives() {
     assert_eq!(stream.finish(), "");
 }
 
+/// `a`, `aa`, `aaaa` and so on.
+fn doubling(count: u32) -> Vec<String> {
+    (0..count).map(|power| "a".repeat(1 << power)).collect()
+}
+
+// A quadratic merge or pre-tokeniser would take hours over these texts.
+
 #[test]
-fn a_megabyte_of_one_letter_takes_no_quadratic_time() {
-    let doubling: Vec<String> = (0..12).map(|power| "a".repeat(1 << power)).collect();
-    let merges: Vec<(&str, &str)> = doubling
+fn a_megabyte_of_one_letter_is_merged_by_rank() {
+    let words = doubling(12);
+    let merges: Vec<(&str, &str)> = words
         .iter()
         .map(|half| (half.as_str(), half.as_str()))
         .collect();
-    let text = "a".repeat(1 << 20);
-    let tokens = encode(&bpe(&merges), &text, TEXT);
-    assert_eq!(tokens, vec![256 + 11; (1 << 20) / (1 << 12)]);
+    let tokens = encode(&bpe(&merges), &"a".repeat(1 << 20), TEXT);
+    assert_eq!(tokens, vec![256 + 11; 1 << 8]);
+}
 
+#[test]
+fn a_megabyte_of_one_letter_is_merged_by_score() {
+    let doubling = doubling(12);
     let mut words: Vec<(&str, f32)> = vec![("▁", 0.0)];
     words.extend(
         doubling
@@ -325,22 +445,28 @@ fn a_megabyte_of_one_letter_takes_no_quadratic_time() {
     );
     let mut vocabulary = spm(&words);
     vocabulary.add_space_prefix = false;
-    assert_eq!(
-        encode(&vocabulary, &text, TEXT),
-        vec![SPM_WORDS + 12; (1 << 20) / (1 << 11)]
-    );
+    let tokens = encode(&vocabulary, &"a".repeat(1 << 20), TEXT);
+    assert_eq!(tokens, vec![SPM_WORDS + 12; 1 << 9]);
+}
 
-    for blank in [" ", "\n", "é", "."] {
-        let text = blank.repeat((1 << 20) / blank.len());
-        for name in ["default", "gpt-2", "smollm", "llama3", "qwen2", "qwen35"] {
+#[test]
+fn a_megabyte_of_one_letter_is_one_unknown_word() {
+    assert_eq!(
+        encode(&wordpiece(&["▁a", "a"]), &"a".repeat(1 << 20), TEXT),
+        [0]
+    );
+}
+
+#[test]
+fn a_megabyte_of_blanks_or_signs_is_cut_into_words() {
+    for name in ["default", "gpt-2", "smollm", "llama3", "qwen2", "qwen35"] {
+        let pre_tokenizer = pre_tokenize::PreTokenizer::named(name).unwrap();
+        for sign in [" ", "\n", "é", "."] {
+            let text = sign.repeat((1 << 20) / sign.len());
             let mut words = Vec::new();
-            pre_tokenize::PreTokenizer::named(name)
-                .unwrap()
-                .split(&text, &mut words);
-            assert_eq!(
-                words.iter().map(ExactSizeIterator::len).sum::<usize>(),
-                text.len()
-            );
+            pre_tokenizer.split(&text, &mut words);
+            assert_eq!(words.len(), 1);
+            assert_eq!(words[0], 0..1 << 20);
         }
     }
 }
@@ -445,17 +571,17 @@ proptest! {
         tokens in prop::collection::vec(("[ab▁Ġ<>0xA]{0,6}", any::<f32>(), 0..6usize), 0..16),
         merges in prop::collection::vec(("[abĠ]{0,3}", "[abĠ]{0,3}"), 0..8),
         ids in prop::array::uniform3(prop::option::of(0..20u32)),
-        flags in any::<[bool; 4]>(),
+        kind in prop::sample::select(vec![VocabularyKind::Spm, VocabularyKind::Bpe, VocabularyKind::WordPiece]),
+        flags in any::<[bool; 3]>(),
         text in "[ab ▁é<>]{0,16}",
     ) {
         use TokenKind::{Byte, Control, Normal, Unknown, Unused, UserDefined};
         let kinds = [Normal, Unknown, Control, UserDefined, Unused, Byte];
         let tokens = tokens.iter().map(|(text, score, kind)| entry(text, *score, kinds[*kind])).collect();
-        let kind = if flags[0] { VocabularyKind::Spm } else { VocabularyKind::Bpe };
         let mut vocabulary = Vocabulary::new(kind, tokens);
         vocabulary.merges = merges.iter().map(|(l, r)| Merge::new(l, r)).collect();
         [vocabulary.special.begin, vocabulary.special.end, vocabulary.special.unknown] = ids;
-        [_, vocabulary.add_begin, vocabulary.add_end, vocabulary.add_space_prefix] = flags;
+        [vocabulary.add_begin, vocabulary.add_end, vocabulary.add_space_prefix] = flags;
         if let Ok(tokenizer) = Tokenizer::new(&vocabulary) {
             for parse_special in [false, true] {
                 let options = EncodeOptions { add_special: true, parse_special };

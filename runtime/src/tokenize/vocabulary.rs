@@ -37,12 +37,23 @@ pub enum TokenKind {
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenEntry {
-    /// Its text, in the notation of the [`VocabularyKind`].
-    pub text: String,
+    /// Its text, in the notation of the [`VocabularyKind`]. Some models have tokens that are not UTF-8.
+    pub text: Vec<u8>,
     /// SentencePiece's score (a log probability or a negative rank); 0 for the other kinds.
     pub score: f32,
     /// What it is for.
     pub kind: TokenKind,
+}
+
+impl TokenEntry {
+    /// An ordinary token with score 0.
+    pub fn normal(text: impl Into<Vec<u8>>) -> Self {
+        TokenEntry {
+            text: text.into(),
+            score: 0.0,
+            kind: TokenKind::Normal,
+        }
+    }
 }
 
 /// A merge rule: two neighbours that become one.
@@ -145,13 +156,18 @@ pub struct Vocabulary {
     pub add_end: bool,
     /// SentencePiece puts a space before every text and after every special token.
     pub add_space_prefix: bool,
+    /// WordPiece: letters are made lower-case first.
+    pub lowercase: bool,
+    /// WordPiece: accents are taken off letters first.
+    pub strip_accents: bool,
 }
 
 /// Largest number of tokens, and of parts in merges beyond them: leaves room for both in 32 bits.
 const MAX_TOKENS: usize = 1 << 30;
 
 impl Vocabulary {
-    /// A vocabulary of `kind` with these tokens and otherwise nothing: no merges, no named tokens, nothing added.
+    /// A vocabulary of `kind` with these tokens and otherwise nothing: no merges, no named tokens, nothing added or
+    /// changed.
     pub fn new(kind: VocabularyKind, tokens: Vec<TokenEntry>) -> Self {
         Vocabulary {
             kind,
@@ -162,6 +178,8 @@ impl Vocabulary {
             add_begin: false,
             add_end: false,
             add_space_prefix: false,
+            lowercase: false,
+            strip_accents: false,
         }
     }
 
@@ -221,32 +239,27 @@ impl Vocabulary {
 }
 
 /// The byte that `<0xHH>` stands for.
-pub(super) fn parse_byte_token(text: &str) -> Option<u8> {
-    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    let plain = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+pub(super) fn parse_byte_token(text: &[u8]) -> Option<u8> {
+    let [high, low] = text.strip_prefix(b"<0x")?.strip_suffix(b">")? else {
+        return None;
+    };
+    let digit = |digit: &u8| char::from(*digit).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 /// The beginning of a text that may be long, for a message.
-pub(super) fn excerpt(text: &str) -> String {
+pub(super) fn excerpt(text: &[u8]) -> String {
     const CHARS: usize = 40;
+    let text = String::from_utf8_lossy(&text[..text.len().min(4 * CHARS + 4)]);
     match text.char_indices().nth(CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        None => text.into_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn token(text: &str) -> TokenEntry {
-        TokenEntry {
-            text: text.to_owned(),
-            score: 0.0,
-            kind: TokenKind::Normal,
-        }
-    }
 
     #[test]
     fn a_merge_splits_at_the_first_space_after_the_first_character() {
@@ -264,23 +277,26 @@ mod tests {
 
     #[test]
     fn byte_tokens_are_two_hex_digits() {
-        assert_eq!(parse_byte_token("<0x0A>"), Some(10));
-        assert_eq!(parse_byte_token("<0xff>"), Some(255));
+        assert_eq!(parse_byte_token(b"<0x0A>"), Some(10));
+        assert_eq!(parse_byte_token(b"<0xff>"), Some(255));
         for bad in [
             "", "<0x>", "<0x0>", "<0x+1>", "<0x0AA>", "0x0A", "<0xGG>", "<0xé>",
         ] {
-            assert_eq!(parse_byte_token(bad), None, "{bad:?}");
+            assert_eq!(parse_byte_token(bad.as_bytes()), None, "{bad:?}");
         }
     }
 
     #[test]
     fn what_is_wrong_with_a_vocabulary_is_named() {
-        let good = Vocabulary::new(VocabularyKind::Spm, vec![token("a"), token("b")]);
-        assert_eq!(good.check(), Ok(()));
+        let good = Vocabulary::new(
+            VocabularyKind::Spm,
+            vec![TokenEntry::normal("a"), TokenEntry::normal("b")],
+        );
+        good.check().unwrap();
 
         let mut bad = good.clone();
         bad.tokens.clear();
-        assert_eq!(bad.check(), Err(TokenizeError::EmptyVocabulary));
+        assert!(matches!(bad.check(), Err(TokenizeError::EmptyVocabulary)));
 
         let mut bad = good.clone();
         bad.special.end_of_turn = Some(2);
@@ -299,17 +315,17 @@ mod tests {
 
         let mut bad = good.clone();
         bad.add_begin = true;
-        assert_eq!(
+        assert!(matches!(
             bad.check(),
             Err(TokenizeError::MissingSpecial { name: "begin" })
-        );
+        ));
 
         let mut bad = good.clone();
         bad.add_end = true;
-        assert_eq!(
+        assert!(matches!(
             bad.check(),
             Err(TokenizeError::MissingSpecial { name: "end" })
-        );
+        ));
 
         let mut bad = good;
         bad.tokens[0].kind = TokenKind::Byte;
