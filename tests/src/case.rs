@@ -39,18 +39,9 @@ impl Case {
         inputs: Vec<Tensor>,
         expected: Expectation,
     ) -> Result<Self, GraphError> {
-        let name = name.into();
-        let mut graph = Graph::new("case");
-        let mut operands = Vec::new();
-        for (i, input) in inputs.iter().enumerate() {
-            operands.push(graph.add_input(format!("operand{i}"), type_of(input))?);
-        }
-        for id in graph.add_node("node", op, &operands)? {
-            graph.set_output(id)?;
-        }
         Ok(Case {
-            name,
-            graph,
+            name: name.into(),
+            graph: graph_of(op, &inputs)?,
             inputs,
             expected,
         })
@@ -88,6 +79,22 @@ impl Case {
             }
         }
     }
+}
+
+/// The graph of a single op that takes operands like `inputs` and gives all its results.
+///
+/// # Errors
+/// [`GraphError`] if the op does not take them.
+pub fn graph_of(op: Op, inputs: &[Tensor]) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new("case");
+    let mut operands = Vec::new();
+    for (i, input) in inputs.iter().enumerate() {
+        operands.push(graph.add_input(format!("operand{i}"), type_of(input))?);
+    }
+    for id in graph.add_node("node", op, &operands)? {
+        graph.set_output(id)?;
+    }
+    Ok(graph)
 }
 
 /// Runs all of `graph` on the reference; `inputs` and the outputs are in the graph's own order.

@@ -10,9 +10,10 @@ mod case;
 pub mod cases;
 mod compare;
 mod data;
+pub mod onnx;
 mod report;
 
-pub use case::{Case, Expectation, run_reference};
+pub use case::{Case, Expectation, graph_of, run_reference, type_of};
 pub use compare::{Agreement, Mismatch, Tolerance, compare};
 pub use data::test_data;
 pub use report::Report;
