@@ -78,7 +78,7 @@ fn activations() -> impl Strategy<Value = Activation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
 
     #[test]
     fn norms(rows in 0u32..5, width in 1u32..200, scale in 0.01f32..100.0, beta: bool, seed: u64) {

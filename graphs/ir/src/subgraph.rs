@@ -153,7 +153,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100))]
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 2))]
 
         /// Computing a run needs its inputs, weights and nothing else, and what is used after it is
         /// among its outputs: so cutting a graph into runs loses nothing.

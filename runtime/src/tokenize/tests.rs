@@ -507,7 +507,7 @@ fn slow_spm(words: &[(String, f32)], text: &str) -> Vec<String> {
 
 proptest! {
     // Each case compiles a pre-tokeniser.
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 4))]
 
     #[test]
     fn bpe_equals_the_slow_reference(

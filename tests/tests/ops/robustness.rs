@@ -71,7 +71,7 @@ fn state() -> (Graph, SymbolValues) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases * 8))]
 
     /// Each op is given its own operands with some of them replaced, dropped or added.
     #[test]

@@ -161,7 +161,7 @@ fn check(dtype: DType, rows: usize, cols: usize, tokens: usize, styles: [Style; 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases * 3 / 8))]
 
     #[test]
     fn products_equal_the_reference(

@@ -125,8 +125,6 @@ fn steps_find_free_names_however_long_and_taken() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn random_graphs_become_primitives_of_the_same_types(graph in strategies::graph()) {
         check_all_primitive(&graph)?;

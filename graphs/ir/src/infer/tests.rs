@@ -710,7 +710,7 @@ fn known(shape: &Shape) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases * 16))]
 
     #[test]
     fn any_op_over_any_types_infers_or_fails_without_panic(

@@ -232,8 +232,6 @@ fn damaged() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn random_graphs_round_trip(graph in strategies::graph()) {
         let text = graph.to_string();
