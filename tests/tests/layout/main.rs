@@ -1,8 +1,9 @@
 //! The project's frame, checked: who may depend on whom, licences, where `unsafe` and printing
-//! are allowed, how long a file may be.
+//! are allowed, how long a file may be, where documents lead.
 //!
 //! Each checker is a function from what it reads to a list of faults, so planted faults test it.
 
+mod documents;
 mod licences;
 mod packages;
 mod sources;
