@@ -147,7 +147,7 @@ pub fn type_of(tensor: &Tensor) -> TensorType {
 
 /// A source without weights.
 #[derive(Clone, Copy, Debug)]
-struct NoWeights;
+pub(crate) struct NoWeights;
 
 impl WeightSource for NoWeights {
     fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError> {

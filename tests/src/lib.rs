@@ -10,10 +10,12 @@ mod case;
 pub mod cases;
 mod compare;
 mod data;
+mod device;
 pub mod onnx;
 mod report;
 
 pub use case::{Case, Expectation, graph_of, run_reference, type_of};
 pub use compare::{Agreement, Mismatch, Tolerance, compare};
 pub use data::test_data;
+pub use device::run_on;
 pub use report::Report;

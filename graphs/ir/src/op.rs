@@ -16,6 +16,11 @@
 //! Integer arithmetic wraps around; integer division truncates towards zero and gives 0 where the
 //! divisor is 0. Dimensions that are run-time symbols agree only with the same symbol; a dimension
 //! is stretched by broadcasting only if it is the fixed number 1.
+//!
+//! NaN goes through every function of floats, Max, Min and reductions included; only Pow follows
+//! IEEE 754 in that 1 to any power and anything to the power 0 are 1. Comparisons with NaN are false;
+//! TopK and ArgMax take it as above all numbers. An index, id or position out of range is an error
+//! when the op runs, never clamped.
 
 use crate::{DType, Dim, Shape, StateId};
 
@@ -205,7 +210,8 @@ pub enum Op {
     },
     /// `q[T, heads, D], (k, v)?, positions[T]? (I32; if causal), mask?[T, S] (F32, added) →
     /// [T, heads, Dv]`, F32. Query head `h` reads KV head `h / (heads / kv_heads)`. `S` is the number
-    /// of rows of `k`, for states their capacity `C`. Every query must see a key row.
+    /// of rows of `k`, for states their capacity `C`. Positions must be key rows, and every query must
+    /// see one.
     Attention {
         /// Where keys and values are.
         kv: AttentionKv,

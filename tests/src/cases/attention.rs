@@ -52,7 +52,7 @@ fn attention() -> Vec<Case> {
     // Equal keys: the mean of the values seen.
     let equal = |n: usize| tensor(&[n, 1, 1], vec![0f32; n]);
     let values = |v: &[f32]| tensor(&[v.len(), 1, 1], v);
-    let causal = Attention {
+    let causal = || Attention {
         causal: true,
         ..Attention::PLAIN
     };
@@ -88,7 +88,7 @@ fn attention() -> Vec<Case> {
         ),
         close(
             "attention_is_causal_by_position",
-            causal.op(),
+            causal().op(),
             vec![
                 q(&[0.0, 0.0, 0.0]),
                 equal(3),
@@ -97,15 +97,22 @@ fn attention() -> Vec<Case> {
             ],
             [tensor(&[3, 1, 1], [2f32, 1.0, 4.0])],
         ),
-        close(
-            "attention_sees_all_keys_from_a_far_position",
-            Attention {
-                causal: true,
-                ..Attention::PLAIN
-            }
-            .op(),
-            vec![q(&[0.0]), equal(2), values(&[1.0, 3.0]), positions(&[9])],
-            [tensor(&[1, 1, 1], [2f32])],
+        error(
+            "attention_refuses_a_position_past_the_keys",
+            causal().op(),
+            vec![q(&[0.0]), equal(2), values(&[1.0, 3.0]), positions(&[2])],
+            "element 0 of positions is 2, must be 0 to below 2",
+        ),
+        error(
+            "attention_refuses_a_negative_position",
+            causal().op(),
+            vec![
+                q(&[0.0, 0.0]),
+                equal(2),
+                values(&[1.0, 3.0]),
+                positions(&[0, -1]),
+            ],
+            "element 1 of positions is -1",
         ),
         close(
             "attention_hides_keys_before_the_window",
@@ -143,8 +150,8 @@ fn attention() -> Vec<Case> {
             .op(),
             vec![
                 q(&[1.0]),
-                tensor(&[2, 1, 1], [1.0, f32::NAN]),
-                tensor(&[2, 1, 1], [5.0, f32::NAN]),
+                tensor(&[2, 1, 1], [1.0, 1e30f32]),
+                tensor(&[2, 1, 1], [5.0, 1e30f32]),
                 tensor(&[1, 2], [0.0, f32::NEG_INFINITY]),
             ],
             [tensor(&[1, 1, 1], [5f32])],
@@ -158,7 +165,7 @@ fn attention() -> Vec<Case> {
         error(
             "attention_names_a_query_that_sees_nothing",
             Attention {
-                causal: true,
+                mask: true,
                 ..Attention::PLAIN
             }
             .op(),
@@ -166,7 +173,10 @@ fn attention() -> Vec<Case> {
                 q(&[0.0, 0.0]),
                 equal(2),
                 values(&[1.0, 3.0]),
-                positions(&[0, -1]),
+                tensor(
+                    &[2, 2],
+                    [0.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY],
+                ),
             ],
             "query 1 sees none of 2 key rows",
         ),

@@ -35,6 +35,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("runtime/src/memory.rs", "the safe layer over buffers"),
     ("runtime/src/memory/**", "the safe layer over buffers"),
     ("backends/*/tests/**", "tests that map a device's buffers"),
+    ("tests/src/device.rs", "maps a device's buffers"),
     (
         "**/tests/allocations.rs",
         "an allocator that counts, in a test",

@@ -1,6 +1,7 @@
 //! What every op of the op set must give, checked on the reference.
 
 mod decompose;
+mod devices;
 mod robustness;
 mod states;
 

@@ -7,7 +7,7 @@ use super::{Frame, invalid};
 use crate::lower::Operand;
 use crate::place::Place;
 use crate::reference::{
-    DataRef, StateDataMut, StateMut, StateRef, States, Tensor, TensorRef, evaluate_node,
+    DataRef, StateDataMut, StateMut, StateRef, States, TensorRef, evaluate_node,
 };
 
 impl Frame<'_> {
@@ -26,17 +26,16 @@ impl Frame<'_> {
         // SAFETY: the operands of this node are only read while their tensors live, and the
         // results are written after, to memory that placement keeps apart.
         unsafe {
-            let inputs = node
-                .inputs
-                .iter()
-                .map(|&v| {
-                    let operand = self.program.operand(v);
-                    let shape = operand.ty.shape.resolve(self.symbols());
-                    let bytes = self.bytes(&operand)?;
-                    Tensor::from_bytes(operand.ty.dtype, shape, bytes).map_err(failed)
-                })
-                .collect::<Result<Vec<Tensor>, HalError>>()?;
-            let views: Vec<TensorRef<'_>> = inputs.iter().map(Tensor::view).collect();
+            let mut operands = Vec::with_capacity(node.inputs.len());
+            for &v in &node.inputs {
+                let operand = self.program.operand(v);
+                let shape = operand.ty.shape.resolve(self.symbols());
+                operands.push((operand.ty.dtype, shape, self.bytes(&operand)?));
+            }
+            let views = operands.iter().map(|&(dtype, ref shape, bytes)| {
+                TensorRef::new(shape, DataRef::Raw { dtype, bytes }).map_err(failed)
+            });
+            let views = views.collect::<Result<Vec<TensorRef<'_>>, HalError>>()?;
             let mut states = self.bound_states(&node.op.states().collect::<Vec<_>>())?;
             let results = evaluate_node(&node.name, &node.op, &views, &mut states, self.symbols())
                 .map_err(failed)?;

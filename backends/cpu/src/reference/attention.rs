@@ -29,17 +29,10 @@ pub(super) fn attention(
         AttentionKv::Operands => (call.input(1), call.input(2), call.input(1).dim(0)),
         AttentionKv::State { k, v } => stored(call, [k, v], states, symbols)?,
     };
-    let first_position = match kv {
-        AttentionKv::Operands => 3,
-        AttentionKv::State { .. } => 1,
-    };
     let positions = match (scores.causal, kv) {
         (false, _) => None,
-        (true, AttentionKv::Operands) => Some(call.input(first_position).integers()?),
-        (true, AttentionKv::State { .. }) => {
-            call.indices(first_position, "positions", rows)?;
-            Some(call.input(first_position).integers()?)
-        }
+        (true, AttentionKv::Operands) => Some(call.indices(3, "positions", rows)?),
+        (true, AttentionKv::State { .. }) => Some(call.indices(1, "positions", rows)?),
     };
     let mask = match scores.mask {
         true => Some(call.input(call.inputs.len() - 1).floats()?),
@@ -52,12 +45,11 @@ pub(super) fn attention(
 
     let mut out = Vec::with_capacity(tokens * heads * dv);
     for t in 0..tokens {
-        let position = positions.as_ref().map(|p| p[t]);
+        let position = positions.as_ref().map(|p| p[t] as i64);
         let visible: Vec<usize> = (0..rows)
             .filter(|&s| position.is_none_or(|p| sees(p, s, scores.window)))
-            .filter(|&s| mask_at(t, s) != f64::NEG_INFINITY)
             .collect();
-        if visible.is_empty() {
+        if visible.iter().all(|&s| mask_at(t, s) == f64::NEG_INFINITY) {
             return Err(ReferenceError::NothingVisible {
                 node: call.node.into(),
                 query: t,

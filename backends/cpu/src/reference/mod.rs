@@ -5,12 +5,8 @@
 //! - Arithmetic on floats is done in f64, sums included, and rounded to F32 once at the end, then
 //!   to the result's type. Exceptions, where a step would show: Quantize divides in F32, and Rope's
 //!   angles are F32 products.
-//! - NaN goes through every function of floats: a Max, Min, Relu or reduction that meets one gives
-//!   NaN. Only Pow follows IEEE 754 in that 1 to any power and anything to the power 0 are 1.
-//!   Comparisons with NaN are false. For TopK and ArgMax NaN is above all numbers.
-//! - Attention leaves out a key row whose mask is −∞ altogether; a query left without any key row
-//!   is an error. A Softmax over nothing but −∞ is NaN.
-//! - An index, id or position out of range is an error, never clamped.
+//! - A query of attention whose every key row is hidden or masked by −∞ is an error. A Softmax over
+//!   nothing but −∞ is NaN.
 //!
 //! Operands are checked by [`anynpu_ir::infer`] with their actual sizes before anything is
 //! computed, so that operands that don't fit are errors too, never panics.
