@@ -1,7 +1,7 @@
 //! The CPU backend: the device every phone and laptop has, and the yardstick of the others.
 //!
 //! It runs the whole op set and never says no: hot ops on [`kernels`] chosen at run time for the
-//! CPU's features, the rest on the slow, obvious [`reference`]. Results are the same bits whatever
+//! CPU's features, the rest on the slow, obvious [`mod@reference`]. Results are the same bits whatever
 //! the number of tokens in a step, the number of threads and the feature path.
 //!
 //! It knows the graph and the HAL, never files, models or other backends. A submission is

@@ -43,7 +43,8 @@ impl Workspace {
             self.arena = Some(HostBuffer::new(desc)?);
         }
         let (cols, tokens) = (program.linear.cols, program.linear.tokens);
-        let bytes = Kernels::scratch_bytes(pool, cols, tokens);
+        let bytes =
+            Kernels::scratch_bytes(pool, cols, tokens).max(Kernels::attention_scratch_bytes(pool));
         if self.scratch.capacity() < bytes {
             self.scratch = Scratch::with_capacity(bytes).map_err(kernel_error)?;
         }
@@ -292,7 +293,8 @@ impl<'a> Frame<'a> {
                     out,
                 } => {
                     let (x, out) = (self.read::<f32>(x)?, self.write::<f32>(out)?);
-                    ops::rms_norm(pool, x, weights.vector(*weight), *eps, out)
+                    kernels
+                        .rms_norm(pool, x, weights.vector(*weight), *eps, out)
                         .map_err(kernel_error)?;
                 }
                 Step::LayerNorm {
@@ -304,7 +306,8 @@ impl<'a> Frame<'a> {
                 } => {
                     let (x, out) = (self.read::<f32>(x)?, self.write::<f32>(out)?);
                     let beta = beta.map(|b| weights.vector(b));
-                    ops::layer_norm(pool, x, weights.vector(*gamma), beta, *eps, out)
+                    kernels
+                        .layer_norm(pool, x, weights.vector(*gamma), beta, *eps, out)
                         .map_err(kernel_error)?;
                 }
                 Step::RopeTable { table, positions } => {
@@ -332,24 +335,29 @@ impl<'a> Frame<'a> {
                         dims: *dims as usize,
                         style: *style,
                     };
-                    ops::rope(pool, x, cos, sin, &layout, out).map_err(kernel_error)?;
+                    kernels
+                        .rope(pool, x, cos, sin, &layout, out)
+                        .map_err(kernel_error)?;
                 }
                 Step::KvAppend { rows, state, at } => {
                     self.append(self.read::<f32>(rows)?, rows, *state, *at)?;
                 }
-                Step::Attention(step) => self.attention(step, pool)?,
+                Step::Attention(step) => self.attention(step, kernels, pool, scratch)?,
                 Step::Activation { act, x, out } => {
-                    ops::activation(pool, *act, self.read::<f32>(x)?, self.write::<f32>(out)?)
+                    kernels
+                        .activation(pool, *act, self.read::<f32>(x)?, self.write::<f32>(out)?)
                         .map_err(kernel_error)?;
                 }
                 Step::Gated { act, gate, up, out } => {
                     let (gate, up) = (self.read::<f32>(gate)?, self.read::<f32>(up)?);
-                    ops::gated_activation(pool, *act, gate, up, self.write::<f32>(out)?)
+                    kernels
+                        .gated_activation(pool, *act, gate, up, self.write::<f32>(out)?)
                         .map_err(kernel_error)?;
                 }
                 Step::Arithmetic { op, a, b, out } => {
                     let (a, b) = (self.read::<f32>(a)?, self.read::<f32>(b)?);
-                    ops::arithmetic(pool, *op, a, b, self.write::<f32>(out)?)
+                    kernels
+                        .arithmetic(pool, *op, a, b, self.write::<f32>(out)?)
                         .map_err(kernel_error)?;
                 }
                 Step::GatherRows { data, rows, out } => {

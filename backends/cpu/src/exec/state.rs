@@ -6,7 +6,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::{Frame, host, invalid, kernel_error};
-use crate::kernels::ops::{Attention, KvRows, attention};
+use crate::kernels::ops::{Attention, KvRows};
+use crate::kernels::{Kernels, Scratch};
 use crate::lower::{AttentionStep, Kv, Operand};
 use crate::pool::Pool;
 
@@ -67,7 +68,9 @@ impl Frame<'_> {
     pub(super) unsafe fn attention(
         &self,
         step: &AttentionStep,
+        kernels: &Kernels,
         pool: &Pool,
+        scratch: &mut Scratch,
     ) -> Result<(), HalError> {
         let dim = |o: &Operand, axis: usize| {
             let dim = o.ty.shape.dims().get(axis);
@@ -114,7 +117,10 @@ impl Frame<'_> {
                 soft_cap: step.soft_cap,
                 window: step.window,
             };
-            attention(pool, &operands, self.write::<f32>(&step.out)?).map_err(kernel_error)
+            let out = self.write::<f32>(&step.out)?;
+            kernels
+                .attention(pool, &operands, out, scratch)
+                .map_err(kernel_error)
         }
     }
 

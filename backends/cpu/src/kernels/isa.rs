@@ -59,7 +59,6 @@ pub(super) trait Quads<I: Isa>: Copy {
 }
 
 /// A processor's vector instructions. See the module documentation.
-#[allow(dead_code)]
 pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// The widest tile of tokens that keeps the accumulators in registers: 1, 2, 4, 8 or 12.
     const TILE: usize;
@@ -80,15 +79,12 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn store(self, x: Self::F, to: &mut [f32; 16]);
     /// From IEEE binary16 bits.
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
-    /// To IEEE binary16 bits, half to even.
-    fn store_f16(self, x: Self::F, to: &mut [u16; 16]);
     /// From bfloat16 bits.
     fn load_bf16(self, x: &[u16; 16]) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    fn sqrt(self, a: Self::F) -> Self::F;
     /// `a·b + c`, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c − a·b`, rounded once.
@@ -106,7 +102,6 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
 
     // i32
     fn splat_i(self, x: i32) -> Self::I;
-    fn load_i(self, x: &[i32; 16]) -> Self::I;
     fn store_i(self, x: Self::I, to: &mut [i32; 16]);
     /// From 16 bytes without sign.
     fn load_u8(self, x: &[u8; 16]) -> Self::I;
@@ -151,9 +146,6 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
 
     /// `out[i][j] = rows[j][i]`.
     fn transpose(self, rows: &mut [Self::F; 16]);
-
-    /// Asks for the cache line at `at` soon. Any address is allowed.
-    fn prefetch(self, at: *const u8);
 
     /// The lanes summed: lane `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
     #[inline(always)]

@@ -1,11 +1,12 @@
 //! The kernels of each instruction set, as a table of functions.
 
-use anynpu_ir::DType;
+use anynpu_ir::{Activation, DType};
 
 use super::activations;
 use super::generic::Generic;
 use super::isa::Isa;
 use super::matmul::{self, Task};
+use super::ops::{self, Arithmetic, Attend, AttendFn, RopeLayout};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{Avx2, Avx512};
 
@@ -17,11 +18,20 @@ pub(super) type MatmulFn = unsafe fn(Task<'_>);
 pub(super) type TileFn = unsafe fn(&[f32], usize, usize, &mut [u8]);
 
 /// The functions of one instruction set.
+#[allow(clippy::type_complexity)] // each type is one operation's operands
 pub(super) struct Table {
     /// The widest tile of tokens.
     pub tile: usize,
     pub quantise_tile: TileFn,
     pub interleave_tile: TileFn,
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
+    pub softmax: unsafe fn(&[f32], &mut [f32]),
+    pub rope: unsafe fn(&[f32], &[f32], &[f32], &RopeLayout, &mut [f32]),
+    pub activation: unsafe fn(Activation, &[f32], &mut [f32]),
+    pub gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
+    pub arithmetic: unsafe fn(Arithmetic, &[f32], &[f32], &mut [f32]),
+    pub attend: AttendFn,
     f32: MatmulFn,
     f16: MatmulFn,
     bf16: MatmulFn,
@@ -64,6 +74,22 @@ macro_rules! table {
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? interleave_tile = $isa, activations::interleave_tile::<$ty>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? rms_norm = $isa, ops::rms_norm::<$ty>,
+                (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) }
+            table! { @function $(#[$feature])? layer_norm = $isa, ops::layer_norm::<$ty>,
+                (x: &[f32], gamma: &[f32], beta: Option<&[f32]>, eps: f32, out: &mut [f32]) }
+            table! { @function $(#[$feature])? softmax = $isa, ops::softmax::<$ty>,
+                (x: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? rope = $isa, ops::rope::<$ty>,
+                (x: &[f32], cos: &[f32], sin: &[f32], layout: &RopeLayout, out: &mut [f32]) }
+            table! { @function $(#[$feature])? activation = $isa, ops::activation::<$ty>,
+                (act: Activation, x: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? gated = $isa, ops::gated::<$ty>,
+                (act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? arithmetic = $isa, ops::arithmetic::<$ty>,
+                (op: Arithmetic, a: &[f32], b: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? attend = $isa, ops::attend::<$ty>,
+                (task: Attend<'_>) -> bool }
             table! { @function $(#[$feature])? f32 = $isa, matmul::plain::<$ty, matmul::F32Column>, (task: Task<'_>) }
             table! { @function $(#[$feature])? f16 = $isa, matmul::plain::<$ty, matmul::F16Column>, (task: Task<'_>) }
             table! { @function $(#[$feature])? bf16 = $isa, matmul::plain::<$ty, matmul::Bf16Column>, (task: Task<'_>) }
@@ -79,6 +105,14 @@ macro_rules! table {
                 tile: <$ty as Isa>::TILE,
                 quantise_tile,
                 interleave_tile,
+                rms_norm,
+                layer_norm,
+                softmax,
+                rope,
+                activation,
+                gated,
+                arithmetic,
+                attend,
                 f32,
                 f16,
                 bf16,
@@ -93,10 +127,10 @@ macro_rules! table {
             }
         };
     };
-    (@function $(#[$feature:meta])? $name:ident = $isa:expr, $body:path, ($($arg:ident: $arg_ty:ty),*)) => {
+    (@function $(#[$feature:meta])? $name:ident = $isa:expr, $body:path, ($($arg:ident: $arg_ty:ty),*) $(-> $ret:ty)?) => {
         $(#[$feature])?
         #[allow(unused_unsafe)] // not every body, nor every `$isa`, is unsafe
-        unsafe fn $name($($arg: $arg_ty),*) {
+        unsafe fn $name($($arg: $arg_ty),*) $(-> $ret)? {
             // SAFETY: the table's user has checked that the processor has the instructions and
             // keeps the contract of the function's type.
             unsafe { $body($isa, $($arg),*) }

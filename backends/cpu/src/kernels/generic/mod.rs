@@ -52,10 +52,6 @@ impl Isa for Generic {
         lanes!(i, f16::from_bits(x[i]).to_f32())
     }
     #[inline(always)]
-    fn store_f16(self, x: [f32; 16], to: &mut [u16; 16]) {
-        *to = lanes!(i, f16::from_f32(x[i]).to_bits());
-    }
-    #[inline(always)]
     fn load_bf16(self, x: &[u16; 16]) -> [f32; 16] {
         lanes!(i, bf16::from_bits(x[i]).to_f32())
     }
@@ -74,10 +70,6 @@ impl Isa for Generic {
     #[inline(always)]
     fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         lanes!(i, a[i] / b[i])
-    }
-    #[inline(always)]
-    fn sqrt(self, a: [f32; 16]) -> [f32; 16] {
-        lanes!(i, a[i].sqrt())
     }
     #[inline(always)]
     fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
@@ -115,10 +107,6 @@ impl Isa for Generic {
     #[inline(always)]
     fn splat_i(self, x: i32) -> [i32; 16] {
         [x; 16]
-    }
-    #[inline(always)]
-    fn load_i(self, x: &[i32; 16]) -> [i32; 16] {
-        *x
     }
     #[inline(always)]
     fn store_i(self, x: [i32; 16], to: &mut [i32; 16]) {
@@ -231,7 +219,4 @@ impl Isa for Generic {
             }
         }
     }
-
-    #[inline(always)]
-    fn prefetch(self, _at: *const u8) {}
 }

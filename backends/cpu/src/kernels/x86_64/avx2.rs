@@ -75,12 +75,6 @@ impl Isa for Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
             ]
         }
-        fn store_f16(self, x: F, to: &mut [u16; 16]) {
-            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]);
-            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]);
-            _mm_storeu_si128(to.as_mut_ptr().cast(), low);
-            _mm_storeu_si128(to.as_mut_ptr().add(8).cast(), high);
-        }
         fn load_bf16(self, x: &[u16; 16]) -> F {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
@@ -93,7 +87,6 @@ impl Isa for Avx2 {
         fn sub(self, a: F, b: F) -> F { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
         fn mul(self, a: F, b: F) -> F { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
         fn div(self, a: F, b: F) -> F { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
-        fn sqrt(self, a: F) -> F { [_mm256_sqrt_ps(a[0]), _mm256_sqrt_ps(a[1])] }
         fn fma(self, a: F, b: F, c: F) -> F {
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
         }
@@ -112,10 +105,6 @@ impl Isa for Avx2 {
         fn of_bits(self, a: I) -> F { [_mm256_castsi256_ps(a[0]), _mm256_castsi256_ps(a[1])] }
 
         fn splat_i(self, x: i32) -> I { [_mm256_set1_epi32(x); 2] }
-        fn load_i(self, x: &[i32; 16]) -> I {
-            let at: *const __m256i = x.as_ptr().cast();
-            [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
-        }
         fn store_i(self, x: I, to: &mut [i32; 16]) {
             let at: *mut __m256i = to.as_mut_ptr().cast();
             _mm256_storeu_si256(at, x[0]);
@@ -198,7 +187,6 @@ impl Isa for Avx2 {
                 _mm256_and_si256(_mm256_srl_epi16(x[1], s), mask),
             ]
         }
-        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
 
         fn transpose(self, r: &mut [F; 16]) {
             let mut quarters = [[_mm256_setzero_ps(); 8]; 4];

@@ -45,10 +45,6 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         fn load_f16(self, x: &[u16; 16]) -> __m512 {
             _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))
         }
-        fn store_f16(self, x: __m512, to: &mut [u16; 16]) {
-            let half = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), half);
-        }
         fn load_bf16(self, x: &[u16; 16]) -> __m512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
@@ -57,7 +53,6 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(self, a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn div(self, a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
-        fn sqrt(self, a: __m512) -> __m512 { _mm512_sqrt_ps(a) }
         fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
         fn fnma(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
         fn max(self, a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
@@ -70,7 +65,6 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         fn of_bits(self, a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
 
         fn splat_i(self, x: i32) -> __m512i { _mm512_set1_epi32(x) }
-        fn load_i(self, x: &[i32; 16]) -> __m512i { _mm512_loadu_si512(x.as_ptr().cast()) }
         fn store_i(self, x: __m512i, to: &mut [i32; 16]) {
             _mm512_storeu_si512(to.as_mut_ptr().cast(), x)
         }
@@ -117,7 +111,6 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         fn prepare_signed(self, x: __m512i) -> __m512i {
             if VNNI { _mm512_xor_si512(x, _mm512_set1_epi8(-128)) } else { x }
         }
-        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
 
         fn transpose(self, r: &mut [__m512; 16]) {
             // Pairs of rows, then fours: s[4q + k] holds, in its part l, column 4l + k of rows
