@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anynpu_ir::{DType, Dim, Graph, Op, SymbolValues, TensorType, ValueId};
 
-use crate::arch::Architecture;
+use crate::ModelError;
+use crate::arch::{self, Architecture};
+use crate::import::gguf::{Gguf, Value};
 
 /// Where a model's tensors are; usually a mapped file.
 pub trait TensorData: Debug + Send + Sync {
@@ -79,6 +81,19 @@ impl Model {
             info: Arc::new(info),
             data,
         }
+    }
+
+    /// The model of a GGUF file, whose architecture its metadata names.
+    ///
+    /// # Errors
+    /// As [`crate::arch::build`].
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
+        let architecture = arch::build(gguf)?;
+        let name = match gguf.metadata().get("general.name") {
+            Some(Value::String(bytes)) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        };
+        Ok(Model::new(name, architecture, Arc::new(gguf.clone())))
     }
 
     /// The graph. Its face is described in [`crate::arch`].
@@ -191,7 +206,6 @@ mod tests {
     use anynpu_ir::Shape;
 
     use super::*;
-    use crate::arch;
     use crate::arch::tests::{Fake, SMALL, llama};
 
     #[derive(Debug)]

@@ -1,4 +1,41 @@
-//! Runs a model over the devices it is given.
+//! Runs language models over the devices it is given.
+//!
+//! A [`Runtime`] opens devices; [`Runtime::load`] reads a model, plans which device runs which
+//! nodes and compiles it there; a [`Session`] of the [`LoadedModel`] is one context, which takes
+//! tokens and generates text. What ran where is counted by the executor and the devices.
+//!
+//! Of the workspace it may depend on the graphs and the HAL, never on a backend: drivers are given
+//! by value.
+//!
+//! The three main types: [`Runtime`], [`LoadedModel`], [`Session`].
 
+mod cancel;
+mod error;
+mod exec;
+mod generate;
+pub mod knobs;
+pub mod memory;
+mod model;
+pub mod plan;
+mod runtime;
 pub mod sample;
+mod session;
+#[cfg(test)]
+mod testing;
 pub mod tokenize;
+
+pub use cancel::CancelToken;
+pub use error::RuntimeError;
+pub use exec::{Executed, ExecutedDevice, Logits};
+pub use generate::{
+    FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,
+};
+pub use model::{
+    DEFAULT_CONTEXT, Fallback, KvType, LoadOptions, LoadProgress, LoadStage, LoadedModel,
+    ModelSource, OpenModel, ProgressFn,
+};
+pub use runtime::{Runtime, RuntimeBuilder};
+pub use session::{Session, SessionOptions};
+
+/// A token's number in its model's vocabulary.
+pub type TokenId = u32;

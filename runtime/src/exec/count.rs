@@ -1,0 +1,115 @@
+//! Counting what ran where.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anynpu_hal::Counters;
+use serde::Serialize;
+
+use super::{OpenDevice, difference};
+
+/// What was executed, counted by the executor and the devices, not read from the plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Executed {
+    /// Steps: chunks of the prompt and single tokens.
+    pub steps: u64,
+    /// By device name.
+    pub devices: BTreeMap<String, ExecutedDevice>,
+}
+
+/// What one device executed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ExecutedDevice {
+    /// Nodes, counted by the device.
+    pub nodes: u64,
+    /// Submissions, counted by the device.
+    pub segments: u64,
+    /// Values copied into its memory from another device's.
+    pub copies_in: u64,
+    /// Values copied out of its memory to another device's.
+    pub copies_out: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Time it spent, in microseconds, by its own clock.
+    pub us: u64,
+    /// Type it computes in.
+    pub dtype: &'static str,
+}
+
+/// The counts of one device.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Count {
+    device: Counters,
+    submitted: u64,
+    submitted_nodes: u64,
+    copies_in: u64,
+    copies_out: u64,
+    bytes: u64,
+}
+
+impl Count {
+    /// A submission of `nodes` nodes succeeded between two readings.
+    pub fn ran(&mut self, before: Counters, after: Counters, nodes: u64) {
+        let ran = difference(before, after);
+        self.device.submissions += ran.submissions;
+        self.device.nodes += ran.nodes;
+        self.device.busy_ns += ran.busy_ns;
+        self.submitted += 1;
+        self.submitted_nodes += nodes;
+    }
+
+    pub fn copied_in(&mut self, bytes: usize) {
+        self.copies_in += 1;
+        self.bytes += bytes as u64;
+    }
+
+    pub fn copied_out(&mut self, bytes: usize) {
+        self.copies_out += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// Says so if the device counted other than what was submitted.
+    pub fn miscount(&self, name: &str) -> Option<String> {
+        let counted = (self.device.submissions, self.device.nodes);
+        let submitted = (self.submitted, self.submitted_nodes);
+        (counted != submitted).then(|| {
+            format!(
+                "device '{name}' counted {} submissions of {} nodes, but {} of {} were given to it",
+                counted.0, counted.1, submitted.0, submitted.1
+            )
+        })
+    }
+
+    fn is_used(&self) -> bool {
+        self.submitted > 0
+    }
+}
+
+impl Executed {
+    /// The counts of every device that was given work.
+    pub(super) fn of<'a>(
+        steps: u64,
+        counts: impl Iterator<Item = (&'a Arc<OpenDevice>, &'a Count)>,
+    ) -> Self {
+        let used = counts.filter(|(_, c)| c.is_used());
+        let devices = used.map(|(device, c)| {
+            let dtype = device.device().capabilities().compute.first();
+            let executed = ExecutedDevice {
+                nodes: c.device.nodes,
+                segments: c.device.submissions,
+                copies_in: c.copies_in,
+                copies_out: c.copies_out,
+                bytes: c.bytes,
+                us: c.device.busy_ns / 1000,
+                dtype: dtype.map_or("unknown", |d| d.name()),
+            };
+            (device.name().to_owned(), executed)
+        });
+        Executed {
+            steps,
+            devices: devices.collect(),
+        }
+    }
+}

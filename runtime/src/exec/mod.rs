@@ -1,0 +1,278 @@
+//! Running a plan: compiled segments in order, values copied where devices share no memory, and
+//! a count of what was done.
+
+mod bind;
+mod count;
+mod program;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anynpu_hal::{Counters, HalError, Timeline};
+use anynpu_ir::{Graph, SymbolValues};
+
+use bind::{Copy, PhaseSlots};
+pub use count::{Executed, ExecutedDevice};
+pub(crate) use program::{Limits, OpenDevice, Program};
+
+use crate::RuntimeError;
+use crate::TokenId;
+use crate::memory::{Mapped, SlotId, Slots};
+use crate::plan::Phase;
+
+/// Which rows of a step's tokens logits are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// None: more of the prompt follows.
+    None,
+    /// The last.
+    Last,
+    /// Every one.
+    All,
+}
+
+/// Runs the steps of one session: its buffers, its KV cache, its counts.
+///
+/// Everything is bound when it is made. A step writes the inputs, submits each segment and awaits
+/// it; it allocates nothing.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    program: Arc<Program>,
+    capacity: u32,
+    slots: Slots,
+    phases: [PhaseSlots; 2],
+    /// For each device, the timeline of its submissions and how many there were.
+    timelines: Vec<(Timeline, u64)>,
+    counts: Vec<count::Count>,
+    steps: u64,
+    limit: Duration,
+    /// Where the last step left logits, and of how many rows.
+    logits: Option<(SlotId, u32)>,
+}
+
+impl Executor {
+    /// Allocates the buffers and the KV cache of `capacity` rows.
+    pub fn new(
+        program: Arc<Program>,
+        capacity: u32,
+        limit: Duration,
+    ) -> Result<Self, RuntimeError> {
+        let mut slots = Slots::default();
+        let phases = bind::bind(&program, capacity, &mut slots)?;
+        let timeline = |d: &Arc<OpenDevice>| (Timeline::new(d.name()), 0);
+        Ok(Executor {
+            timelines: program.devices().iter().map(timeline).collect(),
+            counts: vec![count::Count::default(); program.devices().len()],
+            program,
+            capacity,
+            slots,
+            phases,
+            steps: 0,
+            limit,
+            logits: None,
+        })
+    }
+
+    /// What it runs.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// Rows of the KV cache.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Bytes of all buffers, the KV cache among them.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.slots.bytes()
+    }
+
+    /// Runs `tokens` at positions from `position` on. If it fails, the KV rows before `position`
+    /// are as they were and the step can be run again.
+    pub fn step(
+        &mut self,
+        phase: Phase,
+        tokens: &[TokenId],
+        position: u32,
+        rows: Rows,
+    ) -> Result<(), RuntimeError> {
+        if let Some(why) = self.slots.abandoned() {
+            let why = why.to_string();
+            return Err(RuntimeError::Abandoned { why });
+        }
+        let count = self.program.limits().check(phase, tokens.len(), rows)?;
+        let end = position
+            .checked_add(count)
+            .filter(|&end| end <= self.capacity);
+        if end.is_none() {
+            return Err(RuntimeError::ContextFull {
+                context: self.capacity,
+            });
+        }
+        self.logits = None;
+        let wanted = match rows {
+            Rows::None => 0,
+            Rows::Last => 1,
+            Rows::All => count,
+        };
+        self.write_inputs(phase, tokens, position, wanted)?;
+        let symbols = SymbolValues::step(count, position, wanted, self.capacity);
+        for segment in 0..self.phases[phase as usize].segments.len() {
+            self.run_segment(phase, segment, &symbols)?;
+        }
+        self.steps += 1;
+        self.logits = Some((self.phases[phase as usize].logits, wanted));
+        Ok(())
+    }
+
+    /// The logits of the last step, `[rows, vocabulary]`.
+    pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
+        let (slot, rows) = self.logits.unwrap_or((self.phases[0].logits, 0));
+        let bytes = rows as usize * self.program.vocabulary() as usize * size_of::<f32>();
+        let mapped = self.slots.read(slot, bytes)?;
+        if mapped.f32s().is_none() {
+            return Err(RuntimeError::Graph {
+                what: "logits buffer".into(),
+                found: "not aligned for f32".into(),
+                expected: "memory aligned as the device was asked to",
+            });
+        }
+        Ok(Logits(mapped))
+    }
+
+    /// What was executed since the executor was made.
+    pub fn executed(&self) -> Executed {
+        let names = self.program.devices().iter();
+        Executed::of(self.steps, names.zip(&self.counts))
+    }
+
+    /// What devices counted other than what was submitted to them.
+    pub fn miscounts(&self) -> Vec<String> {
+        let devices = self.program.devices().iter().zip(&self.counts);
+        devices.filter_map(|(d, c)| c.miscount(d.name())).collect()
+    }
+
+    fn write_inputs(
+        &mut self,
+        phase: Phase,
+        tokens: &[TokenId],
+        position: u32,
+        wanted: u32,
+    ) -> Result<(), RuntimeError> {
+        let inputs = &self.phases[phase as usize];
+        let count = tokens.len() as u32;
+        for &slot in &inputs.tokens {
+            write_i32s(&mut self.slots, slot, tokens.iter().map(|&t| t as i32))?;
+        }
+        for &slot in &inputs.positions {
+            let positions = (position..position + count).map(|p| p as i32);
+            write_i32s(&mut self.slots, slot, positions)?;
+        }
+        for &slot in &inputs.output_rows {
+            let rows = (count - wanted..count).map(|r| r as i32);
+            write_i32s(&mut self.slots, slot, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what the segment needs, submits it and awaits it. The device's counters are read
+    /// while no other session uses the device.
+    fn run_segment(
+        &mut self,
+        phase: Phase,
+        index: usize,
+        symbols: &SymbolValues,
+    ) -> Result<(), RuntimeError> {
+        let segment = &self.phases[phase as usize].segments[index];
+        let program = &self.program;
+        for copy in &segment.copies {
+            let Copy { from, to, value } = *copy;
+            let bytes = program.graph().ty(value).bytes(symbols).unwrap_or(0);
+            self.slots.copy(from.1, to.1, bytes)?;
+            self.counts[from.0].copied_out(bytes);
+            self.counts[to.0].copied_in(bytes);
+        }
+        let device = &program.devices()[segment.device];
+        let (timeline, submitted) = &mut self.timelines[segment.device];
+        let signal = timeline.point(*submitted + 1);
+        let queue = device.device().queue();
+        let lease = device.lease();
+        let before = queue.counters();
+        let result = self
+            .slots
+            .run(segment.run, queue, *symbols, &signal, self.limit);
+        let after = queue.counters();
+        drop(lease);
+        match result {
+            Ok(()) => {
+                *submitted += 1;
+                self.counts[segment.device].ran(before, after, segment.nodes.len() as u64);
+                Ok(())
+            }
+            Err(source) => {
+                // whatever was counted of a failed run is not counted as executed
+                if self.slots.abandoned().is_none() {
+                    timeline.reset();
+                    *submitted = 0;
+                }
+                Err(RuntimeError::Step {
+                    device: device.name().to_owned(),
+                    nodes: node_names(program.graph(), &segment.nodes),
+                    source,
+                })
+            }
+        }
+    }
+}
+
+/// Logits in the device's memory.
+#[derive(Debug)]
+pub struct Logits<'a>(Mapped<'a>);
+
+impl std::ops::Deref for Logits<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // alignment was checked when the logits were mapped
+        self.0.f32s().unwrap_or_default()
+    }
+}
+
+fn write_i32s(
+    slots: &mut Slots,
+    slot: SlotId,
+    values: impl ExactSizeIterator<Item = i32>,
+) -> Result<(), HalError> {
+    slots.write(slot, values.len() * size_of::<i32>(), |memory| {
+        for (to, value) in memory.chunks_exact_mut(size_of::<i32>()).zip(values) {
+            to.copy_from_slice(&value.to_ne_bytes());
+        }
+    })
+}
+
+fn node_names(graph: &Graph, nodes: &std::ops::Range<u32>) -> String {
+    let name = |i: u32| {
+        graph
+            .nodes()
+            .get(i as usize)
+            .map_or("?", |n| n.name.as_str())
+    };
+    format!(
+        "{} to {}",
+        name(nodes.start),
+        name(nodes.end.saturating_sub(1))
+    )
+}
+
+/// What a device executed between two readings of its counters.
+fn difference(before: Counters, after: Counters) -> Counters {
+    Counters {
+        submissions: after.submissions.saturating_sub(before.submissions),
+        nodes: after.nodes.saturating_sub(before.nodes),
+        busy_ns: after.busy_ns.saturating_sub(before.busy_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests;

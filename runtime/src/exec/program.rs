@@ -1,0 +1,266 @@
+//! A plan compiled on its devices.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anynpu_graphs::{Model, TensorData};
+use anynpu_hal::{
+    Bounds, CompileOptions, Device, Entry, Extent, HalError, Module, WeightSource, WeightView,
+};
+use anynpu_ir::{DType, Dim, Graph, Symbol};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Rows;
+use crate::RuntimeError;
+use crate::plan::{Phase, PlanSet};
+
+/// A device in use. Its queue and counters are used under a lease, so that counts are a session's
+/// own although sessions share devices.
+#[derive(Debug)]
+pub(crate) struct OpenDevice {
+    device: Arc<dyn Device>,
+    lease: Mutex<()>,
+}
+
+impl OpenDevice {
+    pub fn new(device: Arc<dyn Device>) -> Self {
+        OpenDevice {
+            device,
+            lease: Mutex::new(()),
+        }
+    }
+
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    pub fn name(&self) -> &str {
+        &self.device.info().name
+    }
+
+    pub fn lease(&self) -> MutexGuard<'_, ()> {
+        self.lease.lock()
+    }
+}
+
+/// The largest sizes a program was compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Tokens of a step of prefill.
+    pub tokens: u32,
+    /// Rows of logits of a step of prefill.
+    pub rows: u32,
+    /// Rows of the KV cache.
+    pub capacity: u32,
+}
+
+/// Most bytes of logits of one step: more rows are had in more steps.
+const LOGITS_BYTES: u64 = 16 << 20;
+
+impl Limits {
+    /// Steps of up to `chunk` tokens for a model of `vocabulary` tokens.
+    pub fn new(chunk: u32, capacity: u32, vocabulary: u32) -> Self {
+        let tokens = chunk.clamp(1, capacity.max(1));
+        let row = u64::from(vocabulary.max(1)) * size_of::<f32>() as u64;
+        let rows = (LOGITS_BYTES / row).clamp(1, tokens.into());
+        Limits {
+            tokens,
+            rows: rows as u32,
+            capacity,
+        }
+    }
+
+    /// The number of tokens of a step, if it was compiled for so many.
+    pub fn check(&self, phase: Phase, tokens: usize, rows: Rows) -> Result<u32, RuntimeError> {
+        let limit = match (phase, rows) {
+            (Phase::Decode, _) => 1,
+            (Phase::Prefill, Rows::All) => self.rows,
+            (Phase::Prefill, _) => self.tokens,
+        };
+        match u32::try_from(tokens) {
+            Ok(n) if (1..=limit).contains(&n) => Ok(n),
+            _ => Err(RuntimeError::Option {
+                option: "tokens of a step",
+                found: tokens.to_string(),
+                expected: format!("from 1 to {limit}"),
+            }),
+        }
+    }
+
+    fn bounds(&self, phase: Phase) -> Bounds {
+        let (tokens, rows) = match phase {
+            Phase::Prefill => (Extent::AtMost(self.tokens), self.rows),
+            Phase::Decode => (Extent::Exact(1), 1),
+        };
+        Bounds::new()
+            .with(Symbol::TOKENS, tokens)
+            .with(Symbol::CACHED, Extent::AtMost(self.capacity))
+            .with(Symbol::OUTPUTS, Extent::AtMost(rows))
+            .with(Symbol::CAPACITY, Extent::AtMost(self.capacity))
+    }
+}
+
+/// A run of nodes, compiled.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub device: usize,
+    pub entry: usize,
+    pub nodes: Range<u32>,
+}
+
+/// A plan compiled on its devices: one module a device, with the entries of both phases over one
+/// set of weights. Shared by sessions.
+#[derive(Debug)]
+pub(crate) struct Program {
+    graph: Arc<Graph>,
+    devices: Vec<Arc<OpenDevice>>,
+    modules: Vec<Option<Arc<dyn Module>>>,
+    phases: [Vec<Segment>; 2],
+    limits: Limits,
+    vocabulary: u32,
+}
+
+impl Program {
+    /// Compiles `plans`. `progress` is told of (done, total) weights over all devices and stops
+    /// the work by returning false.
+    pub fn compile(
+        model: &Model,
+        plans: &PlanSet,
+        devices: &[Arc<OpenDevice>],
+        limits: Limits,
+        state_dtype: DType,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Self, RuntimeError> {
+        let graph = model.graph();
+        let vocabulary = vocabulary(graph)?;
+        let weights: Arc<dyn WeightSource> = Arc::new(FileWeights(model.data().clone()));
+        let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); devices.len()];
+        let phases = Phase::ALL.map(|phase| {
+            let partitions = plans.phase(phase).partitions.iter().enumerate();
+            partitions
+                .map(|(i, p)| {
+                    let own = &mut entries[p.device.0];
+                    own.push(Entry {
+                        name: format!("{}.{i}", phase.name()),
+                        graph: graph.clone(),
+                        nodes: p.nodes.clone(),
+                        bounds: limits.bounds(phase),
+                    });
+                    Segment {
+                        device: p.device.0,
+                        entry: own.len() - 1,
+                        nodes: p.nodes.clone(),
+                    }
+                })
+                .collect()
+        });
+        let used = entries.iter().filter(|e| !e.is_empty()).count().max(1) as u64;
+        let options = CompileOptions::new(state_dtype);
+        let (mut modules, mut finished) = (Vec::new(), 0);
+        for (device, entries) in devices.iter().zip(&entries) {
+            if entries.is_empty() {
+                modules.push(None);
+                continue;
+            }
+            // every device counts as the same share of the whole
+            let mut told = |done: u64, total: u64| {
+                let total = total.max(1);
+                progress(finished * total + done.min(total), used * total)
+            };
+            let module = device
+                .device()
+                .compile(entries, &options, weights.clone(), &mut told)?;
+            if module.entries().len() != entries.len() {
+                return Err(RuntimeError::Device(HalError::InvalidUse {
+                    call: "compile",
+                    what: format!("number of entries of '{}'", device.name()),
+                    found: module.entries().len().to_string(),
+                    expected: entries.len().to_string(),
+                }));
+            }
+            modules.push(Some(module));
+            finished += 1;
+        }
+        Ok(Program {
+            graph: graph.clone(),
+            devices: devices.to_vec(),
+            modules,
+            phases,
+            limits,
+            vocabulary,
+        })
+    }
+
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    pub fn devices(&self) -> &[Arc<OpenDevice>] {
+        &self.devices
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    /// Bytes the devices hold for it, apart from the model file.
+    pub fn resident_bytes(&self) -> u64 {
+        let modules = self.modules.iter().flatten();
+        modules
+            .map(|m| m.resident_bytes())
+            .fold(0, u64::saturating_add)
+    }
+
+    pub(super) fn segments(&self, phase: Phase) -> &[Segment] {
+        &self.phases[phase as usize]
+    }
+
+    pub(super) fn module(&self, segment: &Segment) -> Result<&Arc<dyn Module>, RuntimeError> {
+        let module = self.modules.get(segment.device).and_then(Option::as_ref);
+        module.ok_or_else(|| RuntimeError::NoDevice {
+            why: format!("nothing was compiled on device {}", segment.device),
+        })
+    }
+}
+
+/// Checks that the graph gives logits, and tells of how many tokens.
+fn vocabulary(graph: &Graph) -> Result<u32, RuntimeError> {
+    let expected = "one output of f32[R, vocabulary]";
+    let wrong = |found: String| RuntimeError::Graph {
+        what: "output".into(),
+        found,
+        expected,
+    };
+    let &[logits] = graph.outputs() else {
+        return Err(wrong(format!("{} values", graph.outputs().len())));
+    };
+    let ty = graph.ty(logits);
+    match ty.shape.dims() {
+        &[Dim::OUTPUTS, Dim::Fixed(n)] if ty.dtype == DType::F32 => Ok(n),
+        _ => Err(wrong(ty.to_string())),
+    }
+}
+
+/// The tensors of a model as devices read them.
+#[derive(Debug)]
+struct FileWeights(Arc<dyn TensorData>);
+
+impl WeightSource for FileWeights {
+    fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError> {
+        match self.0.tensor(name) {
+            Some((dtype, bytes)) => Ok(WeightView { dtype, bytes }),
+            None => Err(HalError::Weight {
+                name: name.into(),
+                why: "the model file has no such tensor".into(),
+            }),
+        }
+    }
+
+    fn release(&self, name: &str) {
+        self.0.release(name);
+    }
+}

@@ -1,0 +1,642 @@
+//! Loading a model: its file, its plan, its compiled form.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anynpu_graphs::import::gguf::Gguf;
+use anynpu_graphs::{Model, ModelInfo};
+use anynpu_hal::HalError;
+use anynpu_ir::DType;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::exec::{Limits, Program};
+use crate::plan::{Placement, PlanReport, PlanRequest, PlanSet, Refusal, plan};
+use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
+use crate::{CancelToken, Runtime, RuntimeError, Session, SessionOptions, memory};
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ModelSource {
+    /// A GGUF file, which is mapped and must not change meanwhile.
+    File(PathBuf),
+    /// The bytes of a GGUF file compiled into the program.
+    Static {
+        /// Name in messages.
+        name: &'static str,
+        /// The bytes.
+        bytes: &'static [u8],
+    },
+    /// A GGUF file that was read already.
+    Gguf(Gguf),
+}
+
+impl From<&str> for ModelSource {
+    fn from(path: &str) -> Self {
+        ModelSource::File(path.into())
+    }
+}
+
+impl From<String> for ModelSource {
+    fn from(path: String) -> Self {
+        ModelSource::File(path.into())
+    }
+}
+
+impl From<&Path> for ModelSource {
+    fn from(path: &Path) -> Self {
+        ModelSource::File(path.into())
+    }
+}
+
+impl From<PathBuf> for ModelSource {
+    fn from(path: PathBuf) -> Self {
+        ModelSource::File(path)
+    }
+}
+
+impl From<Gguf> for ModelSource {
+    fn from(gguf: Gguf) -> Self {
+        ModelSource::Gguf(gguf)
+    }
+}
+
+/// A model that was read but not placed: its graph, its tensors, its tokenizer.
+#[derive(Clone, Debug)]
+pub struct OpenModel {
+    model: Model,
+    gguf: Option<Gguf>,
+    tokenizer: Result<Arc<Tokenizer>, Arc<TokenizeError>>,
+}
+
+impl OpenModel {
+    /// Reads a model's metadata and builds its graph. Weights stay in the file.
+    ///
+    /// # Errors
+    /// A file that can't be read, or whose architecture or tensors don't fit. A vocabulary that
+    /// can't be used is told by [`OpenModel::tokenizer`].
+    pub fn open(source: impl Into<ModelSource>) -> Result<Self, RuntimeError> {
+        let gguf = match source.into() {
+            ModelSource::File(path) => Gguf::open(path),
+            ModelSource::Static { name, bytes } => Gguf::from_static(name, bytes),
+            ModelSource::Gguf(gguf) => Ok(gguf),
+        };
+        let gguf = gguf.map_err(anynpu_graphs::ModelError::from)?;
+        let model = Model::from_gguf(&gguf)?;
+        let vocabulary = Vocabulary::from_gguf(&gguf);
+        let tokenizer = vocabulary.and_then(|v| Tokenizer::new(&v));
+        Ok(OpenModel {
+            model,
+            gguf: Some(gguf),
+            tokenizer: tokenizer.map(Arc::new).map_err(Arc::new),
+        })
+    }
+
+    /// A model made elsewhere, with its tokenizer if it has one.
+    pub fn new(model: Model, tokenizer: Option<Tokenizer>) -> Self {
+        let none = || TokenizeError::UnknownModel {
+            model: "none".into(),
+            known: "a tokenizer given with the model".into(),
+        };
+        OpenModel {
+            model,
+            gguf: None,
+            tokenizer: tokenizer.map(Arc::new).ok_or_else(|| Arc::new(none())),
+        }
+    }
+
+    /// The graph, its figures and tensors.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The file, if it came from one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_ref()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// What is wrong with the model's vocabulary.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, RuntimeError> {
+        let tokenizer = self.tokenizer.as_ref();
+        tokenizer.map_err(|e| RuntimeError::Vocabulary(e.clone()))
+    }
+
+    /// The context that is used if none is asked for: the model's own, at most
+    /// [`DEFAULT_CONTEXT`].
+    pub fn default_context(&self) -> u32 {
+        self.model.info().context_length.min(DEFAULT_CONTEXT)
+    }
+}
+
+/// Largest context that is used without being asked for.
+pub const DEFAULT_CONTEXT: u32 = 4096;
+
+/// The type that the KV cache is kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvType {
+    /// F32 for F32 models, else F16.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+}
+
+impl KvType {
+    /// The type for `model`.
+    pub fn resolve(self, model: &Model) -> DType {
+        match self {
+            KvType::F32 => DType::F32,
+            KvType::F16 => DType::F16,
+            KvType::Auto if model.is_f32() => DType::F32,
+            KvType::Auto => DType::F16,
+        }
+    }
+}
+
+impl FromStr for KvType {
+    type Err = RuntimeError;
+
+    fn from_str(s: &str) -> Result<Self, RuntimeError> {
+        match s {
+            "auto" => Ok(KvType::Auto),
+            "f32" => Ok(KvType::F32),
+            "f16" => Ok(KvType::F16),
+            _ => Err(RuntimeError::Option {
+                option: "kv type",
+                found: format!("'{s}'"),
+                expected: "auto, f32 or f16".into(),
+            }),
+        }
+    }
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadProgress {
+    /// What is being done.
+    pub stage: LoadStage,
+    /// Parts of the stage that are done.
+    pub done: u64,
+    /// Parts of the stage.
+    pub total: u64,
+}
+
+/// A stage of loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadStage {
+    /// Reading the file's metadata.
+    Read,
+    /// Planning.
+    Plan,
+    /// Preparing weights on the devices.
+    Compile,
+}
+
+/// Told how far loading has come; stops it by returning [`ControlFlow::Break`].
+pub type ProgressFn = Box<dyn FnMut(LoadProgress) -> ControlFlow<()> + Send>;
+
+/// How to load a model.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Tokens the context holds; [`OpenModel::default_context`] if not said.
+    pub context: Option<u32>,
+    /// Type of the KV cache.
+    pub kv_type: KvType,
+    /// Where nodes run.
+    pub placement: Placement,
+    /// Most tokens of one step of prefill; `ANYNPU_PREFILL_CHUNK` if not said.
+    pub prefill_chunk: Option<u32>,
+    /// Prompt length that the plan's times assume; 512 or the context if not said.
+    pub prompt: Option<u32>,
+    /// Told how far loading has come.
+    pub progress: Option<ProgressFn>,
+    /// Stops loading from elsewhere.
+    pub cancel: CancelToken,
+}
+
+impl LoadOptions {
+    /// Defaults.
+    pub fn new() -> Self {
+        LoadOptions::default()
+    }
+
+    /// Sets the context.
+    #[must_use]
+    pub fn context(mut self, tokens: u32) -> Self {
+        self.context = Some(tokens);
+        self
+    }
+
+    /// Sets the type of the KV cache.
+    #[must_use]
+    pub fn kv_type(mut self, kv_type: KvType) -> Self {
+        self.kv_type = kv_type;
+        self
+    }
+
+    /// Sets where nodes run.
+    #[must_use]
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Sets what is told of the progress.
+    #[must_use]
+    pub fn progress(
+        mut self,
+        told: impl FnMut(LoadProgress) -> ControlFlow<()> + Send + 'static,
+    ) -> Self {
+        self.progress = Some(Box::new(told));
+        self
+    }
+
+    /// Sets what stops loading from elsewhere.
+    #[must_use]
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = token;
+        self
+    }
+
+    /// Tells of progress; an error if loading is to stop.
+    fn tell(&mut self, stage: LoadStage, done: u64, total: u64) -> Result<(), RuntimeError> {
+        let progress = LoadProgress { stage, done, total };
+        let stop = self
+            .progress
+            .as_mut()
+            .is_some_and(|told| told(progress).is_break());
+        match stop || self.cancel.is_cancelled() {
+            true => Err(RuntimeError::Cancelled { what: "loading" }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("context", &self.context)
+            .field("kv_type", &self.kv_type)
+            .field("placement", &self.placement)
+            .field("prefill_chunk", &self.prefill_chunk)
+            .field("prompt", &self.prompt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node that runs elsewhere than on a more preferred device, which refused it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Fallback {
+    /// The node.
+    pub node: String,
+    /// The device that refused it.
+    pub wanted: String,
+    /// The device that runs it.
+    pub ran_on: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A model on its devices. Clones share it, and so do its sessions.
+#[derive(Clone, Debug)]
+pub struct LoadedModel {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    runtime: Runtime,
+    open: OpenModel,
+    plans: PlanSet,
+    context: u32,
+    chunk: u32,
+    state_dtype: DType,
+    /// Compiled forms, by the type of the KV cache and the capacity: weights exist once a form.
+    programs: Mutex<Vec<Arc<Program>>>,
+    load_ms: f64,
+    compile_ms: f64,
+    fallbacks: Vec<Fallback>,
+    warnings: Vec<String>,
+}
+
+impl Runtime {
+    /// Loads a model: reads, plans and compiles it.
+    ///
+    /// # Errors
+    /// A file that can't be used, pins that can't be kept, too little memory, a device that fails,
+    /// or [`RuntimeError::Cancelled`].
+    pub fn load(
+        &self,
+        source: impl Into<ModelSource>,
+        mut options: LoadOptions,
+    ) -> Result<LoadedModel, RuntimeError> {
+        let started = Instant::now();
+        options.tell(LoadStage::Read, 0, 1)?;
+        let open = OpenModel::open(source)?;
+        options.tell(LoadStage::Read, 1, 1)?;
+        self.place(open, started, options)
+    }
+
+    /// Loads a model that was read already.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`].
+    pub fn load_open(
+        &self,
+        open: OpenModel,
+        options: LoadOptions,
+    ) -> Result<LoadedModel, RuntimeError> {
+        self.place(open, Instant::now(), options)
+    }
+
+    /// Plans a model without compiling it.
+    ///
+    /// # Errors
+    /// Pins that can't be kept, nodes that no device runs.
+    pub fn plan(&self, open: &OpenModel, options: &LoadOptions) -> Result<PlanSet, RuntimeError> {
+        let context = context(open, options)?;
+        self.plan_without(open, options, context, &[])
+    }
+
+    fn plan_without(
+        &self,
+        open: &OpenModel,
+        options: &LoadOptions,
+        context: u32,
+        refused: &[Refusal],
+    ) -> Result<PlanSet, RuntimeError> {
+        let chunk = self.chunk(options)?;
+        let request = PlanRequest {
+            placement: &options.placement,
+            prompt: options.prompt.unwrap_or(DEFAULT_PROMPT.min(context)),
+            chunk: chunk.min(context),
+            state_dtype: options.kv_type.resolve(open.model()),
+            refused,
+        };
+        plan(open.model().graph(), &self.devices(), &request)
+    }
+
+    fn chunk(&self, options: &LoadOptions) -> Result<u32, RuntimeError> {
+        match options.prefill_chunk {
+            Some(0) => Err(RuntimeError::Option {
+                option: "prefill chunk",
+                found: "0".into(),
+                expected: "1 or more tokens".into(),
+            }),
+            Some(n) => Ok(n),
+            None => Ok(self.knobs().prefill_chunk.0),
+        }
+    }
+
+    fn place(
+        &self,
+        open: OpenModel,
+        started: Instant,
+        mut options: LoadOptions,
+    ) -> Result<LoadedModel, RuntimeError> {
+        let context = context(&open, &options)?;
+        let chunk = self.chunk(&options)?;
+        let state_dtype = options.kv_type.resolve(open.model());
+        require_context(open.model(), state_dtype, context)?;
+        let mut refused = Vec::new();
+        let load_ms = milliseconds(started);
+        let started = Instant::now();
+        let (plans, program) = loop {
+            options.tell(LoadStage::Plan, 0, 1)?;
+            let plans = self.plan_without(&open, &options, context, &refused)?;
+            options.tell(LoadStage::Plan, 1, 1)?;
+            let limits = Limits::new(chunk, context, open.model().info().vocabulary);
+            let mut tell = |done, total| options.tell(LoadStage::Compile, done, total).is_ok();
+            let program = Program::compile(
+                open.model(),
+                &plans,
+                self.open_devices(),
+                limits,
+                state_dtype,
+                &mut tell,
+            );
+            match program {
+                Ok(program) => break (plans, program),
+                Err(e) => refused.extend(refusals(e)?),
+            }
+        };
+        let mut warnings = self.warnings().to_vec();
+        let trained = open.model().info().context_length;
+        if context > trained {
+            warnings.push(format!(
+                "the context of {context} tokens is longer than the {trained} that the model was trained for"
+            ));
+        }
+        if state_dtype != DType::F32 && open.model().is_f32() {
+            warnings.push(format!(
+                "the model is f32, but its KV cache is kept in {state_dtype}"
+            ));
+        }
+        Ok(LoadedModel {
+            inner: Arc::new(Inner {
+                runtime: self.clone(),
+                fallbacks: fallbacks(open.model(), &plans),
+                open,
+                plans,
+                context,
+                chunk,
+                state_dtype,
+                programs: Mutex::new(vec![Arc::new(program)]),
+                load_ms,
+                compile_ms: milliseconds(started),
+                warnings,
+            }),
+        })
+    }
+}
+
+/// Prompt length that estimates assume if none is given.
+const DEFAULT_PROMPT: u32 = 512;
+
+fn context(open: &OpenModel, options: &LoadOptions) -> Result<u32, RuntimeError> {
+    let context = options.context.unwrap_or_else(|| open.default_context());
+    match context {
+        1..=MAX_CONTEXT => Ok(context),
+        _ => Err(RuntimeError::Option {
+            option: "context",
+            found: context.to_string(),
+            expected: format!("from 1 to {MAX_CONTEXT} tokens"),
+        }),
+    }
+}
+
+/// Positions are 32-bit signed integers.
+const MAX_CONTEXT: u32 = i32::MAX as u32;
+
+/// Fails unless the KV cache of `context` tokens fits in memory.
+fn require_context(model: &Model, dtype: DType, context: u32) -> Result<(), RuntimeError> {
+    let row = model.state_bytes_per_position(dtype);
+    memory::require(
+        format!("a context of {context} tokens (a {dtype} KV cache of {row} bytes a token)"),
+        model.state_bytes(dtype, context),
+        "lower the context",
+    )
+}
+
+/// The nodes that a device refused to compile, or the error if that is not what happened.
+fn refusals(e: RuntimeError) -> Result<Vec<Refusal>, RuntimeError> {
+    match e {
+        RuntimeError::Device(HalError::CompileRejected { device, nodes }) if !nodes.is_empty() => {
+            let refusal = |(node, reason)| Refusal {
+                device: device.clone(),
+                node,
+                reason,
+            };
+            Ok(nodes.into_iter().map(refusal).collect())
+        }
+        RuntimeError::Device(HalError::Cancelled { .. }) => {
+            Err(RuntimeError::Cancelled { what: "loading" })
+        }
+        other => Err(other),
+    }
+}
+
+/// The nodes that a more preferred device than theirs refused.
+fn fallbacks(model: &Model, plans: &PlanSet) -> Vec<Fallback> {
+    let mut found = Vec::new();
+    for why in &plans.decode.why {
+        let preferred = why.verdicts.iter().take(why.device.0).enumerate();
+        let refused = preferred.filter_map(|(d, v)| match v {
+            anynpu_hal::Support::No(reason) => Some((d, reason)),
+            _ => None,
+        });
+        if let Some((wanted, reason)) = refused.into_iter().next() {
+            found.push(Fallback {
+                node: model.graph().node(why.node).name.clone(),
+                wanted: plans.devices[wanted].clone(),
+                ran_on: plans.devices[why.device.0].clone(),
+                reason: reason.to_string(),
+            });
+        }
+    }
+    found
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+impl LoadedModel {
+    /// The model as it was read.
+    pub fn open(&self) -> &OpenModel {
+        &self.inner.open
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &ModelInfo {
+        self.inner.open.model().info()
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// What is wrong with the model's vocabulary.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, RuntimeError> {
+        self.inner.open.tokenizer()
+    }
+
+    /// The runtime it is loaded on.
+    pub fn runtime(&self) -> &Runtime {
+        &self.inner.runtime
+    }
+
+    /// Where its nodes run and why.
+    pub fn plans(&self) -> &PlanSet {
+        &self.inner.plans
+    }
+
+    /// The plans in the form of the command line's JSON.
+    pub fn plan_report(&self) -> PlanReport {
+        self.inner.plans.report(self.inner.open.model().graph())
+    }
+
+    /// Nodes that a more preferred device refused.
+    pub fn fallbacks(&self) -> &[Fallback] {
+        &self.inner.fallbacks
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    /// Tokens that the context of a session holds if the session doesn't say.
+    pub fn context(&self) -> u32 {
+        self.inner.context
+    }
+
+    /// The type that the KV cache is kept in.
+    pub fn kv_dtype(&self) -> DType {
+        self.inner.state_dtype
+    }
+
+    /// Milliseconds that reading the model took.
+    pub fn load_ms(&self) -> f64 {
+        self.inner.load_ms
+    }
+
+    /// Milliseconds that planning and compiling took.
+    pub fn compile_ms(&self) -> f64 {
+        self.inner.compile_ms
+    }
+
+    /// Opens a session: a context of its own over the shared weights.
+    ///
+    /// A context larger than the model was loaded with compiles it again.
+    ///
+    /// # Errors
+    /// A context out of range, too little memory, a device that fails.
+    pub fn session(&self, options: SessionOptions) -> Result<Session, RuntimeError> {
+        Session::open(self.clone(), options)
+    }
+
+    /// The compiled form for a context of `capacity` tokens.
+    pub(crate) fn program(&self, capacity: u32) -> Result<Arc<Program>, RuntimeError> {
+        let inner = &*self.inner;
+        let mut programs = inner.programs.lock();
+        if let Some(program) = programs.iter().find(|p| p.limits().capacity >= capacity) {
+            return Ok(program.clone());
+        }
+        let model = inner.open.model();
+        let program = Arc::new(Program::compile(
+            model,
+            &inner.plans,
+            inner.runtime.open_devices(),
+            Limits::new(inner.chunk, capacity, model.info().vocabulary),
+            inner.state_dtype,
+            &mut |_, _| true,
+        )?);
+        programs.push(program.clone());
+        Ok(program)
+    }
+
+    /// Fails unless a session of `context` tokens fits in memory.
+    pub(crate) fn require_context(&self, context: u32) -> Result<(), RuntimeError> {
+        let options = LoadOptions {
+            context: Some(context),
+            ..LoadOptions::default()
+        };
+        let context = self::context(&self.inner.open, &options)?;
+        require_context(self.inner.open.model(), self.inner.state_dtype, context)
+    }
+}

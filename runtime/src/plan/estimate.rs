@@ -1,0 +1,176 @@
+//! What a run of nodes is thought to cost before anything was measured.
+//!
+//! A roofline: each node takes the longer of its arithmetic and its memory traffic, a run of nodes
+//! adds the cost of dispatching it. The rates are round figures for a device of each kind, so every
+//! estimate is a [`EstimateSource::Guess`].
+
+use std::ops::{Add, Range};
+
+use anynpu_hal::DeviceKind;
+use anynpu_ir::{AttentionKv, DType, Graph, Node, Op, Symbol, SymbolValues, TensorType, ValueDef};
+
+/// Where an [`Estimate`] comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EstimateSource {
+    /// A roofline with round figures.
+    Guess,
+}
+
+/// A predicted time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Microseconds.
+    pub us: f64,
+    /// Where it comes from.
+    pub source: EstimateSource,
+}
+
+impl Estimate {
+    /// No time at all.
+    pub const ZERO: Estimate = Estimate {
+        us: 0.0,
+        source: EstimateSource::Guess,
+    };
+
+    /// The share of the time that is a guess, from 0 to 1.
+    pub const fn guess_share(&self) -> f64 {
+        match self.source {
+            EstimateSource::Guess => 1.0,
+        }
+    }
+}
+
+impl Add for Estimate {
+    type Output = Estimate;
+
+    fn add(self, other: Estimate) -> Estimate {
+        Estimate {
+            us: self.us + other.us,
+            source: self.source,
+        }
+    }
+}
+
+/// Assumed rates of a device.
+struct Rates {
+    /// Operations per microsecond.
+    flops_per_us: f64,
+    /// Bytes read or written per microsecond.
+    bytes_per_us: f64,
+    /// Starting a run of nodes, in microseconds.
+    dispatch_us: f64,
+}
+
+/// Round figures for laptops and phones of the early 2020s: orders of magnitude, no device's own.
+fn rates(kind: DeviceKind) -> Rates {
+    let (flops_per_us, bytes_per_us, dispatch_us) = match kind {
+        DeviceKind::Gpu => (1e6, 50e3, 50.0),
+        DeviceKind::Npu => (5e6, 30e3, 100.0),
+        _ => (100e3, 20e3, 1.0),
+    };
+    Rates {
+        flops_per_us,
+        bytes_per_us,
+        dispatch_us,
+    }
+}
+
+/// One run of `nodes` on a device of `kind`, states kept in `state_dtype`.
+pub(super) fn run(
+    graph: &Graph,
+    nodes: Range<u32>,
+    kind: DeviceKind,
+    symbols: &SymbolValues,
+    state_dtype: DType,
+) -> Estimate {
+    let rates = rates(kind);
+    let nodes = &graph.nodes()[nodes.start as usize..nodes.end as usize];
+    let times = nodes.iter().map(|node| {
+        let (flops, bytes) = work(graph, node, symbols, state_dtype);
+        (flops / rates.flops_per_us).max(bytes / rates.bytes_per_us)
+    });
+    Estimate {
+        us: rates.dispatch_us + times.sum::<f64>(),
+        source: EstimateSource::Guess,
+    }
+}
+
+/// Operations and bytes of one node.
+fn work(graph: &Graph, node: &Node, symbols: &SymbolValues, state_dtype: DType) -> (f64, f64) {
+    if matches!(node.op, Op::Reshape { .. }) {
+        return (0.0, 0.0);
+    }
+    let elements = |ty: &TensorType| ty.shape.elements(symbols).unwrap_or(usize::MAX) as f64;
+    let size = |ty: &TensorType| ty.bytes(symbols).unwrap_or(usize::MAX) as f64;
+    let results: f64 = node.outputs.iter().map(|&id| elements(graph.ty(id))).sum();
+    let mut flops = results;
+    let mut bytes: f64 = node.outputs.iter().map(|&id| size(graph.ty(id))).sum();
+    for (i, &id) in node.inputs.iter().enumerate() {
+        let ty = graph.ty(id);
+        let looked_up = i == 0 && matches!(node.op, Op::Embedding | Op::Gather { .. });
+        // only the rows looked up are read
+        bytes += if looked_up { results * 4.0 } else { size(ty) };
+        if matches!(graph.value(id).def, ValueDef::Weight(_))
+            && matches!(node.op, Op::Linear)
+            && i == 1
+        {
+            let inner = ty.shape.last().map_or(1, |d| d.resolve(symbols));
+            flops = 2.0 * results * f64::from(inner);
+        }
+    }
+    if let Op::Attention {
+        kv: AttentionKv::State { k, v },
+        ..
+    } = node.op
+    {
+        let rows = symbols.get(Symbol::CACHED) as f64 + symbols.get(Symbol::TOKENS) as f64;
+        let q = elements(graph.ty(node.inputs[0]));
+        flops = 4.0 * q * rows;
+        let mut one = *symbols;
+        one.set(Symbol::CAPACITY, 1);
+        for state in [k, v] {
+            let shape = graph.state(state).ty.shape.clone();
+            let row = TensorType::new(state_dtype, shape).bytes(&one).unwrap_or(0);
+            bytes += row as f64 * rows;
+        }
+    }
+    (flops, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny_llama;
+
+    fn whole(tokens: u32, cached: u32) -> f64 {
+        let model = tiny_llama(2);
+        let graph = model.graph();
+        let symbols = SymbolValues::step(tokens, cached, 1, 4096);
+        let nodes = 0..graph.nodes().len() as u32;
+        run(graph, nodes, DeviceKind::Cpu, &symbols, DType::F32).us
+    }
+
+    #[test]
+    fn more_tokens_and_a_deeper_cache_take_longer() {
+        assert!(whole(1, 0) > 0.0);
+        assert!(whole(256, 0) > 2.0 * whole(1, 0));
+        assert!(whole(1, 4000) > whole(1, 0));
+    }
+
+    #[test]
+    fn a_matrix_product_counts_two_operations_a_weight() {
+        let model = tiny_llama(1);
+        let graph = model.graph();
+        let node = graph
+            .nodes()
+            .iter()
+            .find(|n| n.name == "layers.0.ffn.up")
+            .unwrap();
+        let w = graph.ty(node.inputs[1]).shape.as_fixed().unwrap();
+        let symbols = SymbolValues::step(3, 0, 1, 16);
+        let (flops, bytes) = work(graph, node, &symbols, DType::F32);
+        assert_eq!(flops, 2.0 * 3.0 * f64::from(w[0] * w[1]));
+        assert_eq!(bytes, f64::from(4 * (w[0] * w[1] + 3 * w[0] + 3 * w[1])));
+    }
+}

@@ -1,0 +1,146 @@
+//! Which device runs which nodes, and why.
+//!
+//! A [`Plan`] cuts the nodes of one [`Phase`] into [`Partition`]s, contiguous runs that each run on
+//! one device. For now the nodes go where they are pinned, and the others to the most preferred
+//! device that runs all of them; where none does, each to the most preferred one that runs it.
+
+mod estimate;
+mod pins;
+mod planner;
+mod report;
+
+use std::ops::Range;
+
+use anynpu_hal::Support;
+use anynpu_ir::{DType, NodeId, StateId, ValueId};
+
+pub use estimate::{Estimate, EstimateSource};
+pub use pins::{Pin, Placement};
+pub(crate) use planner::{PlanRequest, Refusal, plan};
+pub use report::{PhaseReport, PlanReport, SegmentReport};
+
+/// The two shapes of work of a language model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Many tokens at once: reading the prompt.
+    Prefill,
+    /// One token at a time.
+    Decode,
+}
+
+impl Phase {
+    /// Both, in the order they happen.
+    pub const ALL: [Phase; 2] = [Phase::Prefill, Phase::Decode];
+
+    /// The phase's name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        }
+    }
+}
+
+/// Index of a device in [`PlanSet::devices`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceIndex(pub usize);
+
+/// A run of nodes on one device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Partition {
+    /// The nodes.
+    pub nodes: Range<u32>,
+    /// The device.
+    pub device: DeviceIndex,
+    /// How long it is thought to take in one step of the phase.
+    pub predicted: Estimate,
+}
+
+/// A value that crosses from one device to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The value.
+    pub value: ValueId,
+    /// Where it is made.
+    pub from: DeviceIndex,
+    /// Where it is needed.
+    pub to: DeviceIndex,
+}
+
+/// Where a state lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatePlacement {
+    /// The state.
+    pub state: StateId,
+    /// The device whose memory it is in: the first that uses it.
+    pub home: DeviceIndex,
+    /// The type it is kept in.
+    pub dtype: DType,
+}
+
+/// Why a node is where it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeWhy {
+    /// The node.
+    pub node: NodeId,
+    /// Where it runs.
+    pub device: DeviceIndex,
+    /// What decided.
+    pub because: Because,
+    /// What each device says of it, in the order of [`PlanSet::devices`].
+    pub verdicts: Vec<Support>,
+}
+
+/// What decided where a node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Because {
+    /// The user pinned it; the pin as given.
+    Pinned(String),
+    /// The most preferred device that runs every node not pinned.
+    RunsAll,
+    /// The most preferred device that runs this node; none runs all.
+    Preferred,
+}
+
+/// How one phase runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The phase.
+    pub phase: Phase,
+    /// Runs of nodes that cover the graph, in order.
+    pub partitions: Vec<Partition>,
+    /// Values that cross between devices.
+    pub transfers: Vec<Transfer>,
+    /// Homes of the states.
+    pub states: Vec<StatePlacement>,
+    /// One entry a node, in order.
+    pub why: Vec<NodeWhy>,
+    /// The whole phase: all steps of the prompt, or one token.
+    pub total: Estimate,
+}
+
+/// The plans of all phases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanSet {
+    /// Names of the devices in use, most preferred first.
+    pub devices: Vec<String>,
+    /// Reading the prompt.
+    pub prefill: Plan,
+    /// One token at a time.
+    pub decode: Plan,
+    /// Prompt length that `prefill.total` and the depth of `decode` assume.
+    pub prompt: u32,
+    /// Most tokens in one step of prefill.
+    pub chunk: u32,
+}
+
+impl PlanSet {
+    /// The plan of `phase`.
+    pub fn phase(&self, phase: Phase) -> &Plan {
+        match phase {
+            Phase::Prefill => &self.prefill,
+            Phase::Decode => &self.decode,
+        }
+    }
+}

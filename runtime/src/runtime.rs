@@ -1,0 +1,248 @@
+//! The devices a program runs on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anynpu_hal::{Device, Driver, OpenOptions, Registry};
+
+use crate::RuntimeError;
+use crate::exec::OpenDevice;
+use crate::knobs::Knobs;
+
+/// The opened devices. Clones share them; models are loaded onto them.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    devices: Vec<Arc<OpenDevice>>,
+    knobs: Knobs,
+    warnings: Vec<String>,
+}
+
+impl Runtime {
+    /// Starts to describe a runtime.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    /// The devices in use, most preferred first.
+    pub fn devices(&self) -> Vec<Arc<dyn Device>> {
+        let devices = self.inner.devices.iter();
+        devices.map(|d| d.device().clone()).collect()
+    }
+
+    /// Every driver, for listing what else there is.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// The values of the environment variables it was built with.
+    pub fn knobs(&self) -> &Knobs {
+        &self.inner.knobs
+    }
+
+    /// What the user should know of how it was built, e.g. a device that did not open.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    pub(crate) fn open_devices(&self) -> &[Arc<OpenDevice>] {
+        &self.inner.devices
+    }
+}
+
+/// Says what a [`Runtime`] runs on.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct RuntimeBuilder {
+    drivers: Vec<Box<dyn Driver>>,
+    devices: Vec<String>,
+    forbidden: Vec<String>,
+    threads: Option<usize>,
+    options: BTreeMap<String, BTreeMap<String, String>>,
+    knobs: Option<Knobs>,
+}
+
+impl RuntimeBuilder {
+    /// Adds drivers, most preferred first.
+    pub fn drivers(mut self, drivers: Vec<Box<dyn Driver>>) -> Self {
+        self.drivers.extend(drivers);
+        self
+    }
+
+    /// Considers only devices that are named, most preferred first. Artificial devices are used
+    /// only if named; without any name, every other device that opens is used.
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        if !self.devices.contains(&name) {
+            self.devices.push(name);
+        }
+        self
+    }
+
+    /// Never uses the device called `name`.
+    pub fn forbid(mut self, name: impl Into<String>) -> Self {
+        self.forbidden.push(name.into());
+        self
+    }
+
+    /// Threads of devices that use the host's; their own choice if not said.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets an option of a device, as its driver documents it.
+    pub fn device_option(
+        mut self,
+        device: impl Into<String>,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Self {
+        let options = self.options.entry(device.into()).or_default();
+        options.insert(name.into(), value.into());
+        self
+    }
+
+    /// Uses these values instead of the environment's.
+    pub fn knobs(mut self, knobs: Knobs) -> Self {
+        self.knobs = Some(knobs);
+        self
+    }
+
+    /// Opens the devices.
+    ///
+    /// # Errors
+    /// A named device that doesn't exist or open; no device left; without named devices, none that
+    /// runs the whole op set; an environment variable with a value that makes no sense.
+    pub fn build(self) -> Result<Runtime, RuntimeError> {
+        let (knobs, mut warnings) = match self.knobs {
+            Some(knobs) => (knobs, Vec::new()),
+            None => Knobs::from_env()?,
+        };
+        let registry = Registry::new(self.drivers);
+        let named = !self.devices.is_empty();
+        let mut names = match named {
+            true => self.devices,
+            false => registry.default_devices(),
+        };
+        names.retain(|n| !self.forbidden.contains(n));
+        let threads = self.threads.or(knobs.threads.map(|n| n.0 as usize));
+        let mut devices = Vec::new();
+        for name in &names {
+            let mut options = OpenOptions::default();
+            options.threads = threads;
+            options.options = self.options.get(name).cloned().unwrap_or_default();
+            match registry.open(name, &options) {
+                Ok(device) => devices.push(Arc::new(OpenDevice::new(device))),
+                Err(e) if named || names.len() == 1 => return Err(e.into()),
+                Err(e) => warnings.push(e.to_string()),
+            }
+        }
+        let baseline = |d: &Arc<OpenDevice>| d.device().capabilities().features.baseline;
+        if devices.is_empty() {
+            let (_, unavailable) = registry.enumerate();
+            let reasons = unavailable
+                .iter()
+                .map(|u| format!("{}: {}", u.driver, u.reason));
+            let mut why: Vec<String> = reasons.chain(warnings).collect();
+            if !self.forbidden.is_empty() {
+                why.push(format!("forbidden: {}", self.forbidden.join(", ")));
+            }
+            if why.is_empty() {
+                why.push("no driver was given, or none has a real device".into());
+            }
+            return Err(RuntimeError::NoDevice {
+                why: why.join("; "),
+            });
+        }
+        if !named && !devices.iter().any(baseline) {
+            return Err(RuntimeError::NoDevice {
+                why: format!(
+                    "none of {} runs the whole op set; add such a device or name the devices to use",
+                    names.join(", ")
+                ),
+            });
+        }
+        Ok(Runtime {
+            inner: Arc::new(Inner {
+                registry,
+                devices,
+                knobs,
+                warnings,
+            }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anynpu_hal::driver::chaos::ChaosDriver;
+    use anynpu_hal::driver::noop::NoopDriver;
+
+    use super::*;
+
+    fn builder() -> RuntimeBuilder {
+        let chaos = ChaosDriver::new(Box::new(NoopDriver), Vec::new());
+        let drivers: Vec<Box<dyn Driver>> = vec![Box::new(NoopDriver), Box::new(chaos)];
+        Runtime::builder().drivers(drivers).knobs(Knobs::default())
+    }
+
+    fn names(runtime: &Runtime) -> Vec<String> {
+        let devices = runtime.devices();
+        devices.iter().map(|d| d.info().name.clone()).collect()
+    }
+
+    #[test]
+    fn named_devices_are_opened_in_their_order_and_once() {
+        let runtime = builder()
+            .device("chaos")
+            .device("noop")
+            .device("chaos")
+            .build()
+            .unwrap();
+        assert_eq!(names(&runtime), ["chaos", "noop"]);
+        let runtime = builder()
+            .device("chaos")
+            .device("noop")
+            .forbid("chaos")
+            .build()
+            .unwrap();
+        assert_eq!(names(&runtime), ["noop"]);
+    }
+
+    #[test]
+    fn artificial_devices_are_not_used_unless_named() {
+        let e = builder().build().unwrap_err().to_string();
+        assert!(e.contains("none has a real device"), "{e}");
+        let e = builder()
+            .device("noop")
+            .forbid("noop")
+            .build()
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("forbidden: noop"), "{e}");
+    }
+
+    #[test]
+    fn a_named_device_that_does_not_exist_is_an_error_listing_what_there_is() {
+        let e = builder().device("npu").build().unwrap_err().to_string();
+        assert!(e.contains("'npu'") && e.contains("noop, chaos"), "{e}");
+    }
+
+    #[test]
+    fn options_reach_their_device() {
+        let bad = builder()
+            .device("chaos")
+            .device_option("chaos", "faults", "nonsense");
+        assert!(bad.build().is_err());
+        let good = builder()
+            .device("chaos")
+            .device_option("chaos", "faults", "submit:1=lost");
+        assert!(good.build().is_ok());
+    }
+}

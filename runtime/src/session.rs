@@ -1,0 +1,232 @@
+//! A context of a model: tokens in, logits out.
+
+use std::time::Duration;
+
+use crate::exec::{Executed, Executor, Logits, Rows};
+use crate::memory::MemoryPlan;
+use crate::plan::Phase;
+use crate::{CancelToken, LoadedModel, RuntimeError, TokenId};
+
+/// How to open a session.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// Tokens the context holds; what the model was loaded with if not said.
+    pub context: Option<u32>,
+    /// Longest time one step of a device may take; `ANYNPU_STEP_TIMEOUT_MS` if not said.
+    pub step_timeout: Option<Duration>,
+}
+
+impl SessionOptions {
+    /// Defaults.
+    pub fn new() -> Self {
+        SessionOptions::default()
+    }
+
+    /// Sets the context.
+    #[must_use]
+    pub fn context(mut self, tokens: u32) -> Self {
+        self.context = Some(tokens);
+        self
+    }
+
+    /// Sets the longest time one step may take.
+    #[must_use]
+    pub fn step_timeout(mut self, limit: Duration) -> Self {
+        self.step_timeout = Some(limit);
+        self
+    }
+}
+
+/// A context of a model: the tokens so far and their KV cache.
+///
+/// Tokens are put in with [`Session::prefill`] and [`Session::decode`]; [`Session::generate`] does
+/// both. The tokens are kept on the host, so the cache can be made again from them.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) model: LoadedModel,
+    pub(crate) executor: Executor,
+    /// The tokens whose rows are in the KV cache.
+    pub(crate) tokens: Vec<TokenId>,
+    /// A token that was chosen but not put in yet.
+    pub(crate) pending: Option<TokenId>,
+}
+
+impl Session {
+    pub(crate) fn open(model: LoadedModel, options: SessionOptions) -> Result<Self, RuntimeError> {
+        let context = options.context.unwrap_or_else(|| model.context());
+        model.require_context(context)?;
+        let program = model.program(context)?;
+        let limit = options.step_timeout;
+        let limit = limit.unwrap_or(model.runtime().knobs().step_timeout.duration());
+        Ok(Session {
+            executor: Executor::new(program, context, limit)?,
+            tokens: Vec::with_capacity(context as usize),
+            pending: None,
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &LoadedModel {
+        &self.model
+    }
+
+    /// Tokens the context holds.
+    pub fn context(&self) -> u32 {
+        self.executor.capacity()
+    }
+
+    /// The tokens put in so far.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// Tokens that still fit.
+    pub fn room(&self) -> u32 {
+        self.context() - self.position()
+    }
+
+    /// Memory it needs, by what for.
+    pub fn memory(&self) -> MemoryPlan {
+        let model = self.model.open().model();
+        let kv = model.state_bytes(self.model.kv_dtype(), self.context());
+        let kv = kv.unwrap_or(u64::MAX);
+        MemoryPlan {
+            weights: model.info().weight_bytes,
+            resident: self.executor.program().resident_bytes(),
+            kv,
+            buffers: self.executor.buffer_bytes().saturating_sub(kv),
+        }
+    }
+
+    /// What was executed since the session was opened.
+    pub fn executed(&self) -> Executed {
+        self.executor.executed()
+    }
+
+    /// Where devices counted other than what they were given.
+    pub fn miscounts(&self) -> Vec<String> {
+        self.executor.miscounts()
+    }
+
+    /// Puts `tokens` in, a chunk at a time. Afterwards [`Session::logits`] are those after the last.
+    ///
+    /// # Errors
+    /// Tokens that don't fit or don't exist (nothing is put in then); a device that fails or a
+    /// cancellation (the chunks before it are in).
+    pub fn prefill(
+        &mut self,
+        tokens: &[TokenId],
+        cancel: Option<&CancelToken>,
+    ) -> Result<(), RuntimeError> {
+        self.check(tokens)?;
+        let chunk = self.executor.program().limits().tokens as usize;
+        let count = tokens.chunks(chunk).count();
+        for (i, part) in tokens.chunks(chunk).enumerate() {
+            check_cancel(cancel)?;
+            let rows = if i + 1 == count {
+                Rows::Last
+            } else {
+                Rows::None
+            };
+            self.step(Phase::Prefill, part, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Puts `tokens` in and hands `with` the logits after each: its position and one logit a token
+    /// of the vocabulary.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and what `with` returns.
+    pub fn logits_of_each<E: From<RuntimeError>>(
+        &mut self,
+        tokens: &[TokenId],
+        cancel: Option<&CancelToken>,
+        mut with: impl FnMut(u32, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.check(tokens)?;
+        let vocabulary = self.executor.program().vocabulary() as usize;
+        let chunk = self.executor.program().limits().rows as usize;
+        for part in tokens.chunks(chunk) {
+            check_cancel(cancel)?;
+            let first = self.position();
+            self.step(Phase::Prefill, part, Rows::All)?;
+            let logits = self.executor.logits()?;
+            for (position, row) in (first..).zip(logits.chunks_exact(vocabulary)) {
+                with(position, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts one token in. Afterwards [`Session::logits`] are those after it. Allocates nothing.
+    ///
+    /// # Errors
+    /// A full context, a token that doesn't exist, a device that fails.
+    pub fn decode(&mut self, token: TokenId) -> Result<(), RuntimeError> {
+        self.check_tokens(&[token])?;
+        if self.room() == 0 {
+            return Err(RuntimeError::ContextFull {
+                context: self.context(),
+            });
+        }
+        self.step(Phase::Decode, &[token], Rows::Last)
+    }
+
+    /// One logit a token of the vocabulary, after the last token put in. Empty if nothing was.
+    ///
+    /// # Errors
+    /// A device whose memory can't be read.
+    pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
+        self.executor.logits()
+    }
+
+    /// Forgets the tokens from `length` on; the KV rows of those before stay.
+    pub fn truncate(&mut self, length: usize) {
+        self.tokens.truncate(length);
+        self.pending = None;
+    }
+
+    fn position(&self) -> u32 {
+        // no more tokens are put in than the context holds
+        self.tokens.len() as u32
+    }
+
+    fn step(&mut self, phase: Phase, tokens: &[TokenId], rows: Rows) -> Result<(), RuntimeError> {
+        self.executor.step(phase, tokens, self.position(), rows)?;
+        self.tokens.extend_from_slice(tokens);
+        self.pending = None;
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {
+        self.check_tokens(tokens)?;
+        if tokens.len() > self.room() as usize {
+            return Err(RuntimeError::PromptTooLong {
+                prompt: tokens.len(),
+                context: self.context(),
+                room: self.room(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {
+        let vocabulary = self.executor.program().vocabulary();
+        match tokens.iter().find(|&&t| t >= vocabulary) {
+            Some(&token) => Err(RuntimeError::TokenOutOfRange { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_cancel(cancel: Option<&CancelToken>) -> Result<(), RuntimeError> {
+    match cancel.is_some_and(CancelToken::is_cancelled) {
+        true => Err(RuntimeError::Cancelled {
+            what: "reading the prompt",
+        }),
+        false => Ok(()),
+    }
+}
