@@ -32,7 +32,7 @@ pub use generate::{
 };
 pub use model::{
     DEFAULT_CONTEXT, Fallback, KvType, LoadOptions, LoadProgress, LoadStage, LoadedModel,
-    ModelSource, OpenModel, ProgressFn,
+    ModelSource, OpenModel, ProgressFn, SMALL_CACHE,
 };
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use session::{Session, SessionOptions};

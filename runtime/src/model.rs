@@ -143,7 +143,8 @@ pub const DEFAULT_CONTEXT: u32 = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KvType {
-    /// F32 for F32 models, else F16.
+    /// F32 for F32 models, and for F16 and BF16 models if the cache is small
+    /// ([`SMALL_CACHE`]); else F16.
     #[default]
     Auto,
     /// 32 bits.
@@ -152,13 +153,22 @@ pub enum KvType {
     F16,
 }
 
+/// Bytes up to which the F32 cache of a model with 16-bit weights is small: it costs little there,
+/// and rounding it would move the result more than the weights' own rounding did.
+pub const SMALL_CACHE: u64 = 16 << 20;
+
 impl KvType {
-    /// The type for `model`.
-    pub fn resolve(self, model: &Model) -> DType {
+    /// The type for `model` with a context of `context` tokens.
+    pub fn resolve(self, model: &Model, context: u32) -> DType {
+        let small = || {
+            let bytes = model.state_bytes(DType::F32, context);
+            bytes.is_some_and(|b| b <= SMALL_CACHE)
+        };
         match self {
             KvType::F32 => DType::F32,
             KvType::F16 => DType::F16,
             KvType::Auto if model.is_f32() => DType::F32,
+            KvType::Auto if model.is_float() && small() => DType::F32,
             KvType::Auto => DType::F16,
         }
     }
@@ -385,7 +395,7 @@ impl Runtime {
             placement: &options.placement,
             prompt: options.prompt.unwrap_or(DEFAULT_PROMPT.min(context)),
             chunk: chunk.min(context),
-            state_dtype: options.kv_type.resolve(open.model()),
+            state_dtype: options.kv_type.resolve(open.model(), context),
             refused,
         };
         plan(open.model().graph(), &self.devices(), &request)
@@ -411,7 +421,7 @@ impl Runtime {
     ) -> Result<LoadedModel, RuntimeError> {
         let context = context(&open, &options)?;
         let chunk = self.chunk(&options)?;
-        let state_dtype = options.kv_type.resolve(open.model());
+        let state_dtype = options.kv_type.resolve(open.model(), context);
         require_context(open.model(), state_dtype, context)?;
         let mut refused = Vec::new();
         let load_ms = milliseconds(started);

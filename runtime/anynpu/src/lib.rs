@@ -1,1 +1,83 @@
-//! Placeholder of the crate root, replaced as the crate is written.
+//! Run language models on the devices of this machine: the crate that apps add.
+//!
+//! It brings the runtime's session interface and the backends built into this build. A runtime
+//! opens devices, a model is loaded onto them, a session generates. Afterwards the report says what
+//! ran where, as counted while running:
+//!
+#![cfg_attr(feature = "story-model", doc = "```")]
+#![cfg_attr(not(feature = "story-model"), doc = "```ignore")]
+//! use std::ops::ControlFlow;
+//! use anynpu::{GenerateOptions, LoadOptions, SessionOptions};
+//!
+//! let model = anynpu::runtime()?.load(anynpu::story_model(), LoadOptions::new())?;
+//! let mut session = model.session(SessionOptions::new())?;
+//! let options = GenerateOptions::new().max_tokens(40).seed(1);
+//! let report = session.generate("Once upon a time", &options, |piece| {
+//!     print!("{}", piece.text);
+//!     ControlFlow::Continue(())
+//! })?;
+//! for segment in &report.plan.phases[1].segments {
+//!     println!("\n{}: layers {:?}", segment.device, segment.layers);
+//! }
+//! println!("{:?}", report.executed.devices);
+//! # assert!(report.executed.devices["cpu"].nodes > 0 && !report.text.is_empty());
+//! # Ok::<(), anynpu::RuntimeError>(())
+//! ```
+//!
+//! With a model file of yours, give its path: `load("model.gguf", LoadOptions::new())`.
+//!
+//! Loading tells how far it has come and stops when it is asked to, and so does generating:
+//!
+#![cfg_attr(feature = "story-model", doc = "```")]
+#![cfg_attr(not(feature = "story-model"), doc = "```ignore")]
+//! use std::ops::ControlFlow;
+//! use anynpu::{CancelToken, FinishReason, GenerateOptions, LoadOptions, SessionOptions};
+//!
+//! let stop = CancelToken::new(); // a clone of it can go to a button or a signal handler
+//! let options = LoadOptions::new().cancel(stop.clone()).progress(|p| {
+//!     println!("{:?}: {} of {}", p.stage, p.done, p.total);
+//!     ControlFlow::Continue(()) // Break stops it, too
+//! });
+//! let model = anynpu::runtime()?.load(anynpu::story_model(), options)?;
+//!
+//! let options = GenerateOptions::new().cancel(stop.clone());
+//! let mut session = model.session(SessionOptions::new())?;
+//! let report = session.generate("", &options, |_| {
+//!     stop.cancel();
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert_eq!(report.finish, FinishReason::Cancelled);
+//! # Ok::<(), anynpu::RuntimeError>(())
+//! ```
+//!
+//! # Choosing devices
+//! [`builder`] starts a [`RuntimeBuilder`] with the built-in drivers: name devices, forbid them, set
+//! threads. [`LoadOptions::placement`] pins layers to devices. A device that can't run a part says
+//! why: see [`GenerationReport::fallbacks`] and [`LoadedModel::plans`].
+//!
+//! # Features
+//! `story-model` (default): the built-in model, 2.7 MB compiled into the program.
+//!
+//! It may depend on every package of the workspace but the tools. The three main types:
+//! [`Runtime`], [`LoadedModel`], [`Session`].
+
+#[cfg(feature = "story-model")]
+mod story;
+
+pub use anynpu_backends::drivers;
+pub use anynpu_runtime::*;
+#[cfg(feature = "story-model")]
+pub use story::story_model;
+
+/// A [`RuntimeBuilder`] with the drivers built into this build.
+pub fn builder() -> RuntimeBuilder {
+    Runtime::builder().drivers(drivers())
+}
+
+/// A runtime of every real device that opens.
+///
+/// # Errors
+/// No such device, or an environment variable with a value that makes no sense.
+pub fn runtime() -> Result<Runtime, RuntimeError> {
+    builder().build()
+}

@@ -1,0 +1,290 @@
+//! The arguments of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run language models on every accelerator of a phone or laptop.
+#[derive(Debug, Parser)]
+#[command(
+    name = "anynpu",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  \
+        anynpu run                          a story from the built-in model\n  \
+        anynpu run model.gguf -p 'Hello'    text from a model of yours\n  \
+        anynpu devices                      what this machine has\n\n\
+        MODEL is a .gguf file; left out, it is the built-in story model."
+)]
+pub struct Arguments {
+    /// More log on standard error; repeat for still more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Generate text, streaming it as it comes
+    #[command(after_help = "Examples:\n  anynpu run\n  \
+        anynpu run model.gguf -p 'Once upon a time' -n 100 --temp 0\n  \
+        anynpu run model.gguf -f prompt.txt --seed 7 --json")]
+    Run(RunArgs),
+    /// List every driver and device found, and why a driver is not usable
+    #[command(after_help = "Example:\n  anynpu devices --json")]
+    Devices(JsonArgs),
+    /// Show which device will run which layers, phase by phase
+    #[command(
+        after_help = "Examples:\n  anynpu plan\n  anynpu plan model.gguf --prompt 128 --json"
+    )]
+    Plan(PlanArgs),
+    /// Compute next-token logits for every position of a token sequence
+    #[command(
+        after_help = "Examples:\n  anynpu logits model.gguf --tokens 1,403,407 --out logits.f32\n  \
+        anynpu logits --tokens 1,2,3 --json"
+    )]
+    Logits(LogitsArgs),
+    /// Show a text's token ids and pieces
+    #[command(
+        after_help = "Examples:\n  anynpu tokenize model.gguf -p 'Hello world'\n  \
+        anynpu tokenize -p 'Once upon a time' --json"
+    )]
+    Tokenize(TokenizeArgs),
+    /// Turn token ids back into text
+    #[command(after_help = "Example:\n  anynpu detokenize model.gguf --tokens 1,403,407")]
+    Detokenize(DetokenizeArgs),
+    /// Show a model's metadata, tensors, quantisation and memory needs
+    #[command(
+        after_help = "Examples:\n  anynpu inspect model.gguf\n  anynpu inspect model.gguf --json"
+    )]
+    Inspect(InspectArgs),
+    /// Measure prefill and decode speed
+    #[command(
+        after_help = "Examples:\n  anynpu bench model.gguf -p 512 -n 128 -r 5\n  \
+        anynpu bench -o jsonl"
+    )]
+    Bench(BenchArgs),
+    /// Check each backend: what was looked for, what was found, what to do
+    #[command(after_help = "Example:\n  anynpu doctor --json")]
+    Doctor(JsonArgs),
+    /// List every environment variable that anynpu reads
+    #[command(after_help = "Example:\n  anynpu knobs")]
+    Knobs(JsonArgs),
+}
+
+/// The model of a command.
+#[derive(Debug, Args)]
+pub struct ModelArg {
+    /// A .gguf file; the built-in story model if left out
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options on where and how a model runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Devices")]
+pub struct PlacementArgs {
+    /// Consider only these devices, preferred first (artificial ones only if named here)
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub device: Vec<String>,
+    /// Fail unless every layer runs on this device
+    #[arg(long, value_name = "NAME")]
+    pub require: Option<String>,
+    /// Never use this device
+    #[arg(long, value_name = "NAME")]
+    pub forbid: Vec<String>,
+    /// Pin nodes to a device, e.g. 'layers.0-3=cpu' or 'layers.*.ffn*=cpu'
+    #[arg(long, value_name = "PATTERN=NAME")]
+    pub place: Vec<String>,
+    /// Threads of the CPU; all its cores if left out
+    #[arg(long, short = 't', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: Option<u32>,
+    /// Use only these CPU kernels, e.g. 'generic' or 'avx2'
+    #[arg(long, value_name = "LIST")]
+    pub cpu_features: Option<String>,
+    /// Type of the KV cache; auto is f32 for F32 models and small caches of F16 models, else f16
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub kv_type: KvType,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvType {
+    Auto,
+    F32,
+    F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnFull {
+    /// Stop with an error
+    Error,
+    /// Forget the oldest half and go on
+    Slide,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Text to continue
+    #[arg(short, long, conflicts_with = "file")]
+    pub prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Most tokens to generate; until the model ends or the context is full if left out
+    #[arg(short = 'n', long = "tokens", value_name = "N")]
+    pub tokens: Option<u32>,
+    /// Temperature; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temp: f32,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: u32,
+    /// Keep the likeliest tokens that make up this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Drop tokens less likely than this share of the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Divide the logits of recent tokens by this; 1 changes nothing
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repeat_penalty: f32,
+    /// Seed of the random choice; from the clock if left out
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Stop before this text; repeatable
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Context size in tokens; the model's own, at most 4096, if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// What to do when the context is full
+    #[arg(long, value_name = "WHAT", default_value = "error")]
+    pub on_full: OnFull,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Prompt length to plan for
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt: u32,
+    /// Tokens to generate that the objective counts
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 128)]
+    pub tokens: u32,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Token ids, separated by commas; nothing is added
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
+    pub tokens: Vec<u32>,
+    /// Write f32 little endian, row-major [positions, vocabulary], to this file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The text
+    #[arg(short, long)]
+    pub prompt: String,
+    /// Recognise special tokens and add the begin token
+    #[arg(long)]
+    pub special: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DetokenizeArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
+    pub tokens: Vec<u32>,
+    /// Render special tokens too
+    #[arg(long)]
+    pub special: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    Md,
+    Json,
+    Jsonl,
+    Csv,
+    Sql,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Prompt lengths to measure
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
+    pub prompt: Vec<u32>,
+    /// Numbers of generated tokens to measure
+    #[arg(
+        short = 'n',
+        long = "tokens",
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    pub tokens: Vec<u32>,
+    /// Tokens already in the context
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 0)]
+    pub depth: u32,
+    /// Runs of each test
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repetitions: u32,
+    /// Form of the result
+    #[arg(short = 'o', long, value_name = "FORM", default_value = "md")]
+    pub output: BenchFormat,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+}

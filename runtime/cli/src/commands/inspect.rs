@@ -1,0 +1,205 @@
+//! `anynpu inspect`: what a model file holds, even one that can't run.
+
+use anyhow::Context;
+use anynpu::{DEFAULT_CONTEXT, KvType, ModelSource, OpenModel};
+use anynpu_graphs::ModelInfo;
+use anynpu_graphs::import::gguf::{Gguf, Value};
+use serde::Serialize;
+
+use crate::args::InspectArgs;
+use crate::output;
+
+#[derive(Serialize)]
+struct Document {
+    model: String,
+    format: String,
+    file_bytes: usize,
+    metadata: Vec<Entry>,
+    tensors: Vec<TensorEntry>,
+    /// Absent where the model can't run; `error` says why.
+    info: Option<ModelInfo>,
+    memory: Vec<Memory>,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    key: String,
+    #[serde(rename = "type")]
+    kind: String,
+    value: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct TensorEntry {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    shape: Vec<u64>,
+    bytes: Option<u64>,
+    offset: u64,
+}
+
+/// What a context of so many tokens needs.
+#[derive(Serialize)]
+struct Memory {
+    context: u32,
+    weight_bytes: u64,
+    kv_bytes: Option<u64>,
+    kv_type: &'static str,
+}
+
+/// Array elements shown.
+const SHOWN: usize = 8;
+/// Bytes of a text shown.
+const SHOWN_TEXT: usize = 200;
+
+/// Reads the file's header and prints it.
+pub fn execute(args: &InspectArgs) -> anyhow::Result<()> {
+    let gguf = match args.model.source() {
+        ModelSource::File(path) => Gguf::open(path),
+        ModelSource::Static { name, bytes } => Gguf::from_static(name, bytes),
+        _ => anyhow::bail!("{}: not a file", args.model.what()),
+    };
+    let gguf = gguf.with_context(|| args.model.what())?;
+    let open = OpenModel::open(gguf.clone());
+    let document = Document {
+        model: args.model.what(),
+        format: format!("GGUF v{}", gguf.version()),
+        file_bytes: gguf.file().len(),
+        metadata: gguf
+            .metadata()
+            .iter()
+            .map(|(key, value)| Entry {
+                key: key.to_owned(),
+                kind: format!("{:?}", value.value_type()).to_lowercase(),
+                value: shown(&value),
+            })
+            .collect(),
+        tensors: gguf
+            .tensors()
+            .map(|t| TensorEntry {
+                name: t.name().to_owned(),
+                kind: t.ggml_type().to_string(),
+                shape: t.dims().to_vec(),
+                bytes: t.byte_len(),
+                offset: t.offset(),
+            })
+            .collect(),
+        info: open.as_ref().ok().map(|o| o.model().info().clone()),
+        memory: open.as_ref().map_or_else(|_| Vec::new(), memory),
+        error: match &open {
+            Ok(o) => o.tokenizer().err().map(|e| e.to_string()),
+            Err(e) => Some(e.to_string()),
+        },
+    };
+    if args.json.json {
+        return output::print_json(&document);
+    }
+    print(&document)
+}
+
+fn memory(open: &OpenModel) -> Vec<Memory> {
+    let model = open.model();
+    let own = model.info().context_length;
+    let mut contexts: Vec<u32> = [512, 2048, DEFAULT_CONTEXT, 16384]
+        .into_iter()
+        .filter(|&c| c < own)
+        .collect();
+    contexts.push(own);
+    contexts
+        .into_iter()
+        .map(|context| {
+            let kv = KvType::Auto.resolve(model, context);
+            Memory {
+                context,
+                weight_bytes: model.info().weight_bytes,
+                kv_bytes: model.state_bytes(kv, context),
+                kv_type: kv.name(),
+            }
+        })
+        .collect()
+}
+
+/// A value cut to what a person would look at.
+fn shown(value: &Value<'_>) -> serde_json::Value {
+    match value {
+        Value::F32(x) => f64::from(*x).into(),
+        Value::F64(x) => (*x).into(),
+        Value::Bool(b) => (*b).into(),
+        Value::String(bytes) => {
+            let mut text = String::from_utf8_lossy(bytes).into_owned();
+            if let Some((end, _)) = text.char_indices().find(|(i, _)| *i >= SHOWN_TEXT) {
+                text.truncate(end);
+                text.push('…');
+            }
+            text.into()
+        }
+        Value::Array(array) => serde_json::json!({
+            "length": array.len(),
+            "first": array.iter().take(SHOWN).map(|v| shown(&v)).collect::<Vec<_>>(),
+        }),
+        number => number
+            .as_integer()
+            .and_then(|n| i64::try_from(n).ok())
+            .map_or(serde_json::Value::Null, Into::into),
+    }
+}
+
+fn print(d: &Document) -> anyhow::Result<()> {
+    output::print_line(&format!(
+        "{}: {}, {}",
+        d.model,
+        d.format,
+        output::bytes(d.file_bytes as u64)
+    ))?;
+    if let Some(info) = &d.info {
+        output::print_line(&format!(
+            "{}: {} architecture, {:.2} M parameters, {} layers, hidden {}, {} heads over {}, vocabulary {}, context {}",
+            info.name,
+            info.architecture,
+            info.parameters as f64 / 1e6,
+            info.layers,
+            info.hidden,
+            info.heads,
+            info.kv_heads,
+            info.vocabulary,
+            info.context_length
+        ))?;
+        output::print_line(&format!(
+            "reads {} of weights for each generated token",
+            output::bytes(info.streamed_bytes_per_token)
+        ))?;
+        for f in &info.formats {
+            output::print_line(&format!(
+                "  {:<6} {:>4} tensors {:>12}",
+                f.dtype,
+                f.tensors,
+                output::bytes(f.bytes)
+            ))?;
+        }
+    }
+    for m in &d.memory {
+        let kv = m
+            .kv_bytes
+            .map_or_else(|| "more than memory".into(), output::bytes);
+        output::print_line(&format!(
+            "context {:>6}: weights {}, KV cache {kv} ({})",
+            m.context,
+            output::bytes(m.weight_bytes),
+            m.kv_type
+        ))?;
+    }
+    output::print_line(&format!("{} metadata entries:", d.metadata.len()))?;
+    for e in &d.metadata {
+        output::print_line(&format!("  {} = {}", e.key, e.value))?;
+    }
+    output::print_line(&format!("{} tensors:", d.tensors.len()))?;
+    for t in &d.tensors {
+        output::print_line(&format!("  {} {} {:?}", t.name, t.kind, t.shape))?;
+    }
+    if let Some(e) = &d.error {
+        output::print_line(&format!("can't run: {e}"))?;
+    }
+    Ok(())
+}

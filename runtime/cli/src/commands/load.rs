@@ -1,0 +1,137 @@
+//! Opening models and placing them, as the shared options say.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use anyhow::Context;
+use anynpu::plan::{Pin, Placement};
+use anynpu::{
+    CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Runtime,
+};
+
+use crate::args::{self, ModelArg, PlacementArgs};
+use crate::output;
+
+impl ModelArg {
+    /// The file, or the built-in model.
+    pub fn source(&self) -> ModelSource {
+        match &self.model {
+            Some(path) => ModelSource::File(path.clone()),
+            None => anynpu::story_model(),
+        }
+    }
+
+    /// Reads the model without placing it.
+    pub fn open(&self) -> anyhow::Result<OpenModel> {
+        OpenModel::open(self.source()).with_context(|| self.what())
+    }
+
+    /// Its name for messages and results.
+    pub fn what(&self) -> String {
+        match &self.model {
+            Some(path) => path.display().to_string(),
+            None => "the built-in story model".to_owned(),
+        }
+    }
+}
+
+impl PlacementArgs {
+    /// Opens the devices.
+    pub fn runtime(&self) -> anyhow::Result<Runtime> {
+        let mut builder = Runtime::builder().drivers(anynpu_backends::drivers());
+        for name in &self.device {
+            builder = builder.device(name);
+        }
+        for name in &self.forbid {
+            builder = builder.forbid(name);
+        }
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads as usize);
+        }
+        if let Some(features) = &self.cpu_features {
+            builder = builder.device_option("cpu", "features", features);
+        }
+        let runtime = builder.build()?;
+        for warning in runtime.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok(runtime)
+    }
+
+    /// Pins and requirements.
+    pub fn placement(&self) -> anyhow::Result<Placement> {
+        let pins: Result<Vec<Pin>, _> = self.place.iter().map(|p| p.parse()).collect();
+        Ok(Placement {
+            pins: pins?,
+            require: self.require.clone(),
+        })
+    }
+
+    /// How to load, for a context of `context` tokens.
+    pub fn load_options(&self, context: Option<u32>) -> anyhow::Result<LoadOptions> {
+        let kv_type = match self.kv_type {
+            args::KvType::Auto => KvType::Auto,
+            args::KvType::F32 => KvType::F32,
+            args::KvType::F16 => KvType::F16,
+        };
+        let options = LoadOptions::new()
+            .kv_type(kv_type)
+            .placement(self.placement()?)
+            .cancel(interrupt());
+        Ok(match context {
+            Some(tokens) => options.context(tokens),
+            None => options,
+        })
+    }
+
+    /// Loads `model` with a progress bar.
+    pub fn load(&self, model: &ModelArg, context: Option<u32>) -> anyhow::Result<LoadedModel> {
+        let bar = output::progress_bar("loading");
+        let shown = bar.clone();
+        let options = self.load_options(context)?.progress(move |p| {
+            if p.stage == LoadStage::Compile {
+                shown.set_length(p.total.max(1));
+                shown.set_position(p.done);
+            }
+            ControlFlow::Continue(())
+        });
+        let loaded = self.runtime()?.load(model.source(), options);
+        bar.finish_and_clear();
+        let loaded = loaded.with_context(|| model.what())?;
+        for warning in loaded.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded)
+    }
+}
+
+/// Cancelled by Ctrl-C; a second Ctrl-C ends the process at once.
+pub fn interrupt() -> CancelToken {
+    static TOKEN: OnceLock<CancelToken> = OnceLock::new();
+    let token = TOKEN.get_or_init(|| {
+        let token = CancelToken::new();
+        let handler = token.clone();
+        let set = ctrlc::set_handler(move || {
+            if handler.is_cancelled() {
+                std::process::exit(130);
+            }
+            handler.cancel();
+        });
+        if let Err(e) = set {
+            tracing::warn!("Ctrl-C will end the program at once: {e}");
+        }
+        token
+    });
+    token.clone()
+}
+
+/// Reads a text file, whatever its encoding: bytes that are no UTF-8 become U+FFFD.
+pub fn read_text(path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let text = String::from_utf8_lossy(&bytes);
+    if matches!(text, std::borrow::Cow::Owned(_)) {
+        tracing::warn!("{}: bytes that are not UTF-8 were replaced", path.display());
+    }
+    Ok(text.into_owned())
+}

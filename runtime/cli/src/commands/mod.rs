@@ -1,0 +1,31 @@
+//! One file a command.
+
+mod bench;
+mod detokenize;
+mod devices;
+mod doctor;
+mod inspect;
+mod knobs;
+mod load;
+mod logits;
+mod plan;
+mod run;
+mod tokenize;
+
+use crate::args::Command;
+
+/// Runs a command to its end.
+pub fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(a) => run::execute(&a),
+        Command::Devices(a) => devices::execute(&a),
+        Command::Plan(a) => plan::execute(&a),
+        Command::Logits(a) => logits::execute(&a),
+        Command::Tokenize(a) => tokenize::execute(&a),
+        Command::Detokenize(a) => detokenize::execute(&a),
+        Command::Inspect(a) => inspect::execute(&a),
+        Command::Bench(a) => bench::execute(&a),
+        Command::Doctor(a) => doctor::execute(&a),
+        Command::Knobs(a) => knobs::execute(&a),
+    }
+}
