@@ -118,10 +118,11 @@ emulated() { # emulated CPU PROGRAM ARGUMENTS…
 
 # Packages whose tests run under the emulator, and the list of their test programs: a line
 # "folder name program" each. All are built by one command, so that they share their dependencies.
-aarch64_folders=(graphs/ir graphs backends/cpu runtime tests)
+aarch64_folders=(backends/cpu tests)
+aarch64_packages=(-p anynpu-cpu -p anynpu-tests)
 aarch64_list=$logs/aarch64-programs.txt
 aarch64_build() {
-  local arguments=(--lib --tests -p anynpu-ir -p anynpu-graphs -p anynpu-cpu -p anynpu-runtime -p anynpu-tests)
+  local arguments=(--lib --tests "${aarch64_packages[@]}")
   on_aarch64 test --no-run "${arguments[@]}"
   on_aarch64 test --no-run --message-format=json "${arguments[@]}" 2>/dev/null |
     sed -n "s|.*\"manifest_path\":\"$PWD/\([^\"]*\)/Cargo.toml\",\"target\":{[^}]*\"name\":\"\([^\"]*\)\".*\"executable\":\"\([^\"]*\)\".*|\1 \2 \3|p" |
