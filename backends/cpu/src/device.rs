@@ -16,8 +16,9 @@ use parking_lot::Mutex;
 
 use crate::exec::Workspace;
 use crate::kernels::{Features, Kernels};
-use crate::lower::{Program, Weights, lower};
+use crate::lower::{Program, lower};
 use crate::pool::Pool;
+use crate::weights::Weights;
 
 /// The CPU with its threads. It runs every op ([`Support::Yes`] for all).
 #[derive(Debug)]

@@ -17,6 +17,7 @@ mod lower;
 mod place;
 pub mod pool;
 pub mod reference;
+mod weights;
 
 pub use device::CpuDevice;
 pub use driver::CpuDriver;

@@ -1,0 +1,193 @@
+//! The weights of a module: matrices packed for the kernels, small ones as f32.
+
+use std::sync::Arc;
+
+use anynpu_hal::{HalError, WeightSource, WeightView};
+use anynpu_ir::{Dim, Graph, SymbolValues, TensorType, WeightId};
+
+use crate::kernels::PackedMatrix;
+use crate::lower::{Program, Step};
+use crate::pool::Pool;
+
+/// Weights of a module, by [`WeightId`].
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub source: Arc<dyn WeightSource>,
+    packed: Vec<Option<PackedMatrix>>,
+    vectors: Vec<Option<Vec<f32>>>,
+}
+
+impl Weights {
+    /// The packed matrix of a `Linear` weight. Panics if lowering did not pack it.
+    pub fn matrix(&self, id: WeightId) -> &PackedMatrix {
+        self.packed[id.index()]
+            .as_ref()
+            .expect("packed when lowered")
+    }
+
+    /// The f32 data of a small weight. Panics if lowering did not read it.
+    pub fn vector(&self, id: WeightId) -> &[f32] {
+        self.vectors[id.index()]
+            .as_deref()
+            .expect("read when lowered")
+    }
+
+    /// A weight in its file's format.
+    pub fn raw<'a>(&'a self, graph: &'a Graph, id: WeightId) -> Result<WeightView<'a>, HalError> {
+        raw_weight(graph, self.source.as_ref(), id)
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        let packed = self
+            .packed
+            .iter()
+            .flatten()
+            .map(|m| m.resident_bytes() as u64);
+        let vectors = self.vectors.iter().flatten().map(|v| 4 * v.len() as u64);
+        packed.chain(vectors).sum()
+    }
+}
+
+/// A weight's bytes, checked against its declared type.
+fn raw_weight<'a>(
+    graph: &'a Graph,
+    source: &'a dyn WeightSource,
+    id: WeightId,
+) -> Result<WeightView<'a>, HalError> {
+    let weight = graph.weight(id);
+    let ty = graph.ty(weight.value);
+    let view = match &weight.inline {
+        Some(data) => WeightView {
+            dtype: ty.dtype,
+            bytes: data,
+        },
+        None => source.weight(&weight.name)?,
+    };
+    let expected = ty.bytes(&SymbolValues::default());
+    if view.dtype != ty.dtype || Some(view.bytes.len()) != expected {
+        return Err(HalError::Weight {
+            name: weight.name.clone(),
+            why: format!(
+                "its source holds {} bytes of {}, the graph declares {ty}",
+                view.bytes.len(),
+                view.dtype
+            ),
+        });
+    }
+    Ok(view)
+}
+
+/// Packs the matrices and reads the vectors that the programs' steps name.
+pub(crate) fn load_weights(
+    graph: &Graph,
+    programs: &[Program],
+    source: Arc<dyn WeightSource>,
+    pool: &Pool,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Weights, HalError> {
+    let mut packed: Vec<Option<PackedMatrix>> = graph.weights().iter().map(|_| None).collect();
+    let mut vectors: Vec<Option<Vec<f32>>> = vec![None; graph.weights().len()];
+    let steps = || programs.iter().flat_map(|p| &p.steps);
+    let total = steps()
+        .map(|s| match s {
+            Step::Linear { targets, .. } => targets.len() as u64,
+            _ => 0,
+        })
+        .sum();
+    let mut done = 0;
+    for step in steps() {
+        let mut small: [Option<WeightId>; 2] = [None; 2];
+        match step {
+            Step::Linear { targets, .. } => {
+                for target in targets {
+                    if !progress(done, total) {
+                        return Err(HalError::Cancelled {
+                            what: "packing weights".into(),
+                        });
+                    }
+                    done += 1;
+                    pack(graph, source.as_ref(), target.weight, pool, &mut packed)?;
+                    if let Some(bias) = target.bias {
+                        read_vector(graph, source.as_ref(), bias, &mut vectors)?;
+                    }
+                }
+            }
+            Step::RmsNorm { weight, .. } => small[0] = Some(*weight),
+            Step::LayerNorm { gamma, beta, .. } => small = [Some(*gamma), *beta],
+            _ => {}
+        }
+        for id in small.into_iter().flatten() {
+            read_vector(graph, source.as_ref(), id, &mut vectors)?;
+        }
+    }
+    progress(total, total);
+    Ok(Weights {
+        source,
+        packed,
+        vectors,
+    })
+}
+
+fn pack(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+    pool: &Pool,
+    packed: &mut [Option<PackedMatrix>],
+) -> Result<(), HalError> {
+    if packed[id.index()].is_some() {
+        return Ok(());
+    }
+    let view = raw_weight(graph, source, id)?;
+    let weight = graph.weight(id);
+    let shape = matrix_shape(graph.ty(weight.value));
+    let (rows, cols) = shape.ok_or_else(|| HalError::Weight {
+        name: weight.name.clone(),
+        why: format!("{} is not a matrix", graph.ty(weight.value)),
+    })?;
+    let matrix = PackedMatrix::pack(pool, view.dtype, rows, cols, view.bytes);
+    let matrix = matrix.map_err(|e| HalError::Weight {
+        name: weight.name.clone(),
+        why: e.to_string(),
+    })?;
+    packed[id.index()] = Some(matrix);
+    source.release(&weight.name);
+    Ok(())
+}
+
+fn matrix_shape(ty: &TensorType) -> Option<(usize, usize)> {
+    match ty.shape.dims() {
+        [Dim::Fixed(rows), Dim::Fixed(cols)] => Some((*rows as usize, *cols as usize)),
+        _ => None,
+    }
+}
+
+fn read_vector(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+    vectors: &mut [Option<Vec<f32>>],
+) -> Result<(), HalError> {
+    if vectors[id.index()].is_none() {
+        vectors[id.index()] = Some(dequantized(graph, source, id)?);
+    }
+    Ok(())
+}
+
+/// A weight's data as f32.
+pub(crate) fn dequantized(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+) -> Result<Vec<f32>, HalError> {
+    let view = raw_weight(graph, source, id)?;
+    let ty = graph.ty(graph.weight(id).value);
+    let mut data = vec![0.0; ty.shape.elements(&SymbolValues::default()).unwrap_or(0)];
+    anynpu_ir::block::dequantize(view.dtype, view.bytes, &mut data).map_err(|e| {
+        HalError::Weight {
+            name: graph.weight(id).name.clone(),
+            why: e.to_string(),
+        }
+    })?;
+    Ok(data)
+}
