@@ -130,17 +130,8 @@ impl Model {
 
     /// Whether every matrix of the model is F32, so that nothing was rounded away.
     pub fn is_f32(&self) -> bool {
-        self.matrices_are(|dtype| dtype == DType::F32)
-    }
-
-    /// Whether every matrix of the model is of plain floats: none is quantised.
-    pub fn is_float(&self) -> bool {
-        self.matrices_are(DType::is_float)
-    }
-
-    fn matrices_are(&self, fits: impl Fn(DType) -> bool) -> bool {
         let mut matrices = self.graph.weights().iter().map(|w| self.graph.ty(w.value));
-        matrices.all(|ty| ty.shape.rank() < 2 || fits(ty.dtype))
+        matrices.all(|ty| ty.shape.rank() < 2 || ty.dtype == DType::F32)
     }
 }
 

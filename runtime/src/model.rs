@@ -143,8 +143,7 @@ pub const DEFAULT_CONTEXT: u32 = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KvType {
-    /// F32 for F32 models, and for F16 and BF16 models if the cache is small
-    /// ([`SMALL_CACHE`]); else F16.
+    /// F32 for F32 models and for small caches ([`SMALL_CACHE`]); else F16.
     #[default]
     Auto,
     /// 32 bits.
@@ -153,8 +152,8 @@ pub enum KvType {
     F16,
 }
 
-/// Bytes up to which the F32 cache of a model with 16-bit weights is small: it costs little there,
-/// and rounding it would move the result more than the weights' own rounding did.
+/// Bytes up to which an F32 cache is small: it costs little, and rounding it can be the largest
+/// error of a small model.
 pub const SMALL_CACHE: u64 = 16 << 20;
 
 impl KvType {
@@ -167,8 +166,7 @@ impl KvType {
         match self {
             KvType::F32 => DType::F32,
             KvType::F16 => DType::F16,
-            KvType::Auto if model.is_f32() => DType::F32,
-            KvType::Auto if model.is_float() && small() => DType::F32,
+            KvType::Auto if model.is_f32() || small() => DType::F32,
             KvType::Auto => DType::F16,
         }
     }

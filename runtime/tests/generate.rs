@@ -122,7 +122,7 @@ fn the_report_has_the_keys_of_the_command_line() {
         .expect("a story");
     let json = serde_json::to_value(&report).expect("JSON");
     assert_eq!(json["tokens"].as_array().map(Vec::len), Some(5));
-    assert_eq!(json["kv_type"], "f16");
+    assert_eq!(json["kv_type"], "f32");
     assert_eq!(json["finish"], "max_tokens");
     assert_eq!(json["executed"]["steps"], 5);
     let cpu = &json["executed"]["devices"]["cpu"];

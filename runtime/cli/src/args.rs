@@ -111,7 +111,7 @@ pub struct PlacementArgs {
     /// Use only these CPU kernels, e.g. 'generic' or 'avx2'
     #[arg(long, value_name = "LIST")]
     pub cpu_features: Option<String>,
-    /// Type of the KV cache; auto is f32 for F32 models and small caches of F16 models, else f16
+    /// Type of the KV cache; auto is f32 for F32 models and caches up to 16 MiB, else f16
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub kv_type: KvType,
 }
