@@ -185,7 +185,7 @@ pub struct GenerationReport {
     pub plan: PlanReport,
     /// Where they ran, since the session was opened.
     pub executed: Executed,
-    /// Nodes that a more preferred device refused.
+    /// Nodes that were not pinned and did not run on the most preferred device.
     pub fallbacks: Vec<Fallback>,
     /// What the user should know.
     pub warnings: Vec<String>,

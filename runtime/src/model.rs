@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::{Model, ModelInfo};
-use anynpu_hal::HalError;
+use anynpu_hal::{HalError, Support};
 use anynpu_ir::DType;
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::exec::{Limits, Program};
-use crate::plan::{Placement, PlanReport, PlanRequest, PlanSet, Refusal, plan};
+use crate::plan::{Because, NodeWhy, Placement, PlanReport, PlanRequest, PlanSet, Refusal, plan};
 use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
 use crate::{CancelToken, Runtime, RuntimeError, Session, SessionOptions, memory};
 
@@ -306,13 +306,13 @@ impl fmt::Debug for LoadOptions {
     }
 }
 
-/// A node that runs elsewhere than on a more preferred device, which refused it.
+/// A node that was not pinned and does not run on the most preferred device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Fallback {
     /// The node.
     pub node: String,
-    /// The device that refused it.
+    /// The most preferred device.
     pub wanted: String,
     /// The device that runs it.
     pub ran_on: String,
@@ -440,7 +440,7 @@ impl Runtime {
             );
             match program {
                 Ok(program) => break (plans, program),
-                Err(e) => refused.extend(refusals(e)?),
+                Err(e) => refused.extend(new_refusals(e, &refused)?),
             }
         };
         let mut warnings = self.warnings().to_vec();
@@ -501,16 +501,26 @@ fn require_context(model: &Model, dtype: DType, context: u32) -> Result<(), Runt
     )
 }
 
-/// The nodes that a device refused to compile, or the error if that is not what happened.
-fn refusals(e: RuntimeError) -> Result<Vec<Refusal>, RuntimeError> {
+/// The nodes that a device refused to compile, or the error if that is not what happened or
+/// nothing of it is new: each round of planning must exclude something.
+fn new_refusals(e: RuntimeError, known: &[Refusal]) -> Result<Vec<Refusal>, RuntimeError> {
     match e {
-        RuntimeError::Device(HalError::CompileRejected { device, nodes }) if !nodes.is_empty() => {
+        RuntimeError::Device(HalError::CompileRejected { device, nodes }) => {
             let refusal = |(node, reason)| Refusal {
                 device: device.clone(),
                 node,
                 reason,
             };
-            Ok(nodes.into_iter().map(refusal).collect())
+            let mut new: Vec<Refusal> = nodes.iter().cloned().map(refusal).collect();
+            new.retain(|n| {
+                known
+                    .iter()
+                    .all(|k| (&k.device, k.node) != (&n.device, n.node))
+            });
+            match new.is_empty() {
+                true => Err(HalError::CompileRejected { device, nodes }.into()),
+                false => Ok(new),
+            }
         }
         RuntimeError::Device(HalError::Cancelled { .. }) => {
             Err(RuntimeError::Cancelled { what: "loading" })
@@ -519,25 +529,31 @@ fn refusals(e: RuntimeError) -> Result<Vec<Refusal>, RuntimeError> {
     }
 }
 
-/// The nodes that a more preferred device than theirs refused.
+/// The nodes that are neither pinned nor on the most preferred device, each with the reason.
 fn fallbacks(model: &Model, plans: &PlanSet) -> Vec<Fallback> {
-    let mut found = Vec::new();
-    for why in &plans.decode.why {
-        let preferred = why.verdicts.iter().take(why.device.0).enumerate();
-        let refused = preferred.filter_map(|(d, v)| match v {
-            anynpu_hal::Support::No(reason) => Some((d, reason)),
-            _ => None,
-        });
-        if let Some((wanted, reason)) = refused.into_iter().next() {
-            found.push(Fallback {
-                node: model.graph().node(why.node).name.clone(),
-                wanted: plans.devices[wanted].clone(),
-                ran_on: plans.devices[why.device.0].clone(),
-                reason: reason.to_string(),
-            });
-        }
-    }
-    found
+    let why = &plans.decode.why;
+    let name = |why: &NodeWhy| model.graph().node(why.node).name.clone();
+    let reason = |why: &NodeWhy| match why.verdicts.first() {
+        Some(Support::No(reason)) => Some(reason.to_string()),
+        _ => None,
+    };
+    let wanted = plans.devices.first().cloned().unwrap_or_default();
+    let moved = |w: &&NodeWhy| w.device.0 > 0 && !matches!(w.because, Because::Pinned(_));
+    let refused = why
+        .iter()
+        .filter(moved)
+        .find(|&w| reason(w).is_some())
+        .map(name);
+    let entry = |w: &NodeWhy| Fallback {
+        node: name(w),
+        wanted: wanted.clone(),
+        ran_on: plans.devices[w.device.0].clone(),
+        reason: reason(w).unwrap_or_else(|| {
+            let refused = refused.as_deref().unwrap_or("another node");
+            format!("kept with the others, as '{wanted}' refused {refused}")
+        }),
+    };
+    why.iter().filter(moved).map(entry).collect()
 }
 
 fn milliseconds(since: Instant) -> f64 {
@@ -578,7 +594,7 @@ impl LoadedModel {
         self.inner.plans.report(self.inner.open.model().graph())
     }
 
-    /// Nodes that a more preferred device refused.
+    /// Nodes that were not pinned and do not run on the most preferred device.
     pub fn fallbacks(&self) -> &[Fallback] {
         &self.inner.fallbacks
     }
@@ -646,5 +662,53 @@ impl LoadedModel {
         };
         let context = self::context(&self.inner.open, &options)?;
         require_context(self.inner.open.model(), self.inner.state_dtype, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anynpu_hal::{Reason, ReasonCode};
+    use anynpu_ir::NodeId;
+
+    use super::*;
+    use crate::testing::{CONTEXT, tiny_llama};
+
+    #[test]
+    fn only_refusals_that_are_new_lead_to_another_plan() {
+        let refuse = |nodes: &[u32]| {
+            let reason = Reason::new(ReasonCode::VendorRejected, "no");
+            RuntimeError::Device(HalError::CompileRejected {
+                device: "npu".into(),
+                nodes: nodes.iter().map(|&n| (NodeId(n), reason.clone())).collect(),
+            })
+        };
+        let first = new_refusals(refuse(&[3, 4]), &[]).unwrap();
+        assert_eq!(first.len(), 2);
+        let second = new_refusals(refuse(&[4, 5]), &first).unwrap();
+        assert_eq!((second.len(), second[0].node), (1, NodeId(5)));
+        assert!(new_refusals(refuse(&[3]), &first).is_err());
+        assert!(new_refusals(refuse(&[]), &first).is_err());
+        let cancelled = HalError::Cancelled { what: "x".into() };
+        let e = new_refusals(cancelled.into(), &[]).unwrap_err();
+        assert!(matches!(e, RuntimeError::Cancelled { .. }), "{e}");
+    }
+
+    #[test]
+    fn the_kv_type_follows_the_model_unless_said() {
+        let model = tiny_llama(1);
+        assert_eq!(KvType::Auto.resolve(&model, 64), DType::F32);
+        assert_eq!(
+            "f16".parse::<KvType>().unwrap().resolve(&model, 64),
+            DType::F16
+        );
+        let e = "q4".parse::<KvType>().unwrap_err().to_string();
+        assert_eq!(e, "kv type is 'q4'; expected auto, f32 or f16");
+    }
+
+    #[test]
+    fn the_default_context_is_the_model_s_up_to_a_bound() {
+        let open = OpenModel::new(tiny_llama(1), None);
+        assert_eq!(open.default_context(), CONTEXT);
+        assert!(open.tokenizer().is_err() && open.gguf().is_none());
     }
 }

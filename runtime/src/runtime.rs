@@ -77,10 +77,7 @@ impl RuntimeBuilder {
     /// Considers only devices that are named, most preferred first. Artificial devices are used
     /// only if named; without any name, every other device that opens is used.
     pub fn device(mut self, name: impl Into<String>) -> Self {
-        let name = name.into();
-        if !self.devices.contains(&name) {
-            self.devices.push(name);
-        }
+        self.devices.push(name.into());
         self
     }
 
@@ -130,7 +127,8 @@ impl RuntimeBuilder {
             true => self.devices,
             false => registry.default_devices(),
         };
-        names.retain(|n| !self.forbidden.contains(n));
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|n| !self.forbidden.contains(n) && seen.insert(n.clone()));
         let threads = self.threads.or(knobs.threads.map(|n| n.0 as usize));
         let mut devices = Vec::new();
         for name in &names {

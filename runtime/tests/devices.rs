@@ -223,6 +223,84 @@ fn a_context_larger_than_memory_is_refused_with_the_numbers() {
     assert_eq!(session(64).unwrap().context(), 64);
 }
 
+fn with_chaos(faults: &str) -> Runtime {
+    use anynpu_cpu::CpuDriver;
+    use anynpu_hal::Driver;
+    use anynpu_hal::driver::chaos::ChaosDriver;
+
+    let chaos = ChaosDriver::new(Box::new(CpuDriver), Vec::new());
+    let drivers: Vec<Box<dyn Driver>> = vec![Box::new(chaos), Box::new(CpuDriver)];
+    let builder = Runtime::builder()
+        .drivers(drivers)
+        .device("chaos")
+        .device("cpu")
+        .threads(1);
+    let builder = builder.device_option("chaos", "faults", faults);
+    builder
+        .knobs(anynpu_runtime::knobs::Knobs::default())
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn what_a_device_refuses_to_compile_goes_elsewhere_and_is_told() {
+    let expected = all_logits(&mut session(&load(&runtime(vec![], 1), &[], 16)));
+    let model = load(&with_chaos("compile:1=refuse"), &[], 16);
+    let mut session = session(&model);
+    assert_eq!(all_logits(&mut session), expected);
+    assert_eq!(
+        session.executed().devices.keys().collect::<Vec<_>>(),
+        ["cpu"]
+    );
+    let nodes = model.open().model().graph().nodes().len();
+    assert_eq!(model.fallbacks().len(), nodes);
+    let first = &model.fallbacks()[0];
+    assert_eq!(
+        (first.node.as_str(), first.wanted.as_str()),
+        ("embed", "chaos")
+    );
+    assert!(
+        first.ran_on == "cpu" && first.reason.contains("refused on purpose"),
+        "{first:?}"
+    );
+    assert!(
+        model.fallbacks()[1]
+            .reason
+            .contains("'chaos' refused embed")
+    );
+    // a pin is not given up
+    let placement = Placement {
+        pins: vec!["*=chaos".parse().unwrap()],
+        ..Placement::default()
+    };
+    let open = OpenModel::new(tiny_llama(LAYERS), None);
+    let options = LoadOptions::new().placement(placement);
+    let e = with_chaos("compile:1=refuse")
+        .load_open(open, options)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("pin '*=chaos'") && e.contains("refused on purpose"),
+        "{e}"
+    );
+}
+
+#[test]
+fn a_session_goes_on_after_a_step_that_failed() {
+    let expected = all_logits(&mut session(&load(&runtime(vec![], 1), &[], 16)));
+    let model = load(&with_chaos("submit:2=fail"), &[], 16);
+    let mut session = session(&model);
+    session.prefill(&prompt()[..10], None).unwrap();
+    let e = session.decode(prompt()[10]).unwrap_err().to_string();
+    assert!(
+        e.contains("'chaos'") && e.contains("failed on purpose"),
+        "{e}"
+    );
+    assert_eq!(session.tokens().len(), 10);
+    session.decode(prompt()[10]).unwrap();
+    assert_eq!(&*session.logits().unwrap(), &expected[10][..]);
+}
+
 #[test]
 fn loading_tells_of_progress_and_stops_when_asked() {
     use std::ops::ControlFlow;

@@ -146,7 +146,7 @@ pub struct Vocabulary {
     /// The merge rules of [`VocabularyKind::Bpe`], best first. Of equal rules the first counts. Parts that are no tokens
     /// may be named: a piece that ends as one is written byte by byte.
     pub merges: Vec<Merge>,
-    /// Name of the pre-tokeniser of [`VocabularyKind::Bpe`], one of [`super::pre_tokenize::NAMES`].
+    /// Name of the pre-tokeniser of [`VocabularyKind::Bpe`], one of [`super::pre_tokenize::names`].
     pub pre_tokenizer: String,
     /// Tokens with a meaning of their own.
     pub special: SpecialIds,
