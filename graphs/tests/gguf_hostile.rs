@@ -4,8 +4,9 @@ mod hostile;
 
 use std::path::Path;
 
+use anynpu_graphs::arch;
 use anynpu_graphs::import::gguf::{Fault, Gguf, GgufError};
-use hostile::{cases, sound};
+use hostile::{cases, llama, sound};
 
 fn fault(bytes: &[u8]) -> Result<Gguf, Fault> {
     match Gguf::from_vec("hostile", bytes.to_vec()) {
@@ -32,6 +33,12 @@ fn each_class_is_refused_by_its_name() {
             (Err(found), None) => panic!("{} was refused: {found}", case.name),
         }
     }
+}
+
+#[test]
+fn the_llama_seed_is_a_model() {
+    let file = Gguf::from_vec("llama", llama()).unwrap();
+    assert_eq!(arch::build(&file).unwrap().layers, 1);
 }
 
 #[test]

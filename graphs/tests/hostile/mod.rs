@@ -2,7 +2,8 @@
 //!
 //! They are the reader's tests and, written out by the example `gguf_seeds`, the fuzzer's seeds.
 
-use anynpu_graphs::import::gguf::Fault;
+use anynpu_graphs::import::gguf::{Fault, GgufWriter};
+use anynpu_ir::DType;
 
 /// A file and whether the reader must accept it.
 pub struct Case {
@@ -110,6 +111,51 @@ pub fn sound() -> Vec<u8> {
         .tensor("old", &[256], 10, 160)
         .data(256)
         .0
+}
+
+/// A llama model of one layer, as small as blocks of 32 allow.
+pub fn llama() -> Vec<u8> {
+    let mut plan = GgufWriter::new();
+    plan.set("general.architecture", "llama").unwrap();
+    plan.set("tokenizer.ggml.tokens", &["<unk>", "<s>", "</s>", "a"])
+        .unwrap();
+    for (key, n) in [
+        ("block_count", 1u32),
+        ("embedding_length", 32),
+        ("feed_forward_length", 32),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+        ("context_length", 64),
+    ] {
+        plan.set(&format!("llama.{key}"), &n).unwrap();
+    }
+    plan.set("llama.attention.layer_norm_rms_epsilon", &1e-5f32)
+        .unwrap();
+    let tensors = [
+        ("token_embd.weight", &[32, 4][..]),
+        ("output_norm.weight", &[32]),
+        ("blk.0.attn_norm.weight", &[32]),
+        ("blk.0.attn_q.weight", &[32, 32]),
+        ("blk.0.attn_k.weight", &[32, 16]),
+        ("blk.0.attn_v.weight", &[32, 16]),
+        ("blk.0.attn_output.weight", &[32, 32]),
+        ("blk.0.ffn_norm.weight", &[32]),
+        ("blk.0.ffn_gate.weight", &[32, 32]),
+        ("blk.0.ffn_up.weight", &[32, 32]),
+        ("blk.0.ffn_down.weight", &[32, 32]),
+    ]
+    .map(|(name, dims)| match dims.len() {
+        1 => (name, dims, DType::F32, 128),
+        _ => (name, dims, DType::Q4_0, dims[1] as usize * 18),
+    });
+    for (name, dims, dtype, _) in tensors {
+        plan.tensor(name, dtype, dims).unwrap();
+    }
+    let mut out = plan.begin(Vec::new()).unwrap();
+    for (name, _, _, bytes) in tensors {
+        out.append(name, &vec![0x2c; bytes]).unwrap();
+    }
+    out.finish().unwrap()
 }
 
 /// All cases; names are unique.
@@ -428,6 +474,7 @@ pub fn cases() -> Vec<Case> {
         });
     };
     good("sound", sound());
+    good("sound-llama", llama());
     good("sound-nothing-in-it", Raw::new(0, 0).0);
     good("sound-array-4-deep", nested(4).0);
     good("sound-unknown-type", one("w", &[4], 999, 0).0);

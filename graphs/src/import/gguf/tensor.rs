@@ -187,7 +187,8 @@ impl<'a> Tensor<'a> {
         Ok(TensorType::new(dtype, Shape::fixed(&dims)))
     }
 
-    /// Its bytes, in the file's format.
+    /// Its bytes, in the file's format. They may stand at any address: the file's alignment counts
+    /// from its start, and a file in memory may start anywhere.
     ///
     /// # Errors
     /// [`GgufError::UnsupportedType`] if its type's layout isn't known. A type with a known layout
