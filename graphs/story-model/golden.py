@@ -32,6 +32,11 @@ TOKENIZER_TEXTS = (
 FORMATS = ("F32", "Q8_0", "Q5_K_M", "Q4_K_M")
 
 
+@llama_cpp.llama_log_callback
+def _SILENT(level, text, data):
+    """Takes llama.cpp's log lines and drops them; failures come back as return values."""
+
+
 class Reference:
     """The model of a GGUF file in float64, its weights as the file's blocks decode."""
 
@@ -151,6 +156,7 @@ def main() -> None:
     given = arguments.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
 
+    llama_cpp.llama_log_set(_SILENT, None)
     paths = {
         "F32": given.weights / "story-F32.gguf",
         "Q8_0": given.model / "story-Q8_0.gguf",
@@ -172,9 +178,9 @@ def main() -> None:
     references = {name: Reference(path) for name, path in paths.items()}
     engines = {name: open_llama_cpp(path) for name, path in paths.items()}
     vocabulary = engines["F32"]
-    for ids, text in zip(sequences, stories):
-        if vocabulary.tokenize(text.encode(), add_bos=True, special=False) != ids:
-            raise RuntimeError(f"llama.cpp cuts this story into other tokens: {text!r}")
+    for text in (*held_out, *filter(str.isascii, TOKENIZER_TEXTS)):
+        if vocabulary.tokenize(text.encode(), add_bos=False, special=False) != tokenizer.encode(text):
+            raise RuntimeError(f"llama.cpp cuts this text into other tokens: {text!r}")
 
     exact = [references["F32"].logits(ids) for ids in sequences]
     prompt_logits = [references["F32"].logits(ids) for ids in prompts]
