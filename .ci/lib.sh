@@ -90,7 +90,7 @@ summary() {
 
 # The second toolchain: Debian's, which has the standard library of aarch64 and its source.
 debian_packages=(rustc-web cargo-web libstd-rust-web-dev:arm64 rust-web-src gcc-aarch64-linux-gnu
-  libc6-dev-arm64-cross qemu-user)
+  libc6-dev-arm64-cross libc6:arm64 libgcc-s1:arm64 qemu-user)
 have_debian() { dpkg -s "${debian_packages[@]}" >/dev/null 2>&1; }
 install_debian() {
   command -v apt-get >/dev/null || cannot "not a Debian: the toolchain for other targets comes from its packages"
@@ -112,8 +112,11 @@ on_aarch64() {
   CARGO_TARGET_DIR=target/aarch64 CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     debian_cargo "$1" --locked --target aarch64-unknown-linux-gnu "${@:2}"
 }
-emulated() { # emulated CPU PROGRAM ARGUMENTS…
-  qemu-aarch64 -cpu "$1" -L /usr/aarch64-linux-gnu "${@:2}"
+# emulated CPU PROGRAM ARGUMENTS…: the loader and the C library are those of libc6:arm64. Not with -L
+# /usr/aarch64-linux-gnu: that loader takes the other package's C library where versions differ, and
+# threads hang. Nothing here takes long; a hang must not hold up the rest.
+emulated() {
+  timeout "${EMULATOR_SECONDS:-900}" qemu-aarch64 -cpu "$1" "${@:2}"
 }
 
 # Packages whose tests run under the emulator, and the list of their test programs: a line
