@@ -152,3 +152,11 @@ aarch64_tests() {
   done
   return $status
 }
+
+# Type checks of the library packages and the command line for a target without a linker here.
+packages=(-p anynpu-ir -p anynpu-hal -p anynpu-graphs -p anynpu-cpu -p anynpu-backends
+  -p anynpu-runtime -p anynpu)
+check_target() {
+  RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/checks \
+    debian_cargo check --locked -Zbuild-std --target "$1" "${packages[@]}" -p anynpu-cli
+}
