@@ -1,8 +1,9 @@
-//! Activations in the layouts that the matrix products read: in tiles of up to `Isa::TILE` tokens
-//! whose values lie side by side, quantised or plain.
+//! Activations in the layouts that the matrix products read: in tiles of tokens whose values lie
+//! side by side, quantised or plain.
 //!
 //! ```text
-//! tokens 0..T  →  | tile of N₀ tokens | tile of N₁ | …      N as large as it can be, see `widths`
+//! one token        →  a tile of 1
+//! more tokens      →  tiles of `Isa::TILE` and one of 4, 8 or 12 for the rest, padded with zeros
 //! quantised tile: XBlock<N> for each block of 32 columns     (48 bytes per token and block)
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
 //! ```
@@ -12,29 +13,25 @@ use super::SMALLEST_ACTIVATION;
 use super::buffer::{cast, cast_mut};
 use super::isa::{Isa, XBLOCK_BYTES, XBlock};
 
-/// The width of the tile that starts when `left` tokens are to come: `widest`, or the largest
-/// power of two that fits.
+/// The width of the tile that starts when `left` of several tokens are to come.
 #[inline(always)]
-pub(super) fn width(left: usize, widest: usize) -> usize {
-    if left >= widest {
-        widest
+pub(super) fn tile_width(left: usize, widest: usize) -> usize {
+    left.next_multiple_of(4).min(widest)
+}
+
+/// Tokens that the tiles of `tokens` tokens hold, with padding.
+pub(super) const fn padded(tokens: usize) -> usize {
+    if tokens == 1 {
+        1
     } else {
-        1 << left.ilog2()
+        tokens.div_ceil(4).saturating_mul(4)
     }
 }
 
-/// Runs `$body` with the constant `$n` equal to `$width`, one of the widths of [`width`].
+/// Runs `$body` with the constant `$n` equal to `$width`, a [`tile_width`].
 macro_rules! with_width {
     ($isa:ty, $width:expr, $n:ident => $body:expr) => {
         match $width {
-            1 => {
-                const $n: usize = 1;
-                $body
-            }
-            2 => {
-                const $n: usize = 2;
-                $body
-            }
             4 => {
                 const $n: usize = 4;
                 $body
@@ -53,19 +50,27 @@ macro_rules! with_width {
 }
 pub(super) use with_width;
 
-/// Quantises the tile of `width` tokens whose rows of `cols` elements are `x`, into `out`.
+/// Quantises the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.
 #[inline(always)]
 pub(super) fn quantise_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    with_width!(I, width, N => {
-        let out = cast_mut::<XBlock<N>>(out);
-        for t in 0..N {
-            let row = &x[t * cols..][..cols];
-            for (b, out) in out.iter_mut().enumerate() {
-                let (x, _) = row[b * 32..][..32].as_chunks::<16>();
-                quantise_block(isa, &x[0], &x[1], t, out);
-            }
+    if width == 1 {
+        return quantise_rows::<I, 1>(isa, x, cols, out);
+    }
+    with_width!(I, width, N => quantise_rows::<I, N>(isa, x, cols, out));
+}
+
+#[inline(always)]
+fn quantise_rows<I: Isa, const N: usize>(isa: I, x: &[f32], cols: usize, out: &mut [u8]) {
+    if x.len() < N * cols {
+        out.fill(0);
+    }
+    let out = cast_mut::<XBlock<N>>(out);
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        let (halves, _) = row.as_chunks::<16>();
+        for (halves, out) in halves.chunks_exact(2).zip(&mut *out) {
+            quantise_block(isa, &halves[0], &halves[1], t, out);
         }
-    });
+    }
 }
 
 /// Quantises 32 elements of token `t` of a tile. The formula is the module [`super`]'s.
@@ -117,23 +122,17 @@ fn quantise_block<I: Isa, const N: usize>(
     out.minus_sum_high[t] = -sums[1];
 }
 
-/// Interleaves the tile of `width` tokens whose rows of `cols` elements are `x`, into `out`.
-#[inline(always)]
-pub(super) fn interleave_tile<I: Isa>(
-    _isa: I,
-    x: &[f32],
-    cols: usize,
-    width: usize,
-    out: &mut [u8],
-) {
-    with_width!(I, width, N => {
-        let out = cast_mut::<[f32; N]>(out);
-        for t in 0..N {
-            for (out, &x) in out.iter_mut().zip(&x[t * cols..][..cols]) {
-                out[t] = x;
-            }
+/// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.
+pub(super) fn interleave_tile(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    let out = cast_mut::<f32>(out);
+    if x.len() < width * cols {
+        out.fill(0.0);
+    }
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        for (out, &x) in out.chunks_exact_mut(width).zip(row) {
+            out[t] = x;
         }
-    });
+    }
 }
 
 /// Bytes of a token in quantised tiles.
@@ -165,15 +164,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn widths_cover_every_count_exactly() {
-        for widest in [1, 2, 4, 8, 12] {
-            for tokens in 1..100 {
-                let mut left = tokens;
-                while left > 0 {
-                    let w = width(left, widest);
-                    assert!(w <= left && (w == widest || w.is_power_of_two() && w <= 8));
-                    left -= w;
+    fn tiles_cover_all_tokens_and_pad_less_than_four() {
+        for widest in [4, 12] {
+            for tokens in 2..100 {
+                let mut held = 0;
+                while held < tokens {
+                    held += tile_width(tokens - held, widest);
                 }
+                assert!(held == padded(tokens) && held < tokens + 4);
             }
         }
     }

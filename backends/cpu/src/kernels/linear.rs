@@ -1,11 +1,12 @@
 //! The matrix products as they are called: operands checked, activations laid out, rows shared
 //! out over the threads.
 
-use super::activations::{plain_bytes, quantised_bytes, width};
-use super::buffer::{ALIGN, Scratch, Shared};
-use super::matmul::{PANEL_BYTES, Task};
+use super::activations::{interleave_tile, padded, plain_bytes, quantised_bytes, tile_width};
+use super::buffer::{ALIGN, Scratch, Shared, cast_mut};
+use super::isa::XBLOCK_BYTES;
+use super::matmul::{DIRECT_TOKENS, PANEL_BLOCKS, PanelBlock, PanelTile, Task, chunk_tokens};
 use super::pack::PackedMatrix;
-use super::table::{MatmulFn, TileFn};
+use super::table::{BlockProducts, Products};
 use super::{KernelError, Kernels, check_len};
 use crate::pool::Pool;
 
@@ -25,6 +26,8 @@ pub struct Linear<'a> {
     pub out: &'a mut [f32],
 }
 
+/// Bytes of a panel.
+const PANEL_BYTES: usize = PANEL_BLOCKS * size_of::<PanelBlock>();
 /// Products of one fork.
 const AT_ONCE: usize = 8;
 
@@ -34,7 +37,7 @@ struct Part<'a> {
     weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     out: Shared<f32>,
-    run: MatmulFn,
+    run: Products,
 }
 
 /// What all tasks of a fork read.
@@ -68,7 +71,9 @@ impl Layout {
     ) -> Option<Layout> {
         let part = |used: bool, token: usize| {
             if used {
-                token.checked_mul(tokens)?.checked_next_multiple_of(ALIGN)
+                token
+                    .checked_mul(padded(tokens))?
+                    .checked_next_multiple_of(ALIGN)
             } else {
                 Some(0)
             }
@@ -174,20 +179,19 @@ impl Kernels {
         let scratch = scratch.get(layout.total)?;
         let (tiles, panels) = scratch.split_at_mut(layout.panels);
         let (for_blocks, for_plain) = tiles.split_at_mut(layout.plain);
+        let quantise = self.table.quantise_tile;
         if quantised {
             let token = quantised_bytes(cols);
-            self.lay_out(pool, self.table.quantise_tile, x, tokens, token, for_blocks);
+            self.lay_out(pool, x, tokens, for_blocks, token, |x, width, out| {
+                // SAFETY: `self.features` proves that the processor has the instructions.
+                unsafe { quantise(x, cols, width, out) }
+            });
         }
         if plain {
             let token = plain_bytes(cols);
-            self.lay_out(
-                pool,
-                self.table.interleave_tile,
-                x,
-                tokens,
-                token,
-                for_plain,
-            );
+            self.lay_out(pool, x, tokens, for_plain, token, |x, width, out| {
+                interleave_tile(x, cols, width, out);
+            });
         }
         for some in products.chunks_mut(AT_ONCE) {
             let mut parts = [None; AT_ONCE];
@@ -199,7 +203,7 @@ impl Kernels {
                     out: Shared::new(product.out),
                     run: self
                         .table
-                        .matmul(dtype)
+                        .products(dtype)
                         .ok_or(KernelError::DType { dtype })?,
                 });
             }
@@ -209,38 +213,36 @@ impl Kernels {
                 quantised: for_blocks,
                 plain: for_plain,
             };
-            self.share_out(pool, call, panels);
+            self.share_out(pool, &call, panels);
         }
         Ok(())
     }
 
-    /// Lays out `x` in tiles of `token` bytes per token.
+    /// Lays out the rows of `x` in tiles of `token` bytes per token.
     fn lay_out(
         &self,
         pool: &Pool,
-        lay_out: TileFn,
         x: &[f32],
         tokens: usize,
-        token: usize,
         out: &mut [u8],
+        token: usize,
+        lay_out: impl Fn(&[f32], usize, &mut [u8]) + Sync,
     ) {
-        let cols = x.len() / tokens;
-        let tiles = tokens.div_ceil(self.table.tile);
+        let (cols, widest) = (x.len() / tokens, self.table.tile);
         let out = Shared::new(out);
-        // Task `i` does the tokens from `i · tile` on: one full tile, or the narrow ones at the end.
         let task = |i: usize| {
-            let mut t = i * self.table.tile;
-            let end = tokens.min(t + self.table.tile);
-            while t < end {
-                let n = width(end - t, self.table.tile);
-                // SAFETY: this tile's bytes are written by this task alone, and the borrow of
-                // `out` outlives the pool's run.
-                let to = unsafe { out.slice(t * token, n * token) };
-                // SAFETY: `self.features` proves that the processor has the instructions.
-                unsafe { lay_out(&x[t * cols..][..n * cols], cols, n, to) };
-                t += n;
-            }
+            let t = i * widest;
+            let end = tokens.min(t + widest);
+            let width = match tokens {
+                1 => 1,
+                _ => tile_width(end - t, widest),
+            };
+            // SAFETY: this tile's bytes are written by this task alone, and the borrow of `out`
+            // outlives the pool's run.
+            let to = unsafe { out.slice(t * token, width * token) };
+            lay_out(&x[t * cols..end * cols], width, to);
         };
+        let tiles = tokens.div_ceil(widest);
         if x.len() < PARALLEL_LAYOUT {
             (0..tiles).for_each(task);
         } else {
@@ -249,7 +251,7 @@ impl Kernels {
     }
 
     /// Computes all products' rows over the threads. At most [`AT_ONCE`] products.
-    fn share_out(&self, pool: &Pool, call: Call<'_>, panels: &mut [u8]) {
+    fn share_out(&self, pool: &Pool, call: &Call<'_>, panels: &mut [u8]) {
         let groups: usize = call.parts().map(|p| p.weights.groups()).sum();
         let most = match pool.threads() {
             1 => 1,
@@ -265,30 +267,67 @@ impl Kernels {
                 let end = before + part.weights.groups();
                 let (start, stop) = (from.max(before), to.min(end));
                 if start < stop {
-                    let (x, panel) = if part.weights.dtype().is_block() {
-                        // SAFETY: no two tasks run with the same thread index at a time, and
-                        // the borrow of `panels` outlives the pool's run.
-                        let panel = unsafe { panels.slice(thread * PANEL_BYTES, PANEL_BYTES) };
-                        (call.quantised, panel)
-                    } else {
-                        (call.plain, &mut [][..])
-                    };
+                    let is_block = part.weights.dtype().is_block();
                     let task = Task {
                         weights: part.weights,
                         groups: start - before..stop - before,
-                        x,
+                        x: if is_block { call.quantised } else { call.plain },
                         tokens: call.tokens,
                         bias: part.bias,
                         out: part.out,
-                        panel,
                     };
-                    // SAFETY: `self.features` proves that the processor has the instructions;
-                    // the groups of different tasks are different rows.
-                    unsafe { (part.run)(task) };
+                    match part.run {
+                        Products::Blocks(blocks) if call.tokens > DIRECT_TOKENS => {
+                            // SAFETY: no two tasks run with the same thread index at a time, and
+                            // the borrow of `panels` outlives the pool's run.
+                            let panel = unsafe { panels.slice(thread * PANEL_BYTES, PANEL_BYTES) };
+                            self.by_panels(&task, blocks, cast_mut(panel));
+                        }
+                        // SAFETY: `self.features` proves that the processor has the
+                        // instructions; the groups of different tasks are different rows.
+                        Products::Blocks(blocks) => unsafe { (blocks.direct)(task) },
+                        // SAFETY: as above.
+                        Products::Plain(plain) => unsafe { plain(task) },
+                    }
                 }
                 before = end;
             }
         });
+    }
+
+    /// A task over block-quantised weights for many tokens: chunk of tokens by chunk, panel by
+    /// panel, group by group, tile by tile. The task's rows of `out` are no other task's.
+    fn by_panels(&self, task: &Task<'_>, blocks: BlockProducts, panel: &mut [PanelBlock]) {
+        let widest = self.table.tile;
+        let cols = task.weights.cols();
+        let (token, all) = (quantised_bytes(cols), cols / 32);
+        let chunk = chunk_tokens(quantised_bytes(cols.min(PANEL_BLOCKS * 32)), widest);
+        for start in (0..task.tokens).step_by(chunk) {
+            let end = task.tokens.min(start + chunk);
+            for first in (0..all).step_by(PANEL_BLOCKS) {
+                let panel = &mut panel[..PANEL_BLOCKS.min(all - first)];
+                let last = first + panel.len() == all;
+                for g in task.groups.clone() {
+                    // SAFETY: `self.features` proves that the processor has the instructions.
+                    unsafe { (blocks.unpack)(task.weights, g, first, panel) };
+                    let mut t = start;
+                    while t < end {
+                        let width = tile_width(end - t, widest);
+                        let bytes = width * XBLOCK_BYTES;
+                        let tile = PanelTile {
+                            panel,
+                            x: &task.x[t * token + first * bytes..][..panel.len() * bytes],
+                            width,
+                            resume: first > 0,
+                            sums: task.sums(g, t, width, last),
+                        };
+                        // SAFETY: as above; the task's rows are its own.
+                        unsafe { (blocks.panel_tile)(tile) };
+                        t += width;
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -1,25 +1,23 @@
 //! Products of packed weights with tiles of activations, written once over [`Isa`].
 //!
 //! A task computes some groups of 16 rows for all tokens. With few tokens it reads the packed
-//! codes as they lie ([`Direct`]); with many it first unpacks part of a group into a panel that
-//! stays in the cache and reads that for every tile ([`Panel`]). Either way each output runs
-//! through the same operations in the same order.
+//! codes as they lie ([`direct`]). With many it unpacks part of a group into a panel that stays in
+//! the cache ([`unpack`]) and reads that for every tile of tokens ([`panel_tile`]); formats whose
+//! panels look alike share that code. Either way each output runs through the same operations in
+//! the same order.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use anynpu_ir::DType;
-
-use super::activations::{plain_tile, quantised_bytes, quantised_tile, width, with_width};
-use super::buffer::{Pod, Shared, cast, cast_mut};
+use super::activations::{plain_tile, quantised_tile, tile_width, with_width};
+use super::buffer::{Pod, Shared, cast};
 use super::isa::{Isa, Quads, XBlock};
 use super::pack::{PackedMatrix, ROWS, SUPER};
 
 /// Up to this many tokens read packed codes directly.
-const DIRECT_TOKENS: usize = 4;
+pub(super) const DIRECT_TOKENS: usize = 4;
 /// Blocks in a panel: 128 × 640 bytes, which a second-level cache holds beside the activations.
 pub(super) const PANEL_BLOCKS: usize = 128;
-/// Bytes of a panel.
-pub(super) const PANEL_BYTES: usize = PANEL_BLOCKS * size_of::<PanelBlock>();
 /// Activations worked on before the next group: part of a second-level cache.
 const CHUNK_BYTES: usize = 384 << 10;
 /// Groups of plain weights that one token's product runs side by side, to hide latency.
@@ -35,8 +33,93 @@ pub(super) struct Task<'a> {
     pub bias: Option<&'a [f32]>,
     /// `[tokens, rows]`; this task writes its groups' rows only.
     pub out: Shared<f32>,
-    /// [`PANEL_BYTES`] of this thread's own.
-    pub panel: &'a mut [u8],
+}
+
+impl Task<'_> {
+    /// The places of group `g`'s sums for the tokens from `t` on, at most `width` of them; with
+    /// the bias, if the sums are `complete` when written.
+    #[inline(always)]
+    pub(super) fn sums(&self, g: usize, t: usize, width: usize, complete: bool) -> Sums<'_> {
+        let rows = rows_of(self.weights, g);
+        Sums {
+            tokens: width.min(self.tokens - t),
+            bias: self.bias.filter(|_| complete).map(|b| &b[rows.clone()]),
+            at: t * self.weights.rows() + rows.start,
+            stride: self.weights.rows(),
+            rows: rows.len(),
+            out: self.out,
+        }
+    }
+}
+
+/// The rows of group `g` that exist.
+#[inline(always)]
+fn rows_of(weights: &PackedMatrix, g: usize) -> Range<usize> {
+    g * ROWS..weights.rows().min((g + 1) * ROWS)
+}
+
+/// Tokens worked on before the next group, at `bytes` of activations each: whole tiles.
+#[inline(always)]
+pub(super) fn chunk_tokens(bytes: usize, widest: usize) -> usize {
+    (CHUNK_BYTES / bytes.max(1) / widest).max(1) * widest
+}
+
+/// Where one group's sums for a tile of tokens are kept.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<'a> {
+    /// Tokens that exist; the rest of the tile is padding.
+    pub tokens: usize,
+    /// Added when writing.
+    pub bias: Option<&'a [f32]>,
+    pub out: Shared<f32>,
+    /// Index of the first token's first row.
+    pub at: usize,
+    /// Distance of tokens.
+    pub stride: usize,
+    /// Rows that exist, at most 16.
+    pub rows: usize,
+}
+
+impl Sums<'_> {
+    /// # Safety
+    /// As [`Shared::slice`] for these places.
+    #[inline(always)]
+    unsafe fn write<I: Isa, const N: usize>(&self, isa: I, acc: &[I::F; N]) {
+        for i in 0..N {
+            if i < self.tokens {
+                let mut sum = acc[i];
+                if let Some(bias) = self.bias {
+                    sum = isa.add(sum, isa.load_part(bias, 0.0));
+                }
+                // SAFETY: the caller's contract.
+                let out = unsafe { self.out.slice(self.at + i * self.stride, self.rows) };
+                if out.len() == ROWS {
+                    isa.store(sum, &mut out.as_chunks_mut::<ROWS>().0[0]);
+                } else {
+                    isa.store_part(sum, out);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Shared::slice`] for these places.
+    #[inline(always)]
+    unsafe fn read<I: Isa, const N: usize>(&self, isa: I) -> [I::F; N] {
+        let mut acc = [isa.splat(0.0); N];
+        for i in 0..N {
+            if i < self.tokens {
+                // SAFETY: the caller's contract.
+                let out = unsafe { self.out.slice(self.at + i * self.stride, self.rows) };
+                acc[i] = if out.len() == ROWS {
+                    isa.load(&out.as_chunks::<ROWS>().0[0])
+                } else {
+                    isa.load_part(out, 0.0)
+                };
+            }
+        }
+        acc
+    }
 }
 
 /// Codes and scales of one block of 16 rows.
@@ -115,8 +198,7 @@ fn tile<I: Isa, S: Source<I>, const N: usize>(
 }
 
 /// A block format's records, as [`super::pack`] draws them.
-pub(super) trait Format {
-    const DTYPE: DType;
+pub(super) trait Format: Copy {
     const CODES: usize;
     const BITS: u32;
     const OFFSET: Option<u32>;
@@ -136,12 +218,11 @@ pub(super) enum ScalesOf {
 }
 
 macro_rules! formats {
-    ($($name:ident: $dtype:ident, $codes:literal, $bits:literal, $offset:expr, $scales:ident;)*) => {
+    ($($name:ident: $codes:literal, $bits:literal, $offset:expr, $scales:ident;)*) => {
         $(
             #[derive(Clone, Copy)]
             pub(super) struct $name;
             impl Format for $name {
-                const DTYPE: DType = DType::$dtype;
                 const CODES: usize = $codes;
                 const BITS: u32 = $bits;
                 const OFFSET: Option<u32> = $offset;
@@ -152,21 +233,21 @@ macro_rules! formats {
 }
 
 formats! {
-    Q40: Q4_0, 256, 4, Some(3), Half;
-    Q41: Q4_1, 256, 4, None, HalfMin;
-    Q50: Q5_0, 320, 5, Some(4), Half;
-    Q51: Q5_1, 320, 5, None, HalfMin;
-    Q80: Q8_0, 512, 8, None, Half;
-    Q4K: Q4_K, 256, 4, None, SuperMin;
-    Q5K: Q5_K, 320, 5, None, SuperMin;
-    Q6K: Q6_K, 384, 6, Some(5), SuperHalves;
+    Q40: 256, 4, Some(3), Half;
+    Q41: 256, 4, None, HalfMin;
+    Q50: 320, 5, Some(4), Half;
+    Q51: 320, 5, None, HalfMin;
+    Q80: 512, 8, None, Half;
+    Q4K: 256, 4, None, SuperMin;
+    Q5K: 320, 5, None, SuperMin;
+    Q6K: 384, 6, Some(5), SuperHalves;
 }
 
 /// The packed codes of a block of format `F`.
 struct Packed<'a, F> {
     /// `F::CODES` bytes.
     bytes: &'a [u8],
-    format: std::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F> Clone for Packed<'_, F> {
@@ -221,7 +302,7 @@ struct Direct<'a, F> {
     codes: &'a [u8],
     scales: &'a [u8],
     supers: &'a [u8],
-    format: std::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F> Clone for Direct<'_, F> {
@@ -236,13 +317,12 @@ impl<F> Copy for Direct<'_, F> {}
 impl<'a, F: Format> Direct<'a, F> {
     #[inline(always)]
     fn group(weights: &'a PackedMatrix, g: usize) -> Direct<'a, F> {
-        debug_assert_eq!(weights.dtype(), F::DTYPE);
         let (codes, scales, supers) = weights.group(g);
         Direct {
             codes,
             scales,
             supers,
-            format: std::marker::PhantomData,
+            format: PhantomData,
         }
     }
 }
@@ -257,7 +337,7 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
     fn block(self, isa: I, b: usize) -> Block<I, Packed<'a, F>> {
         let codes = Packed {
             bytes: &self.codes[b * F::CODES..][..F::CODES],
-            format: std::marker::PhantomData,
+            format: PhantomData,
         };
         let halves = |bytes: &'a [u8], i: usize| -> &'a [u16; 16] { &cast::<[u16; 16]>(bytes)[i] };
         let bytes = |i: usize| -> &'a [u8; 16] { &cast::<[u8; 16]>(self.scales)[i] };
@@ -300,14 +380,51 @@ pub(super) struct PanelBlock {
 // SAFETY: arrays of bytes and of f32 whose sizes leave no padding; any bits are values.
 unsafe impl Pod for PanelBlock {}
 
-#[derive(Clone, Copy)]
-struct Unpacked<'a, F> {
-    codes: &'a [[u8; 64]; 8],
-    format: std::marker::PhantomData<F>,
+/// What a panel's codes mean.
+pub(super) trait Kind: Copy {
+    const BITS: u32;
+    const OFFSET: Option<u32>;
+    const MIN: bool;
+    const HALVES: bool;
 }
 
-impl<I: Isa, F: Format + Copy> Quads<I> for Unpacked<'_, F> {
-    const BITS: u32 = F::BITS;
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $bits:literal, $offset:expr, $min:literal, $halves:literal;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy)]
+            pub(super) struct $name;
+            impl Kind for $name {
+                const BITS: u32 = $bits;
+                const OFFSET: Option<u32> = $offset;
+                const MIN: bool = $min;
+                const HALVES: bool = $halves;
+            }
+        )*
+    };
+}
+
+kinds! {
+    /// Q4_0.
+    Offset8: 4, Some(3), false, false;
+    /// Q5_0.
+    Offset16: 5, Some(4), false, false;
+    /// Q8_0.
+    Signed: 8, None, false, false;
+    /// Q4_1, Q5_1, Q4_K, Q5_K.
+    Minimum: 5, None, true, false;
+    /// Q6_K.
+    Halves: 6, Some(5), false, true;
+}
+
+#[derive(Clone, Copy)]
+struct Unpacked<'a, K> {
+    codes: &'a [[u8; 64]; 8],
+    kind: PhantomData<K>,
+}
+
+impl<I: Isa, K: Kind> Quads<I> for Unpacked<'_, K> {
+    const BITS: u32 = K::BITS;
 
     #[inline(always)]
     fn quad(self, isa: I, j: usize) -> I::B {
@@ -317,24 +434,24 @@ impl<I: Isa, F: Format + Copy> Quads<I> for Unpacked<'_, F> {
 
 /// Part of a group, unpacked.
 #[derive(Clone, Copy)]
-struct Panel<'a, F> {
+struct Panel<'a, K> {
     blocks: &'a [PanelBlock],
-    format: std::marker::PhantomData<F>,
+    kind: PhantomData<K>,
 }
 
-impl<'a, I: Isa, F: Format + Copy> Source<I> for Panel<'a, F> {
-    type Codes = Unpacked<'a, F>;
-    const MIN: bool = matches!(F::SCALES, ScalesOf::HalfMin | ScalesOf::SuperMin);
-    const HALVES: bool = matches!(F::SCALES, ScalesOf::SuperHalves);
-    const OFFSET: Option<u32> = F::OFFSET;
+impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
+    type Codes = Unpacked<'a, K>;
+    const MIN: bool = K::MIN;
+    const HALVES: bool = K::HALVES;
+    const OFFSET: Option<u32> = K::OFFSET;
 
     #[inline(always)]
-    fn block(self, isa: I, b: usize) -> Block<I, Unpacked<'a, F>> {
+    fn block(self, isa: I, b: usize) -> Block<I, Unpacked<'a, K>> {
         let block = &self.blocks[b];
         Block {
             codes: Unpacked {
                 codes: &block.codes,
-                format: std::marker::PhantomData,
+                kind: PhantomData,
             },
             d: isa.load(&block.d),
             e: isa.load(&block.e),
@@ -342,9 +459,16 @@ impl<'a, I: Isa, F: Format + Copy> Source<I> for Panel<'a, F> {
     }
 }
 
-/// Unpacks blocks `first ..` of a group into `panel`.
+/// Unpacks blocks `first ..` of group `g` into `panel`.
 #[inline(always)]
-fn unpack<I: Isa, F: Format>(isa: I, group: Direct<'_, F>, first: usize, panel: &mut [PanelBlock]) {
+pub(super) fn unpack<I: Isa, F: Format>(
+    isa: I,
+    weights: &PackedMatrix,
+    g: usize,
+    first: usize,
+    panel: &mut [PanelBlock],
+) {
+    let group = Direct::<F>::group(weights, g);
     for (i, out) in panel.iter_mut().enumerate() {
         let block = group.block(isa, first + i);
         for j in 0..8 {
@@ -355,172 +479,61 @@ fn unpack<I: Isa, F: Format>(isa: I, group: Direct<'_, F>, first: usize, panel: 
     }
 }
 
-/// The rows of group `g` that exist.
-#[inline(always)]
-fn rows_of(weights: &PackedMatrix, g: usize) -> Range<usize> {
-    g * ROWS..weights.rows().min((g + 1) * ROWS)
+/// A panel and the same columns of a tile of tokens.
+pub(super) struct PanelTile<'a> {
+    pub panel: &'a [PanelBlock],
+    /// Blocks of the tile, as many as the panel's.
+    pub x: &'a [u8],
+    /// Tokens of the tile, with padding.
+    pub width: usize,
+    /// Whether the sums go on from what is there.
+    pub resume: bool,
+    pub sums: Sums<'a>,
 }
 
-/// Writes `acc` (plus bias) to the rows of the tokens from `t` on.
+/// Adds a panel's part to the sums of a tile.
 ///
 /// # Safety
-/// As [`Shared::slice`] for these elements of `out`.
+/// No other thread touches the sums' places while this runs.
 #[inline(always)]
-unsafe fn write<I: Isa, const N: usize>(
-    isa: I,
-    task: &Task<'_>,
-    rows: Range<usize>,
-    t: usize,
-    acc: &[I::F; N],
-    bias: bool,
-) {
-    let bias = match task.bias {
-        Some(b) if bias => Some(isa.load_part(&b[rows.clone()], 0.0)),
-        _ => None,
+pub(super) unsafe fn panel_tile<I: Isa, K: Kind>(isa: I, task: PanelTile<'_>) {
+    let source = Panel::<K> {
+        blocks: task.panel,
+        kind: PhantomData,
     };
-    for i in 0..N {
-        let sum = match bias {
-            Some(b) => isa.add(acc[i], b),
-            None => acc[i],
-        };
-        let at = (t + i) * task.weights.rows() + rows.start;
-        // SAFETY: the caller's contract.
-        let out = unsafe { task.out.slice(at, rows.len()) };
-        match out.try_into() {
-            Ok(out) => isa.store(sum, out),
-            Err(_) => {
-                // SAFETY: the caller's contract; the slice above is no longer used.
-                let out = unsafe { task.out.slice(at, rows.len()) };
-                isa.store_part(sum, out);
-            }
+    with_width!(I, task.width, N => {
+        let mut acc = [isa.splat(0.0); N];
+        if task.resume {
+            // SAFETY: the caller's contract.
+            acc = unsafe { task.sums.read(isa) };
         }
-    }
-}
-
-/// Reads back what [`write`] wrote.
-///
-/// # Safety
-/// As [`Shared::slice`] for these elements of `out`.
-#[inline(always)]
-unsafe fn read<I: Isa, const N: usize>(
-    isa: I,
-    task: &Task<'_>,
-    rows: Range<usize>,
-    t: usize,
-) -> [I::F; N] {
-    let mut acc = [isa.splat(0.0); N];
-    for i in 0..N {
-        let at = (t + i) * task.weights.rows() + rows.start;
+        tile(isa, source, &cast::<XBlock<N>>(task.x)[..task.panel.len()], &mut acc);
         // SAFETY: the caller's contract.
-        let out: &[f32] = unsafe { task.out.slice(at, rows.len()) };
-        acc[i] = match out.try_into() {
-            Ok(out) => isa.load(out),
-            Err(_) => isa.load_part(out, 0.0),
-        };
-    }
-    acc
+        unsafe { task.sums.write(isa, &acc) };
+    });
 }
 
-/// A task over weights of block format `F`.
+/// A task over weights of block format `F` for up to [`DIRECT_TOKENS`] tokens.
 ///
 /// # Safety
 /// No other thread touches the task's rows of `out` while this runs.
 #[inline(always)]
-pub(super) unsafe fn blocks<I: Isa, F: Format + Copy>(isa: I, task: Task<'_>) {
-    if task.tokens <= DIRECT_TOKENS.min(I::TILE) {
-        // SAFETY: the caller's contract.
-        unsafe { blocks_direct::<I, F>(isa, &task) };
-    } else {
-        // SAFETY: the caller's contract.
-        unsafe { blocks_panel::<I, F>(isa, task) };
-    }
-}
-
-/// # Safety
-/// As [`blocks`].
-#[inline(always)]
-unsafe fn blocks_direct<I: Isa, F: Format + Copy>(isa: I, task: &Task<'_>) {
+pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
     let cols = task.weights.cols();
     for g in task.groups.clone() {
         let source = Direct::<F>::group(task.weights, g);
-        let rows = rows_of(task.weights, g);
-        let mut t = 0;
-        while t < task.tokens {
-            let n = width(task.tokens - t, DIRECT_TOKENS.min(I::TILE));
-            match n {
-                1 => {
-                    let mut acc = [isa.splat(0.0); 1];
-                    tile(isa, source, quantised_tile::<1>(task.x, t, cols), &mut acc);
-                    // SAFETY: the caller's contract.
-                    unsafe { write(isa, task, rows.clone(), t, &acc, true) };
-                }
-                2 => {
-                    let mut acc = [isa.splat(0.0); 2];
-                    tile(isa, source, quantised_tile::<2>(task.x, t, cols), &mut acc);
-                    // SAFETY: the caller's contract.
-                    unsafe { write(isa, task, rows.clone(), t, &acc, true) };
-                }
-                _ => {
-                    let mut acc = [isa.splat(0.0); 4];
-                    tile(isa, source, quantised_tile::<4>(task.x, t, cols), &mut acc);
-                    // SAFETY: the caller's contract.
-                    unsafe { write(isa, task, rows.clone(), t, &acc, true) };
-                }
-            }
-            t += n;
+        let sums = task.sums(g, 0, DIRECT_TOKENS, true);
+        if task.tokens == 1 {
+            let mut acc = [isa.splat(0.0); 1];
+            tile(isa, source, quantised_tile::<1>(task.x, 0, cols), &mut acc);
+            // SAFETY: the caller's contract.
+            unsafe { sums.write(isa, &acc) };
+        } else {
+            let mut acc = [isa.splat(0.0); 4];
+            tile(isa, source, quantised_tile::<4>(task.x, 0, cols), &mut acc);
+            // SAFETY: the caller's contract.
+            unsafe { sums.write(isa, &acc) };
         }
-    }
-}
-
-/// Tokens worked on before the next group: whole tiles of the widest kind.
-#[inline(always)]
-fn chunk_tokens(token_bytes: usize, widest: usize) -> usize {
-    (CHUNK_BYTES / token_bytes.max(1) / widest).max(1) * widest
-}
-
-/// # Safety
-/// As [`blocks`].
-#[inline(always)]
-unsafe fn blocks_panel<I: Isa, F: Format + Copy>(isa: I, mut task: Task<'_>) {
-    let cols = task.weights.cols();
-    let all = cols / 32;
-    let chunk = chunk_tokens(quantised_bytes(cols.min(PANEL_BLOCKS * 32)), I::TILE);
-    let panel = std::mem::take(&mut task.panel);
-    let panel = cast_mut::<PanelBlock>(panel);
-    let mut start = 0;
-    while start < task.tokens {
-        let end = task.tokens.min(start + chunk);
-        let mut first = 0;
-        while first < all {
-            let count = PANEL_BLOCKS.min(all - first);
-            let panel = &mut panel[..count];
-            for g in task.groups.clone() {
-                let rows = rows_of(task.weights, g);
-                unpack(isa, Direct::<F>::group(task.weights, g), first, panel);
-                let source = Panel::<F> {
-                    blocks: panel,
-                    format: std::marker::PhantomData,
-                };
-                let mut t = start;
-                while t < end {
-                    let n = width(end - t, I::TILE);
-                    with_width!(I, n, N => {
-                        let x = &quantised_tile::<N>(task.x, t, cols)[first..first + count];
-                        let mut acc = [isa.splat(0.0); N];
-                        if first > 0 {
-                            // SAFETY: the caller's contract.
-                            acc = unsafe { read(isa, &task, rows.clone(), t) };
-                        }
-                        tile(isa, source, x, &mut acc);
-                        // SAFETY: the caller's contract.
-                        unsafe { write(isa, &task, rows.clone(), t, &acc, first + count == all) };
-                    });
-                    t += n;
-                }
-            }
-            first += count;
-        }
-        start = end;
     }
 }
 
@@ -578,6 +591,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
         let mut g = task.groups.start;
         while g + PLAIN_GROUPS <= task.groups.end {
             let w = [column(g), column(g + 1), column(g + 2), column(g + 3)];
+            let w = w.map(|w| &w[..cols]);
             let mut acc = [isa.splat(0.0); PLAIN_GROUPS];
             for k in 0..cols {
                 let x = isa.splat(x[k][0]);
@@ -587,7 +601,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
             }
             for i in 0..PLAIN_GROUPS {
                 // SAFETY: the caller's contract.
-                unsafe { write(isa, &task, rows_of(task.weights, g + i), 0, &[acc[i]], true) };
+                unsafe { task.sums(g + i, 0, 1, true).write(isa, &[acc[i]]) };
             }
             g += PLAIN_GROUPS;
         }
@@ -595,7 +609,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
             let mut acc = [isa.splat(0.0)];
             plain_tokens(isa, column(g), x, &mut acc);
             // SAFETY: the caller's contract.
-            unsafe { write(isa, &task, rows_of(task.weights, g), 0, &acc, true) };
+            unsafe { task.sums(g, 0, 1, true).write(isa, &acc) };
         }
         return;
     }
@@ -606,14 +620,14 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
         for g in task.groups.clone() {
             let mut t = start;
             while t < end {
-                let n = width(end - t, I::TILE);
-                with_width!(I, n, N => {
+                let width = tile_width(end - t, I::TILE);
+                with_width!(I, width, N => {
                     let mut acc = [isa.splat(0.0); N];
                     plain_tokens(isa, column(g), plain_tile::<N>(task.x, t, cols), &mut acc);
                     // SAFETY: the caller's contract.
-                    unsafe { write(isa, &task, rows_of(task.weights, g), t, &acc, true) };
+                    unsafe { task.sums(g, t, N, true).write(isa, &acc) };
                 });
-                t += n;
+                t += width;
             }
         }
         start = end;

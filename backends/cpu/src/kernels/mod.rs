@@ -39,6 +39,8 @@
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)] // an index here is a lane, a token or a column
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod activations;
 mod buffer;
 mod features;
@@ -173,12 +175,18 @@ impl Kernels {
     pub fn new(features: Features) -> Kernels {
         let table = match features.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => &table::AVX2,
+            Level::Avx2 => &x86_64::AVX2,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => &table::AVX512,
+            Level::Avx512 => &x86_64::AVX512,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => &table::AVX512_VNNI,
-            _ => &table::GENERIC,
+            Level::Avx512Vnni => &x86_64::AVX512_VNNI,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => &aarch64::NEON,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => &aarch64::NEON_DOTPROD,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm => &aarch64::NEON_I8MM,
+            _ => &generic::GENERIC,
         };
         Kernels { features, table }
     }

@@ -2,28 +2,43 @@
 
 use anynpu_ir::{Activation, DType};
 
-use super::activations;
-use super::generic::Generic;
-use super::isa::Isa;
-use super::matmul::{self, Task};
-use super::ops::{self, Arithmetic, Attend, AttendFn, RopeLayout};
-#[cfg(target_arch = "x86_64")]
-use super::x86_64::{Avx2, Avx512};
+#[cfg(doc)]
+use super::matmul;
+use super::matmul::{PanelBlock, PanelTile, Task};
+use super::ops::{Arithmetic, AttendFn, RopeLayout};
+use super::pack::PackedMatrix;
 
-/// A product of one dtype's weights: `task`'s rows of `out` must be touched by no other thread,
-/// and the processor must have the table's instructions.
-pub(super) type MatmulFn = unsafe fn(Task<'_>);
-/// Lays out a tile: rows of activations, their length, the tile's width, and where to; the
-/// processor must have the table's instructions.
-pub(super) type TileFn = unsafe fn(&[f32], usize, usize, &mut [u8]);
+/// Lays out a tile: rows of activations, their length, the tile's width, and where to.
+type TileFn = unsafe fn(&[f32], usize, usize, &mut [u8]);
+/// Computes a task, whose rows of `out` no other thread may touch.
+type TaskFn = unsafe fn(Task<'_>);
+/// Unpacks blocks of a group, from the given one on.
+type UnpackFn = unsafe fn(&PackedMatrix, usize, usize, &mut [PanelBlock]);
+/// Adds a panel's part to a tile's sums, which no other thread may touch.
+type PanelFn = unsafe fn(PanelTile<'_>);
 
-/// The functions of one instruction set.
+/// The products of a block format.
+#[derive(Clone, Copy)]
+pub(super) struct BlockProducts {
+    /// For up to [`matmul::DIRECT_TOKENS`].
+    pub direct: TaskFn,
+    pub unpack: UnpackFn,
+    pub panel_tile: PanelFn,
+}
+
+/// The products of an element type.
+#[derive(Clone, Copy)]
+pub(super) enum Products {
+    Plain(TaskFn),
+    Blocks(BlockProducts),
+}
+
+/// The functions of one instruction set. Calling any requires that the processor has it.
 #[allow(clippy::type_complexity)] // each type is one operation's operands
 pub(super) struct Table {
     /// The widest tile of tokens.
     pub tile: usize,
     pub quantise_tile: TileFn,
-    pub interleave_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
     pub softmax: unsafe fn(&[f32], &mut [f32]),
@@ -32,47 +47,54 @@ pub(super) struct Table {
     pub gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub arithmetic: unsafe fn(Arithmetic, &[f32], &[f32], &mut [f32]),
     pub attend: AttendFn,
-    f32: MatmulFn,
-    f16: MatmulFn,
-    bf16: MatmulFn,
-    q4_0: MatmulFn,
-    q4_1: MatmulFn,
-    q5_0: MatmulFn,
-    q5_1: MatmulFn,
-    q8_0: MatmulFn,
-    q4_k: MatmulFn,
-    q5_k: MatmulFn,
-    q6_k: MatmulFn,
+    pub f32: TaskFn,
+    pub f16: TaskFn,
+    pub bf16: TaskFn,
+    pub q4_0: BlockProducts,
+    pub q4_1: BlockProducts,
+    pub q5_0: BlockProducts,
+    pub q5_1: BlockProducts,
+    pub q8_0: BlockProducts,
+    pub q4_k: BlockProducts,
+    pub q5_k: BlockProducts,
+    pub q6_k: BlockProducts,
 }
 
 impl Table {
-    /// The product for weights of type `dtype`, if there is one.
-    pub(super) fn matmul(&self, dtype: DType) -> Option<MatmulFn> {
+    /// The products for weights of type `dtype`, if there are any.
+    pub(super) fn products(&self, dtype: DType) -> Option<Products> {
         Some(match dtype {
-            DType::F32 => self.f32,
-            DType::F16 => self.f16,
-            DType::BF16 => self.bf16,
-            DType::Q4_0 => self.q4_0,
-            DType::Q4_1 => self.q4_1,
-            DType::Q5_0 => self.q5_0,
-            DType::Q5_1 => self.q5_1,
-            DType::Q8_0 => self.q8_0,
-            DType::Q4_K => self.q4_k,
-            DType::Q5_K => self.q5_k,
-            DType::Q6_K => self.q6_k,
+            DType::F32 => Products::Plain(self.f32),
+            DType::F16 => Products::Plain(self.f16),
+            DType::BF16 => Products::Plain(self.bf16),
+            DType::Q4_0 => Products::Blocks(self.q4_0),
+            DType::Q4_1 => Products::Blocks(self.q4_1),
+            DType::Q5_0 => Products::Blocks(self.q5_0),
+            DType::Q5_1 => Products::Blocks(self.q5_1),
+            DType::Q8_0 => Products::Blocks(self.q8_0),
+            DType::Q4_K => Products::Blocks(self.q4_k),
+            DType::Q5_K => Products::Blocks(self.q5_k),
+            DType::Q6_K => Products::Blocks(self.q6_k),
             _ => return None,
         })
     }
 }
 
 /// Makes a table whose functions carry the instruction set's attribute. `$isa` makes a value of
-/// type `$ty` and is sound where the processor has the instructions.
+/// type `$ty` and is sound where the processor has the instructions. Each table stands in a module
+/// of its own, so that they are compiled side by side.
 macro_rules! table {
-    ($(#[$feature:meta])? static $table:ident: $ty:ty = $isa:expr;) => {
-        pub(super) static $table: Table = {
+    ($(#[$feature:meta])? $vis:vis static $table:ident: $ty:ty = $isa:expr;) => {
+        $vis static $table: $crate::kernels::table::Table = {
+            use anynpu_ir::Activation;
+            use $crate::kernels::isa::Isa;
+            use $crate::kernels::matmul::{self, PanelBlock, PanelTile, Task};
+            use $crate::kernels::ops::{self, Arithmetic, Attend, RopeLayout};
+            use $crate::kernels::pack::PackedMatrix;
+            use $crate::kernels::table::{BlockProducts, Table};
+            use $crate::kernels::activations;
+
             table! { @function $(#[$feature])? quantise_tile = $isa, activations::quantise_tile::<$ty>,
-                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
-            table! { @function $(#[$feature])? interleave_tile = $isa, activations::interleave_tile::<$ty>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? rms_norm = $isa, ops::rms_norm::<$ty>,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) }
@@ -93,18 +115,14 @@ macro_rules! table {
             table! { @function $(#[$feature])? f32 = $isa, matmul::plain::<$ty, matmul::F32Column>, (task: Task<'_>) }
             table! { @function $(#[$feature])? f16 = $isa, matmul::plain::<$ty, matmul::F16Column>, (task: Task<'_>) }
             table! { @function $(#[$feature])? bf16 = $isa, matmul::plain::<$ty, matmul::Bf16Column>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q4_0 = $isa, matmul::blocks::<$ty, matmul::Q40>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q4_1 = $isa, matmul::blocks::<$ty, matmul::Q41>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q5_0 = $isa, matmul::blocks::<$ty, matmul::Q50>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q5_1 = $isa, matmul::blocks::<$ty, matmul::Q51>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q8_0 = $isa, matmul::blocks::<$ty, matmul::Q80>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q4_k = $isa, matmul::blocks::<$ty, matmul::Q4K>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q5_k = $isa, matmul::blocks::<$ty, matmul::Q5K>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? q6_k = $isa, matmul::blocks::<$ty, matmul::Q6K>, (task: Task<'_>) }
+            table! { @panel $(#[$feature])? offset_8 = $isa, $ty, Offset8 }
+            table! { @panel $(#[$feature])? offset_16 = $isa, $ty, Offset16 }
+            table! { @panel $(#[$feature])? signed = $isa, $ty, Signed }
+            table! { @panel $(#[$feature])? minimum = $isa, $ty, Minimum }
+            table! { @panel $(#[$feature])? halves = $isa, $ty, Halves }
             Table {
                 tile: <$ty as Isa>::TILE,
                 quantise_tile,
-                interleave_tile,
                 rms_norm,
                 layer_norm,
                 softmax,
@@ -116,16 +134,29 @@ macro_rules! table {
                 f32,
                 f16,
                 bf16,
-                q4_0,
-                q4_1,
-                q5_0,
-                q5_1,
-                q8_0,
-                q4_k,
-                q5_k,
-                q6_k,
+                q4_0: table! { @blocks Q40, offset_8, $(#[$feature])? $ty = $isa },
+                q4_1: table! { @blocks Q41, minimum, $(#[$feature])? $ty = $isa },
+                q5_0: table! { @blocks Q50, offset_16, $(#[$feature])? $ty = $isa },
+                q5_1: table! { @blocks Q51, minimum, $(#[$feature])? $ty = $isa },
+                q8_0: table! { @blocks Q80, signed, $(#[$feature])? $ty = $isa },
+                q4_k: table! { @blocks Q4K, minimum, $(#[$feature])? $ty = $isa },
+                q5_k: table! { @blocks Q5K, minimum, $(#[$feature])? $ty = $isa },
+                q6_k: table! { @blocks Q6K, halves, $(#[$feature])? $ty = $isa },
             }
         };
+    };
+    (@blocks $format:ident, $panel:ident, $(#[$feature:meta])? $ty:ty = $isa:expr) => {{
+        table! { @function $(#[$feature])? direct = $isa, matmul::direct::<$ty, matmul::$format>, (task: Task<'_>) }
+        table! { @function $(#[$feature])? unpack = $isa, matmul::unpack::<$ty, matmul::$format>,
+            (weights: &PackedMatrix, g: usize, first: usize, panel: &mut [PanelBlock]) }
+        BlockProducts {
+            direct,
+            unpack,
+            panel_tile: $panel,
+        }
+    }};
+    (@panel $(#[$feature:meta])? $name:ident = $isa:expr, $ty:ty, $kind:ident) => {
+        table! { @function $(#[$feature])? $name = $isa, matmul::panel_tile::<$ty, matmul::$kind>, (task: PanelTile<'_>) }
     };
     (@function $(#[$feature:meta])? $name:ident = $isa:expr, $body:path, ($($arg:ident: $arg_ty:ty),*) $(-> $ret:ty)?) => {
         $(#[$feature])?
@@ -137,25 +168,4 @@ macro_rules! table {
         }
     };
 }
-
-table! {
-    static GENERIC: Generic = Generic;
-}
-
-#[cfg(target_arch = "x86_64")]
-table! {
-    #[target_feature(enable = "avx2,fma,f16c")]
-    static AVX2: Avx2 = Avx2::new();
-}
-
-#[cfg(target_arch = "x86_64")]
-table! {
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-    static AVX512: Avx512<false> = Avx512::<false>::new();
-}
-
-#[cfg(target_arch = "x86_64")]
-table! {
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    static AVX512_VNNI: Avx512<true> = Avx512::<true>::new();
-}
+pub(super) use table;

@@ -3,6 +3,11 @@
 use half::{bf16, f16};
 
 use super::isa::{Isa, Quads, XBlock};
+use super::table::table;
+
+table! {
+    pub(super) static GENERIC: Generic = Generic;
+}
 
 /// Arrays of lanes.
 #[derive(Clone, Copy)]

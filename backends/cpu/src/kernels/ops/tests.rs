@@ -4,8 +4,8 @@ use anynpu_ir::{Activation, RopeStyle};
 use half::f16;
 use proptest::prelude::*;
 
-use super::super::tests::{Random, Style, activations, assert_same, paths};
-use super::super::{Features, KernelError, Kernels, Scratch};
+use super::super::tests::{Random, Style, WEIGHTS, activations, assert_same, paths, weights};
+use super::super::{Features, KernelError, Kernels, PackedMatrix, Scratch};
 use super::*;
 use crate::pool::Pool;
 
@@ -530,4 +530,73 @@ fn operands_of_wrong_size_are_told() {
     size(kernels.rope(&pool, &x, &[1.0; 3], &[1.0; 2], &layout, &mut out));
     let odd = RopeLayout { dims: 5, ..layout };
     size(kernels.rope(&pool, &x, &[1.0; 2], &[1.0; 2], &odd, &mut out));
+}
+
+#[test]
+fn results_are_the_same_bits_on_every_architecture() {
+    // FNV-1a over results whose inputs come from integers alone. The value was computed on x86-64;
+    // an aarch64 machine must get the same.
+    const EXPECTED: u64 = 0x7f7e_d57d_f114_3ed2;
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut take = |out: &[f32]| {
+        for byte in out.iter().flat_map(|x| x.to_bits().to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    let random = &mut Random(2026);
+    let kernels = Kernels::new(Features::detect());
+    let pool = Pool::new(2).unwrap();
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    for dtype in WEIGHTS {
+        let (rows, cols, tokens) = (40, 512, 6);
+        let raw = weights(dtype, rows * cols / dtype.block_len(), Style::Plain, random);
+        let packed = PackedMatrix::pack(&pool, dtype, rows, cols, &raw).unwrap();
+        let x = random.f32s(tokens * cols);
+        let mut out = vec![0.0; tokens * rows];
+        kernels
+            .matmul(&pool, &packed, &x, tokens, None, &mut out, &mut scratch)
+            .unwrap();
+        take(&out);
+    }
+    let (x, w) = (random.f32s(1000), random.f32s(100));
+    let mut out = vec![0.0; 1000];
+    kernels.rms_norm(&pool, &x, &w, 1e-5, &mut out).unwrap();
+    take(&out);
+    kernels
+        .layer_norm(&pool, &x, &w, Some(&w), 1e-5, &mut out)
+        .unwrap();
+    take(&out);
+    kernels.softmax(&pool, &x, 100, &mut out).unwrap();
+    take(&out);
+    let wide: Vec<f32> = x.iter().map(|x| x * 20.0).collect();
+    for act in ACTIVATIONS {
+        kernels.activation(&pool, act, &wide, &mut out).unwrap();
+        take(&out);
+    }
+    let frequencies: Vec<f32> = (0..32).map(|i| 1.0 / (1.0 + i as f32)).collect();
+    let (mut cos, mut sin) = (vec![0.0; 96], vec![0.0; 96]);
+    rope_table(&[1, 77, 4000], &frequencies, 1.0, &mut cos, &mut sin).unwrap();
+    take(&cos);
+    take(&sin);
+    for half in [false, true] {
+        let p = Problem {
+            heads: 6,
+            kv_heads: 2,
+            k_dim: 48,
+            v_dim: 32,
+            rows: 150,
+            positions: Some((145..150).collect()),
+            window: Some(120),
+            soft_cap: Some(3.0),
+            mask: None,
+            half,
+            q: random.f32s(5 * 6 * 48),
+            k: random.f32s(150 * 2 * 48),
+            v: random.f32s(150 * 2 * 32),
+        };
+        let mut out = vec![0.0; 5 * 6 * 32];
+        p.run(&kernels, &pool, 0..5, &mut out).unwrap();
+        take(&out);
+    }
+    assert_eq!(hash, EXPECTED, "{hash:#x}");
 }

@@ -23,6 +23,34 @@ impl Avx2 {
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
+/// The last three steps of [`Isa::sum`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn sum_8(a: __m256) -> f32 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps::<1>(a, a)))
+    }
+}
+
+/// The last three steps of [`Isa::largest`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn largest_8(a: __m256) -> f32 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps::<1>(a, a)))
+    }
+}
+
 /// Transposes 8 × 8.
 ///
 /// # Safety
@@ -158,6 +186,9 @@ impl Isa for Avx2 {
             let a = _mm_add_epi32(a, _mm_shuffle_epi32::<0x4e>(a));
             _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32::<0xb1>(a)))
         }
+
+        fn sum(self, a: F) -> f32 { sum_8(_mm256_add_ps(a[0], a[1])) }
+        fn largest(self, a: F) -> f32 { largest_8(_mm256_max_ps(a[0], a[1])) }
 
         fn load_b(self, x: &[u8; 64]) -> I {
             let at: *const __m256i = x.as_ptr().cast();

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::{largest_8, sum_8};
 use crate::kernels::isa::{Isa, Quads, XBlock, intrinsics};
 
 /// AVX-512 F, BW, VL and DQ; with `VNNI` also that. Includes AVX2, FMA and F16C.
@@ -91,6 +92,13 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         fn to_f32(self, a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn largest_i(self, a: __m512i) -> i32 { _mm512_reduce_max_epi32(a) }
         fn sum_i(self, a: __m512i) -> i32 { _mm512_reduce_add_epi32(a) }
+
+        fn sum(self, a: __m512) -> f32 {
+            sum_8(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)))
+        }
+        fn largest(self, a: __m512) -> f32 {
+            largest_8(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)))
+        }
 
         fn load_b(self, x: &[u8; 64]) -> __m512i { _mm512_loadu_si512(x.as_ptr().cast()) }
         fn store_b(self, x: __m512i, to: &mut [u8; 64]) {

@@ -2,6 +2,6 @@
 
 mod avx2;
 mod avx512;
+mod tables;
 
-pub(super) use avx2::Avx2;
-pub(super) use avx512::Avx512;
+pub(super) use tables::{AVX2, AVX512, AVX512_VNNI};
