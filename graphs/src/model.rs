@@ -38,6 +38,9 @@ pub struct ModelInfo {
     pub architecture: String,
     /// Positions it was trained for.
     pub context_length: u32,
+    /// The longest context that its graph is right for, if longer ones need another: see
+    /// [`Model::from_gguf_for`].
+    pub context_switch: Option<u32>,
     /// Tokens it has logits for.
     pub vocabulary: u32,
     /// Repeated blocks.
@@ -88,7 +91,16 @@ impl Model {
     /// # Errors
     /// As [`crate::arch::build`].
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        let architecture = arch::build(gguf)?;
+        Self::from_gguf_for(gguf, 0)
+    }
+
+    /// As [`Model::from_gguf`], for a context of `context` tokens, which matters to models with a
+    /// [`ModelInfo::context_switch`].
+    ///
+    /// # Errors
+    /// As [`crate::arch::build`].
+    pub fn from_gguf_for(gguf: &Gguf, context: u32) -> Result<Self, ModelError> {
+        let architecture = arch::build_for(gguf, context)?;
         let name = match gguf.metadata().get("general.name") {
             Some(Value::String(bytes)) => std::str::from_utf8(bytes).ok(),
             _ => None,
@@ -142,6 +154,7 @@ impl ModelInfo {
             name: name.unwrap_or(a.name).to_owned(),
             architecture: a.name.to_owned(),
             context_length: a.context_length,
+            context_switch: a.context_switch,
             vocabulary: a.vocabulary,
             layers: a.layers,
             hidden: a.hidden,

@@ -110,6 +110,17 @@ impl OpenModel {
         }
     }
 
+    /// The same with the graph that a context of `context` tokens needs.
+    fn for_context(mut self, context: u32) -> Result<Self, RuntimeError> {
+        let switch = self.model.info().context_switch;
+        if let Some(gguf) = &self.gguf
+            && switch.is_some_and(|s| context > s)
+        {
+            self.model = Model::from_gguf_for(gguf, context)?;
+        }
+        Ok(self)
+    }
+
     /// The graph, its figures and tensors.
     pub fn model(&self) -> &Model {
         &self.model
@@ -418,6 +429,7 @@ impl Runtime {
         mut options: LoadOptions,
     ) -> Result<LoadedModel, RuntimeError> {
         let context = context(&open, &options)?;
+        let open = open.for_context(context)?;
         let chunk = self.chunk(&options)?;
         let state_dtype = options.kv_type.resolve(open.model(), context);
         require_context(open.model(), state_dtype, context)?;
@@ -661,7 +673,17 @@ impl LoadedModel {
             ..LoadOptions::default()
         };
         let context = self::context(&self.inner.open, &options)?;
-        require_context(self.inner.open.model(), self.inner.state_dtype, context)
+        let model = self.inner.open.model();
+        if let Some(switch) = model.info().context_switch.filter(|&s| context > s) {
+            return Err(RuntimeError::Option {
+                option: "context",
+                found: context.to_string(),
+                expected: format!(
+                    "at most {switch} tokens, as the model was loaded for; load it for {context} instead"
+                ),
+            });
+        }
+        require_context(model, self.inner.state_dtype, context)
     }
 }
 

@@ -41,6 +41,10 @@ impl ModelFile for File<'_> {
         }
     }
 
+    fn list_item(&self, _: &str, _: usize) -> Option<MetaValue<'_>> {
+        None
+    }
+
     fn tensor(&self, name: &str) -> Result<Option<TensorType>, ModelError> {
         Ok(self.tensors.0.get(name).map(|(ty, _)| ty.clone()))
     }

@@ -53,6 +53,15 @@ pub(crate) enum Step {
         x: Operand,
         targets: Vec<Target>,
     },
+    /// Row `x[t, s]` (or `x[t, 0]` where it has one a token) times the expert `ids[t, s]`.
+    Experts {
+        x: Operand,
+        weight: WeightId,
+        ids: Operand,
+        out: Operand,
+        /// Offsets in the arena of rows of `x` and of `out` that share an expert.
+        gathered: [usize; 2],
+    },
     Embedding {
         table: WeightId,
         ids: Operand,
@@ -98,6 +107,25 @@ pub(crate) enum Step {
         gate: Operand,
         up: Operand,
         out: Operand,
+    },
+    SoftCap {
+        cap: f32,
+        x: Operand,
+        out: Operand,
+    },
+    Softmax {
+        x: Operand,
+        out: Operand,
+    },
+    Scale {
+        factor: f32,
+        x: Operand,
+        out: Operand,
+    },
+    /// The last axis cut into parts.
+    Split {
+        x: Operand,
+        parts: Vec<Operand>,
     },
     /// Both operands of the same shape.
     Arithmetic {
@@ -357,6 +385,7 @@ impl<'a> Lowering<'a> {
                     _ => None,
                 }
             }
+            (Op::ExpertLinear, Some(x), Some(out)) => self.experts(node, x, out),
             (Op::Embedding, Some(table), Some(out)) => match (table.place, input(1)) {
                 (Place::Weight(table), Some(ids)) if self.graph.ty(ids).dtype == DType::I32 => {
                     let ids = self.operand(ids);
@@ -407,8 +436,26 @@ impl<'a> Lowering<'a> {
                 let inner = !is_weight(&gate) && !is_weight(&up);
                 inner.then_some(Step::Gated { act, gate, up, out })
             }
+            (&Op::SoftCap { cap }, Some(x), Some(out)) if all_f32 && !is_weight(&x) => {
+                Some(Step::SoftCap { cap, x, out })
+            }
+            (&Op::Softmax { axis }, Some(x), Some(out)) if all_f32 && !is_weight(&x) => {
+                let last = axis as usize + 1 == x.ty.shape.rank();
+                last.then_some(Step::Softmax { x, out })
+            }
+            (Op::Split { axis, .. }, Some(x), Some(_)) if all_f32 && !is_weight(&x) => {
+                let last = *axis as usize + 1 == x.ty.shape.rank();
+                let parts = node.outputs.iter().map(|&id| self.operand(id)).collect();
+                last.then_some(Step::Split { x, parts })
+            }
             (&Op::Binary(op), Some(a), Some(out)) if all_f32 => {
                 let b = self.operand(node.inputs[1]);
+                if op == BinaryOp::Mul
+                    && !is_weight(&a)
+                    && let Some(factor) = self.number(node.inputs[1])
+                {
+                    return Ok(Some(Step::Scale { factor, x: a, out }));
+                }
                 let inner = !is_weight(&a) && !is_weight(&b) && a.ty.shape == b.ty.shape;
                 let op = match op {
                     BinaryOp::Add => Some(Arithmetic::Add),
@@ -429,6 +476,47 @@ impl<'a> Lowering<'a> {
             }
             _ => None,
         })
+    }
+
+    fn experts(&mut self, node: &Node, x: Operand, out: Operand) -> Option<Step> {
+        let ids = self.operand(node.inputs[2]);
+        let weight = self.weight(node.inputs[1])?;
+        if x.ty.dtype != DType::F32 || is_weight(&x) || is_weight(&ids) {
+            return None;
+        }
+        // at most all rows share an expert
+        let rows = ids.ty.shape.elements(&self.limits)?;
+        let width = |ty: &TensorType| Some(ty.shape.last()?.resolve(&self.limits) as usize);
+        let widths = [width(&x.ty)?, width(&out.ty)?];
+        let gathered = widths.map(|w| self.reserve(rows, w));
+        self.linear.cols = self.linear.cols.max(widths[0]);
+        self.linear.tokens = self.linear.tokens.max(rows);
+        Some(Step::Experts {
+            x,
+            weight,
+            ids,
+            out,
+            gathered,
+        })
+    }
+
+    /// Room for `rows` × `width` floats past what the placement uses; its offset in the arena.
+    fn reserve(&mut self, rows: usize, width: usize) -> usize {
+        let bytes = rows.saturating_mul(width).saturating_mul(4);
+        let offset = self.arena_bytes;
+        let bytes = bytes.checked_next_multiple_of(anynpu_hal::HOST_ALIGN);
+        self.arena_bytes = offset.saturating_add(bytes.unwrap_or(usize::MAX));
+        offset
+    }
+
+    /// The value of an f32 constant of one element, without dimensions.
+    fn number(&self, id: ValueId) -> Option<f32> {
+        let weight = self.graph.weight(self.weight(id)?);
+        let ty = self.graph.ty(id);
+        let bytes = weight.inline.as_ref()?;
+        let plain = ty.dtype == DType::F32 && ty.shape.rank() == 0;
+        let bytes: [u8; 4] = bytes[..].try_into().ok()?;
+        plain.then(|| f32::from_le_bytes(bytes))
     }
 
     fn rope(
@@ -468,10 +556,7 @@ impl<'a> Lowering<'a> {
                     rope_frequencies(dims, base, scaling, factor_data.as_deref());
                 let max_tokens = self.graph.ty(positions).shape.elements(&self.limits);
                 let max_tokens = max_tokens.unwrap_or(0);
-                let bytes = (max_tokens.saturating_mul(dims as usize).saturating_mul(4))
-                    .next_multiple_of(anynpu_hal::HOST_ALIGN);
-                let offset = self.arena_bytes;
-                self.arena_bytes = offset.saturating_add(bytes);
+                let offset = self.reserve(max_tokens, dims as usize);
                 self.tables.push(RopeTable {
                     positions,
                     factors,

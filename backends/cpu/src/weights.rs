@@ -14,6 +14,7 @@ use crate::pool::Pool;
 pub(crate) struct Weights {
     pub source: Arc<dyn WeightSource>,
     packed: Vec<Option<PackedMatrix>>,
+    experts: Vec<Vec<PackedMatrix>>,
     vectors: Vec<Option<Vec<f32>>>,
 }
 
@@ -23,6 +24,11 @@ impl Weights {
         self.packed[id.index()]
             .as_ref()
             .expect("packed when lowered")
+    }
+
+    /// The packed matrices of an `ExpertLinear` weight; none if lowering did not pack it.
+    pub fn experts(&self, id: WeightId) -> &[PackedMatrix] {
+        &self.experts[id.index()]
     }
 
     /// The f32 data of a small weight. Panics if lowering did not read it.
@@ -42,6 +48,7 @@ impl Weights {
             .packed
             .iter()
             .flatten()
+            .chain(self.experts.iter().flatten())
             .map(|m| m.resident_bytes() as u64);
         let vectors = self.vectors.iter().flatten().map(|v| 4 * v.len() as u64);
         packed.chain(vectors).sum()
@@ -86,11 +93,13 @@ pub(crate) fn load_weights(
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Weights, HalError> {
     let mut packed: Vec<Option<PackedMatrix>> = graph.weights().iter().map(|_| None).collect();
+    let mut experts: Vec<Vec<PackedMatrix>> = graph.weights().iter().map(|_| Vec::new()).collect();
     let mut vectors: Vec<Option<Vec<f32>>> = vec![None; graph.weights().len()];
     let steps = || programs.iter().flat_map(|p| &p.steps);
     let total = steps()
         .map(|s| match s {
             Step::Linear { targets, .. } => targets.len() as u64,
+            Step::Experts { .. } => 1,
             _ => 0,
         })
         .sum();
@@ -112,6 +121,17 @@ pub(crate) fn load_weights(
                     }
                 }
             }
+            Step::Experts { weight, .. } => {
+                if !progress(done, total) {
+                    return Err(HalError::Cancelled {
+                        what: "packing weights".into(),
+                    });
+                }
+                done += 1;
+                if experts[weight.index()].is_empty() {
+                    experts[weight.index()] = pack_experts(graph, source.as_ref(), *weight, pool)?;
+                }
+            }
             Step::RmsNorm { weight, .. } => small[0] = Some(*weight),
             Step::LayerNorm { gamma, beta, .. } => small = [Some(*gamma), *beta],
             _ => {}
@@ -124,6 +144,7 @@ pub(crate) fn load_weights(
     Ok(Weights {
         source,
         packed,
+        experts,
         vectors,
     })
 }
@@ -153,6 +174,36 @@ fn pack(
     packed[id.index()] = Some(matrix);
     source.release(&weight.name);
     Ok(())
+}
+
+/// Packs the matrices of a weight `[experts, rows, cols]`, each by itself.
+fn pack_experts(
+    graph: &Graph,
+    source: &dyn WeightSource,
+    id: WeightId,
+    pool: &Pool,
+) -> Result<Vec<PackedMatrix>, HalError> {
+    let view = raw_weight(graph, source, id)?;
+    let weight = graph.weight(id);
+    let failed = |why: String| HalError::Weight {
+        name: weight.name.clone(),
+        why,
+    };
+    let ty = graph.ty(weight.value);
+    let [Dim::Fixed(experts), Dim::Fixed(rows), Dim::Fixed(cols)] = *ty.shape.dims() else {
+        return Err(failed(format!("{ty} is not a list of matrices")));
+    };
+    let matrix = |bytes| {
+        let packed = PackedMatrix::pack(pool, view.dtype, rows as usize, cols as usize, bytes);
+        packed.map_err(|e| failed(e.to_string()))
+    };
+    let each = view.bytes.len() / (experts as usize).max(1);
+    let packed = match each {
+        0 => (0..experts).map(|_| matrix(&[][..])).collect(),
+        _ => view.bytes.chunks_exact(each).map(matrix).collect(),
+    };
+    source.release(&weight.name);
+    packed
 }
 
 fn matrix_shape(ty: &TensorType) -> Option<(usize, usize)> {

@@ -115,6 +115,52 @@ proptest! {
     }
 
     #[test]
+    fn caps_scales_softmax_and_splits(
+        rows in 0u32..4, a in 1u32..70, b in 1u32..70, cap in 0.5f32..50.0, seed: u64,
+    ) {
+        let none = SymbolValues::default();
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[rows, a], 60.0);
+        c.check(Op::SoftCap { cap }, &[x], &none);
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[rows, a], 20.0);
+        c.check(Op::Softmax { axis: 1 }, &[x], &none);
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[rows, a], 4.0);
+        let ty = TensorType::new(DType::F32, []);
+        let factor = c.graph.add_constant("factor", ty, cap.to_le_bytes().to_vec()).unwrap();
+        c.check(Op::Binary(BinaryOp::Mul), &[x, factor], &none);
+        let mut c = Case::new(seed);
+        let x = c.input("x", &[rows, a + b], 4.0);
+        let split = Op::Split { axis: 1, sizes: vec![a, b] };
+        let parts = c.graph.add_node("parts", split, &[x]).unwrap();
+        c.graph.set_output(parts[0]).unwrap();
+        c.graph.set_output(parts[1]).unwrap();
+        for (name, found, expected) in &both(&Arc::new(c.graph), &c.weights, &c.inputs, &none) {
+            prop_assert_eq!(found, expected, "{}", name);
+        }
+    }
+
+    #[test]
+    fn experts_chosen_by_id(
+        tokens in 0u32..5, experts in 1u32..6, chosen in 1u32..12, rows in 1u32..40,
+        cols in 1u32..70, own_row: bool, seed: u64,
+    ) {
+        let mut c = Case::new(seed);
+        let x_rows = if own_row { chosen } else { 1 };
+        let x = c.input("x", &[tokens, x_rows, cols], 2.0);
+        let w = c.weight("w", &[experts, rows, cols]);
+        let numbers = c.floats((tokens * chosen) as usize, 1e6);
+        let ids = numbers.iter().map(|n| n.abs() as i32 % experts as i32).collect::<Vec<_>>();
+        let shape = [tokens, chosen];
+        let dims = shape.map(|d| d as usize).to_vec();
+        c.inputs.insert("ids".into(), Tensor::new(dims, ids).unwrap());
+        let ids = TensorType::new(DType::I32, Shape::fixed(&shape));
+        let ids = c.graph.add_input("ids", ids).unwrap();
+        c.check(Op::ExpertLinear, &[x, w, ids], &SymbolValues::default());
+    }
+
+    #[test]
     fn rotary_embedding(
         tokens in 0u32..4,
         heads in 1u32..4,

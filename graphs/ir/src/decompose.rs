@@ -131,6 +131,7 @@ impl Rewriter<'_> {
         }
         let mut b = Build::new(self, origin, name);
         let result = match op {
+            Op::ExpertLinear => simple::expert_linear(&mut b, inputs),
             Op::Embedding => simple::embedding(&mut b, inputs),
             Op::RmsNorm { eps } => simple::rms_norm(&mut b, inputs, eps),
             Op::LayerNorm { eps } => simple::layer_norm(&mut b, inputs, eps),

@@ -33,6 +33,7 @@ pub fn infer(
     };
     match *op {
         Op::Linear => linear::linear(&cx),
+        Op::ExpertLinear => linear::expert_linear(&cx),
         Op::MatMul {
             transpose_a,
             transpose_b,

@@ -6,11 +6,11 @@
 //!
 //! Element types, where a variant does not say otherwise:
 //! - "float" is F32, F16 or BF16; arithmetic is done in F32 and rounded once to the result's type.
-//! - Linear, MatMul, Embedding, RmsNorm, LayerNorm, Rope, Attention and the convolutions take any
+//! - Linear, ExpertLinear, MatMul, Embedding, RmsNorm, LayerNorm, Rope, Attention and the convolutions take any
 //!   float type for each operand and give F32.
 //! - Elementwise ops, Softmax, reductions and data movement keep their operands' type; several
 //!   operands must agree in it.
-//! - Block-quantised types are taken only by Linear (`w`), Embedding (`table`), Gather (`data`)
+//! - Block-quantised types are taken only by Linear and ExpertLinear (`w`), Embedding (`table`), Gather (`data`)
 //!   and Cast.
 //!
 //! Integer arithmetic wraps around; integer division truncates towards zero and gives 0 where the
@@ -25,7 +25,7 @@
 use crate::{DType, Dim, Shape, StateId};
 
 /// Version of the op set as a whole.
-pub const OP_SET_VERSION: u32 = 1;
+pub const OP_SET_VERSION: u32 = 2;
 
 /// How rotary embedding pairs the elements of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,6 +174,10 @@ pub enum AttentionKv {
 pub enum Op {
     /// `x[…, K], w[N, K], bias[N]? → […, N]`, F32: `x·wᵀ + bias`. `w` may be block-quantised.
     Linear,
+    /// `x[T, M, K], w[E, N, K], ids[T, S] (I32) → [T, S, N]`, F32: row `x[t, s]` (or `x[t, 0]` where
+    /// `M` is 1) times the matrix `w[ids[t, s]]`, transposed: the chosen experts of a mixture. `M` is
+    /// 1 or `S`. `w` may be block-quantised.
+    ExpertLinear,
     /// `a[…, M, K], b[…, K, N] → […, M, N]`; leading dimensions broadcast. F32.
     MatMul {
         /// `a` is given as `[…, K, M]`.
@@ -485,7 +489,8 @@ impl Op {
     /// Whether [`crate::decompose`] can write the op as others; the rest are primitives.
     pub const fn is_composite(&self) -> bool {
         match self {
-            Op::Embedding
+            Op::ExpertLinear
+            | Op::Embedding
             | Op::RmsNorm { .. }
             | Op::LayerNorm { .. }
             | Op::Rope { .. }
@@ -526,6 +531,7 @@ impl Op {
     pub const fn name(&self) -> &'static str {
         match self {
             Op::Linear => "Linear",
+            Op::ExpertLinear => "ExpertLinear",
             Op::MatMul { .. } => "MatMul",
             Op::Embedding => "Embedding",
             Op::RmsNorm { .. } => "RmsNorm",

@@ -89,6 +89,7 @@ pub(crate) fn op() -> BoxedStrategy<Op> {
     let numbers = || prop::collection::vec(number(), 0..4);
     let products = prop_oneof![
         Just(Op::Linear),
+        Just(Op::ExpertLinear),
         any::<(bool, bool)>().prop_map(|(transpose_a, transpose_b)| Op::MatMul {
             transpose_a,
             transpose_b
@@ -282,6 +283,19 @@ pub(crate) fn every_op() -> Graph {
     g.add("layer_norm", norm.clone(), &[n, gain, shift])
         .unwrap();
     g.add("layer_norm_no_beta", norm, &[half, gain]).unwrap();
+    let experts = g
+        .add_weight("experts", ty(DType::Q8_0, &[f(4), f(8), f(32)]))
+        .unwrap();
+    let wide = Op::Reshape {
+        shape: vec![t, f(1), f(32)].into(),
+    };
+    let wide = g.add("expert_rows", wide, &[n]).unwrap();
+    let chosen = Op::Reshape {
+        shape: vec![t, f(1)].into(),
+    };
+    let chosen = g.add("expert_ids", chosen, &[positions]).unwrap();
+    g.add("experts_mixed", Op::ExpertLinear, &[wide, experts, chosen])
+        .unwrap();
     let q = g.add("q", Op::Linear, &[n, w]).unwrap();
     let split_heads = Op::Reshape {
         shape: vec![t, f(2), f(8)].into(),

@@ -1,7 +1,7 @@
 //! The text form of a graph: written by its `Display`, read by [`Graph::parse`].
 //!
 //! ```text
-//! anynpu-graph 1 op-set 1 "tiny"
+//! anynpu-graph 1 op-set 2 "tiny"
 //! # a comment
 //! state @k: f16[C, 2, 64] axis 0
 //! input %ids: i32[T]

@@ -12,15 +12,20 @@
 //!
 //! Nodes of layer `N` start `layers.N.`; the others are `embed` and `output.*`.
 
-pub mod llama;
+mod config;
+mod decoder;
+pub mod family;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use anynpu_ir::{Graph, Shape, TensorType, ValueId};
+use anynpu_ir::{Graph, RopeStyle, Shape, TensorType, ValueId};
 
 use crate::ModelError;
 use crate::import::excerpt;
+
+pub use config::{DecoderConfig, ExpertsConfig, Rope};
+use family::{FAMILIES, Family};
 
 /// Names of the graph's inputs.
 pub mod input {
@@ -36,13 +41,23 @@ pub mod input {
 pub const LOGITS: &str = "output.logits";
 
 /// Architectures that [`build`] knows, as files name them.
-pub const KNOWN: &[&str] = &[llama::NAME];
+pub fn known() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|f| f.name)
+}
 
 /// What an architecture reads of a model file. Keys and tensor names are GGUF's; files of other
 /// formats translate.
 pub trait ModelFile {
     /// The metadata at `key`.
     fn metadata(&self, key: &str) -> Option<MetaValue<'_>>;
+
+    /// Element `index` of the list at `key`, if it is a list that long.
+    fn list_item(&self, key: &str, index: usize) -> Option<MetaValue<'_>>;
+
+    /// How its query and key rows are ordered, if not as the architecture's GGUF files have them.
+    fn rope_style(&self) -> Option<RopeStyle> {
+        None
+    }
 
     /// The type of the tensor called `name` if the file has it, outermost dimension first.
     ///
@@ -88,12 +103,14 @@ impl fmt::Display for MetaValue<'_> {
 /// A graph with the figures of its architecture that a runtime needs.
 #[derive(Clone, Debug)]
 pub struct Architecture {
-    /// The architecture's name, one of [`KNOWN`].
+    /// The architecture's name, one of [`known`].
     pub name: &'static str,
     /// The graph.
     pub graph: Graph,
     /// Positions the model was trained for.
     pub context_length: u32,
+    /// If longer contexts than this need another graph (see [`build_for`]): this.
+    pub context_switch: Option<u32>,
     /// Tokens the model has logits for.
     pub vocabulary: u32,
     /// Repeated blocks.
@@ -106,18 +123,29 @@ pub struct Architecture {
     pub kv_heads: u32,
 }
 
-/// Builds the graph of `file` as its `general.architecture` says.
+/// Builds the graph of `file` as its `general.architecture` says, for contexts up to
+/// [`Architecture::context_switch`].
 ///
 /// # Errors
 /// An unknown architecture; metadata or tensors that are missing or don't fit.
 pub fn build(file: &dyn ModelFile) -> Result<Architecture, ModelError> {
+    build_for(file, 0)
+}
+
+/// As [`build`], for a context of `context` tokens.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(file: &dyn ModelFile, context: u32) -> Result<Architecture, ModelError> {
     let key = "general.architecture";
     match file.metadata(key) {
-        Some(MetaValue::Text(llama::NAME)) => llama::build(file),
-        Some(MetaValue::Text(other)) => Err(ModelError::UnknownArchitecture {
-            found: excerpt(other),
-            known: KNOWN.join(", "),
-        }),
+        Some(MetaValue::Text(name)) => match Family::find(name) {
+            Some(family) => decoder::build(file, family, context),
+            None => Err(ModelError::UnknownArchitecture {
+                found: excerpt(name),
+                known: known().collect::<Vec<_>>().join(", "),
+            }),
+        },
         found => Metadata::new(file, "general").refuse(key, found, "the architecture's name"),
     }
 }
@@ -221,6 +249,11 @@ struct Weights<'f> {
 }
 
 impl Weights<'_> {
+    /// Whether the file has a tensor called `name`.
+    fn has(&self, name: &str) -> Result<bool, ModelError> {
+        Ok(self.file.tensor(name)?.is_some())
+    }
+
     /// The tensor called `name`, whose shape must be `dims`.
     fn required(&self, graph: &mut Graph, name: &str, dims: &[u32]) -> Result<ValueId, ModelError> {
         match self.optional(graph, name, dims)? {

@@ -4,7 +4,7 @@ use anynpu_ir::{DType, Dim, Shape, SymbolValues, TensorType};
 use proptest::prelude::*;
 
 use super::*;
-use crate::arch::llama::LlamaConfig;
+use crate::arch::DecoderConfig;
 
 /// A model file in memory.
 #[derive(Clone, Default)]
@@ -31,6 +31,10 @@ impl ModelFile for Fake {
             Owned::T(t) => MetaValue::Text(t),
             Owned::L(n) => MetaValue::List(*n),
         })
+    }
+
+    fn list_item(&self, _: &str, _: usize) -> Option<MetaValue<'_>> {
+        None
     }
 
     fn tensor(&self, name: &str) -> Result<Option<TensorType>, ModelError> {
@@ -220,7 +224,8 @@ fn an_unknown_architecture_is_named_and_the_known_ones_listed() {
     let f = llama(SMALL).set("general.architecture", Owned::T("mamba".into()));
     assert_eq!(
         error(&f),
-        "architecture 'mamba' (general.architecture) is not known; known: llama"
+        "architecture 'mamba' (general.architecture) is not known; known: llama, qwen2, qwen3, \
+         qwen3moe, gemma, gemma2, gemma3, phi3"
     );
     let e = error(&llama(SMALL).without("general.architecture"));
     assert!(
@@ -258,7 +263,8 @@ fn hostile_figures_are_refused_by_name() {
         ("attention.layer_norm_rms_epsilon", Owned::T("small".into())),
         ("context_length", Owned::U(0)),
         ("context_length", Owned::U(1 << 31)),
-        ("expert_count", Owned::U(8)),
+        ("expert_count", Owned::U(huge)),
+        ("expert_count", Owned::F(8.0)),
     ] {
         let key = format!("llama.{key}");
         let e = error(&llama(SMALL).set(&key, value.clone()));
@@ -280,22 +286,24 @@ fn rope_scaling_follows_the_metadata() {
         let f = pairs.iter().fold(llama(SMALL), |f, (k, v)| {
             f.set(&format!("llama.rope.{k}"), v.clone())
         });
-        LlamaConfig::read(&f).unwrap()
+        DecoderConfig::read(&f, Family::find("llama").unwrap()).unwrap()
     };
     use anynpu_ir::RopeScaling::*;
-    assert_eq!(config(&[]).rope_scaling, None);
-    assert_eq!(config(&[]).rope_base, 10_000.0);
+    assert_eq!(config(&[]).rope.scaling, None);
+    assert_eq!(config(&[]).rope.base, 10_000.0);
     assert_eq!(
-        config(&[("scaling.factor", Owned::F(4.0))]).rope_scaling,
+        config(&[("scaling.factor", Owned::F(4.0))]).rope.scaling,
         Linear { factor: 4.0 }
     );
     assert_eq!(
-        config(&[("scale_linear", Owned::F(2.0))]).rope_scaling,
+        config(&[("scale_linear", Owned::F(2.0))]).rope.scaling,
         Linear { factor: 2.0 }
     );
     let none = ("scaling.type", Owned::T("none".into()));
     assert_eq!(
-        config(&[none, ("scaling.factor", Owned::F(4.0))]).rope_scaling,
+        config(&[none, ("scaling.factor", Owned::F(4.0))])
+            .rope
+            .scaling,
         None
     );
     let yarn = config(&[
@@ -304,7 +312,7 @@ fn rope_scaling_follows_the_metadata() {
         ("scaling.original_context_length", Owned::U(32)),
     ]);
     assert_eq!(
-        yarn.rope_scaling,
+        yarn.rope.scaling,
         Yarn {
             factor: 8.0,
             original_context: 32,

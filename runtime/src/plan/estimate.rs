@@ -112,7 +112,7 @@ fn work(graph: &Graph, node: &Node, symbols: &SymbolValues, state_dtype: DType) 
         // only the rows looked up are read
         bytes += if looked_up { results * 4.0 } else { size(ty) };
         if matches!(graph.value(id).def, ValueDef::Weight(_))
-            && matches!(node.op, Op::Linear)
+            && matches!(node.op, Op::Linear | Op::ExpertLinear)
             && i == 1
         {
             let inner = ty.shape.last().map_or(1, |d| d.resolve(symbols));

@@ -81,6 +81,26 @@ fn products() -> Vec<Case> {
             [tensor(&[2, 2], [216f32, 248.0, 216.0, 248.0])],
         ),
         exact(
+            "expert_linear_of_one_row_for_all",
+            Op::ExpertLinear,
+            vec![
+                tensor(&[2, 1, 2], [1f32, 2.0, 3.0, 4.0]),
+                tensor(&[3, 1, 2], [1f32, 0.0, 0.0, 1.0, 1.0, 1.0]),
+                tensor(&[2, 2], [2, 0, 1, 1]),
+            ],
+            [tensor(&[2, 2, 1], [3f32, 1.0, 4.0, 4.0])],
+        ),
+        exact(
+            "expert_linear_of_a_row_for_each",
+            Op::ExpertLinear,
+            vec![
+                tensor(&[1, 2, 2], [1f32, 2.0, 3.0, 4.0]),
+                tensor(&[2, 2, 2], [1f32, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, -1.0]),
+                tensor(&[1, 2], [1, 0]),
+            ],
+            [tensor(&[1, 2, 2], [3f32, -1.0, 3.0, 4.0])],
+        ),
+        exact(
             "linear_of_half_precision",
             Op::Linear,
             vec![

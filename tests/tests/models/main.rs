@@ -1,5 +1,6 @@
 //! Real models against outputs of other engines.
 
+mod architectures;
 mod stories;
 mod story;
 

@@ -95,6 +95,19 @@ proptest! {
     }
 
     #[test]
+    fn of_expert_linear(
+        (x, w, ids) in (0usize..4, 1usize..4, 1usize..4, 1usize..6, 1usize..6, any::<bool>())
+            .prop_flat_map(|(t, s, e, n, k, own_row)| {
+                let x = floats(&[t, if own_row { s } else { 1 }, k]);
+                let ids = vec(0..e as i32, t * s).prop_map(move |ids| tensor(&[t, s], ids));
+                (x, floats(&[e, n, k]), ids)
+            }),
+        dtype in float_type(),
+    ) {
+        check_op(Op::ExpertLinear, &[x, to(dtype, &w), ids], F32_BOUND)?;
+    }
+
+    #[test]
     fn of_norms(
         (x, weight, beta, with_beta) in rows().prop_flat_map(|(x, d)| {
             (Just(x), floats(&[d]), floats(&[d]), any::<bool>())

@@ -1,6 +1,7 @@
 //! Runs lowered programs.
 #![allow(unsafe_code)] // reads and writes the buffers a submission binds
 
+mod experts;
 mod fallback;
 mod state;
 
@@ -269,6 +270,13 @@ impl<'a> Frame<'a> {
                         .matmul_many(pool, &mut products, x, tokens, scratch)
                         .map_err(kernel_error)?;
                 }
+                Step::Experts {
+                    x,
+                    weight,
+                    ids,
+                    out,
+                    gathered,
+                } => self.experts(x, *weight, ids, out, *gathered, kernels, pool, scratch)?,
                 Step::Embedding { table, ids, out } => {
                     let view = weights.raw(&self.program.graph, *table)?;
                     let (_, cols) = self.rows_cols(&out.ty.shape);
@@ -353,6 +361,36 @@ impl<'a> Frame<'a> {
                     kernels
                         .gated_activation(pool, *act, gate, up, self.write::<f32>(out)?)
                         .map_err(kernel_error)?;
+                }
+                Step::SoftCap { cap, x, out } => {
+                    kernels
+                        .soft_cap(pool, *cap, self.read::<f32>(x)?, self.write::<f32>(out)?)
+                        .map_err(kernel_error)?;
+                }
+                Step::Softmax { x, out } => {
+                    let (_, cols) = self.rows_cols(&x.ty.shape);
+                    kernels
+                        .softmax(pool, self.read::<f32>(x)?, cols, self.write::<f32>(out)?)
+                        .map_err(kernel_error)?;
+                }
+                Step::Scale { factor, x, out } => {
+                    kernels
+                        .scale(pool, *factor, self.read::<f32>(x)?, self.write::<f32>(out)?)
+                        .map_err(kernel_error)?;
+                }
+                Step::Split { x, parts } => {
+                    let (rows, cols) = self.rows_cols(&x.ty.shape);
+                    let x = self.read::<f32>(x)?;
+                    let mut from = 0;
+                    for part in parts {
+                        let (_, width) = self.rows_cols(&part.ty.shape);
+                        let out = self.write::<f32>(part)?;
+                        for row in 0..rows {
+                            out[row * width..][..width]
+                                .copy_from_slice(&x[row * cols + from..][..width]);
+                        }
+                        from += width;
+                    }
                 }
                 Step::Arithmetic { op, a, b, out } => {
                     let (a, b) = (self.read::<f32>(a)?, self.read::<f32>(b)?);

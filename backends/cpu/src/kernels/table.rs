@@ -45,6 +45,8 @@ pub(super) struct Table {
     pub rope: unsafe fn(&[f32], &[f32], &[f32], &RopeLayout, &mut [f32]),
     pub activation: unsafe fn(Activation, &[f32], &mut [f32]),
     pub gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
+    pub soft_cap: unsafe fn(f32, &[f32], &mut [f32]),
+    pub scale: unsafe fn(f32, &[f32], &mut [f32]),
     pub arithmetic: unsafe fn(Arithmetic, &[f32], &[f32], &mut [f32]),
     pub attend: AttendFn,
     pub f32: TaskFn,
@@ -108,6 +110,10 @@ macro_rules! table {
                 (act: Activation, x: &[f32], out: &mut [f32]) }
             table! { @function $(#[$feature])? gated = $isa, ops::gated::<$ty>,
                 (act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? soft_cap = $isa, ops::soft_cap::<$ty>,
+                (cap: f32, x: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? scale = $isa, ops::scale::<$ty>,
+                (factor: f32, x: &[f32], out: &mut [f32]) }
             table! { @function $(#[$feature])? arithmetic = $isa, ops::arithmetic::<$ty>,
                 (op: Arithmetic, a: &[f32], b: &[f32], out: &mut [f32]) }
             table! { @function $(#[$feature])? attend = $isa, ops::attend::<$ty>,
@@ -129,6 +135,8 @@ macro_rules! table {
                 rope,
                 activation,
                 gated,
+                soft_cap,
+                scale,
                 arithmetic,
                 attend,
                 f32,

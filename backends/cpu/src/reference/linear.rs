@@ -20,6 +20,24 @@ pub(super) fn linear(call: &Call<'_>) -> Result<Tensor, ReferenceError> {
     call.floats(out)
 }
 
+pub(super) fn expert_linear(call: &Call<'_>) -> Result<Tensor, ReferenceError> {
+    let (x, w) = (call.input(0), call.input(1));
+    let ids = call.indices(2, "ids", w.dim(0))?;
+    let (rows, chosen) = (x.dim(1), call.shape()[1]);
+    let (n, k) = (w.dim(1), w.dim(2));
+    let x = x.floats()?;
+    let mut out = Vec::with_capacity(ids.len() * n);
+    for (i, expert) in ids.into_iter().enumerate() {
+        let (t, s) = (i / chosen, i % chosen);
+        let row = t * rows + if rows == 1 { 0 } else { s };
+        let x = &x[row * k..][..k];
+        for r in 0..n {
+            out.push(dot(x, &w.float_row(expert * n + r)?) as f32);
+        }
+    }
+    call.floats(out)
+}
+
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
     products.sum()

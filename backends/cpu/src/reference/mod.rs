@@ -66,6 +66,7 @@ pub fn evaluate_node(
     let one = |tensor: Result<Tensor, ReferenceError>| tensor.map(|t| vec![t]);
     match *op {
         Op::Linear => one(linear::linear(&call)),
+        Op::ExpertLinear => one(linear::expert_linear(&call)),
         Op::MatMul {
             transpose_a,
             transpose_b,

@@ -15,6 +15,24 @@ pub(super) fn embedding(b: &mut Build<'_, '_>, inputs: &[ValueId]) -> Step {
     b.finish(Op::Cast { to: DType::F32 }, &[rows])
 }
 
+pub(super) fn expert_linear(b: &mut Build<'_, '_>, inputs: &[ValueId]) -> Step {
+    let [x, w, ids] = [inputs[0], inputs[1], inputs[2]];
+    // Leading dimensions [T, M] and [T, S]; matrices [1, K] and [N, K].
+    let mut dims = b.dims(x);
+    dims.insert(2, Dim::Fixed(1));
+    let rows = b.reshape("rows", dims, x)?;
+    let matrices = b.step("matrices", Op::Gather { axis: 0 }, &[w, ids])?;
+    let product = Op::MatMul {
+        transpose_a: false,
+        transpose_b: true,
+    };
+    let product = b.step("products", product, &[rows, matrices])?;
+    let mut dims = b.dims(product);
+    dims.remove(2);
+    let shape = dims.into();
+    b.finish(Op::Reshape { shape }, &[product])
+}
+
 pub(super) fn rms_norm(b: &mut Build<'_, '_>, inputs: &[ValueId], eps: f32) -> Step {
     let x = b.f32("x", inputs[0])?;
     let normed = unit_variance(b, x, eps)?;

@@ -17,6 +17,23 @@ pub(super) fn linear(cx: &Cx<'_>) -> Inferred {
     one(DType::F32, replace_last(x.dims(), &[n]))
 }
 
+pub(super) fn expert_linear(cx: &Cx<'_>) -> Inferred {
+    let [x, w, ids] = cx.args(["x", "w", "ids"])?;
+    let x = x.float()?.of_rank(3, "[T, M, K]")?;
+    let w = w.float_or_block()?.of_rank(3, "[E, N, K]")?;
+    let ids = ids.is(DType::I32)?.of_rank(2, "[T, S]")?;
+    if x.dims()[2] != w.dims()[2] {
+        return x.against(w, "the last dimensions must agree");
+    }
+    if x.dims()[0] != ids.dims()[0] {
+        return x.against(ids, "the first dimensions must agree");
+    }
+    if x.dims()[1] != Dim::Fixed(1) && x.dims()[1] != ids.dims()[1] {
+        return x.against(ids, "x must have one row, or one for each id");
+    }
+    one(DType::F32, [ids.dims(), &[w.dims()[1]]].concat())
+}
+
 pub(super) fn matmul(cx: &Cx<'_>, transpose_a: bool, transpose_b: bool) -> Inferred {
     let [a, b] = cx.args(["a", "b"])?;
     let a = a.float()?.at_least(2, "a matrix or a stack of matrices")?;

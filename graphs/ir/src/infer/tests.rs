@@ -127,6 +127,35 @@ fn linear_takes_quantised_weights_and_gives_f32_rows() {
 }
 
 #[test]
+fn expert_linear_takes_one_row_or_one_for_each_id() {
+    let w = t![Q8_0; 8u32, 5u32, 32u32];
+    let ids = t![I32; T, 2u32];
+    for rows in [1u32, 2] {
+        let x = t![F32; T, rows, 32u32];
+        gives(
+            Op::ExpertLinear,
+            &[x, w.clone(), ids.clone()],
+            &["f32[T, 2, 5]"],
+        );
+    }
+    refuses(
+        Op::ExpertLinear,
+        &[t![F32; T, 3u32, 32u32], w.clone(), ids.clone()],
+        &["x is f32[T, 3, 32]", "ids is i32[T, 2]", "one for each id"],
+    );
+    refuses(
+        Op::ExpertLinear,
+        &[t![F32; T, 1u32, 64u32], w.clone(), ids.clone()],
+        &["w is q8_0[8, 5, 32]", "last dimensions"],
+    );
+    refuses(
+        Op::ExpertLinear,
+        &[t![F32; C, 1u32, 32u32], w, ids],
+        &["first dimensions"],
+    );
+}
+
+#[test]
 fn matmul_broadcasts_leading_dimensions_and_transposes() {
     let plain = Op::MatMul {
         transpose_a: false,

@@ -36,7 +36,7 @@ impl fmt::Display for Field {
 pub(super) fn fields(op: &Op) -> Vec<(&'static str, Field)> {
     use Field::{Bool, Float, Int, Ints, Word};
     match *op {
-        Op::Linear | Op::Embedding | Op::Select => vec![],
+        Op::Linear | Op::ExpertLinear | Op::Embedding | Op::Select => vec![],
         Op::MatMul {
             transpose_a,
             transpose_b,
@@ -208,6 +208,7 @@ pub(super) fn op(line: &Cursor<'_>, name: &str, a: &mut Attributes<'_>) -> Resul
     let at = line;
     Ok(match name {
         "Linear" => Op::Linear,
+        "ExpertLinear" => Op::ExpertLinear,
         "MatMul" => Op::MatMul {
             transpose_a: a.word(at, "transpose_a")?,
             transpose_b: a.word(at, "transpose_b")?,

@@ -33,7 +33,7 @@ fn tiny() -> Graph {
     g
 }
 
-const TINY: &str = r#"anynpu-graph 1 op-set 1 "tiny \"q\" \\ \u{a} é"
+const TINY: &str = r#"anynpu-graph 1 op-set 2 "tiny \"q\" \\ \u{a} é"
 state @k: f16[C, 2, 64] axis 0
 input %ids: i32[T]
 weight %tok.weight: q4_0[100, 128]
@@ -99,10 +99,10 @@ fn errors_name_the_line_and_what_stands_there() {
     fails("", "line 1: expected 'anynpu-graph'");
     fails("\n\n", "line 3: expected 'anynpu-graph'");
     fails(&with_line(1, "anynpu-graph 2 op-set 1 \"x\""), "form 2");
-    fails(&with_line(1, "anynpu-graph 1 op-set 2 \"x\""), "op set 2");
-    fails(&with_line(1, "anynpu-graph 1 op-set 1 \"x"), "line 1");
+    fails(&with_line(1, "anynpu-graph 1 op-set 3 \"x\""), "op set 3");
+    fails(&with_line(1, "anynpu-graph 1 op-set 2 \"x"), "line 1");
     fails(
-        &with_line(1, r#"anynpu-graph 1 op-set 1 "\u{d800}""#),
+        &with_line(1, r#"anynpu-graph 1 op-set 2 "\u{d800}""#),
         "escape",
     );
     fails(
@@ -191,7 +191,7 @@ fn one_line_cannot_ask_for_many_values() {
 
 #[test]
 fn reading_stops_at_the_limit_of_values() {
-    let mut text = String::from("anynpu-graph 1 op-set 1 \"\"\n");
+    let mut text = String::from("anynpu-graph 1 op-set 2 \"\"\n");
     for i in 0..=MAX_VALUES {
         text.push_str(&format!("input %{i}: f32[]\n"));
     }
@@ -246,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_text_never_panics(text in "(anynpu-graph 1 op-set 1 \"\"\n)?(\\PC|[%@{}\\[\\]:=,\n]){0,60}") {
+    fn arbitrary_text_never_panics(text in "(anynpu-graph 1 op-set 2 \"\"\n)?(\\PC|[%@{}\\[\\]:=,\n]){0,60}") {
         let _ = Graph::parse(&text);
     }
 

@@ -186,25 +186,14 @@ impl fmt::Debug for Gguf {
 
 impl ModelFile for Gguf {
     fn metadata(&self, key: &str) -> Option<MetaValue<'_>> {
-        let value = self.metadata().get(key)?;
-        Some(match value {
-            Value::U8(n) => MetaValue::Unsigned(n.into()),
-            Value::U16(n) => MetaValue::Unsigned(n.into()),
-            Value::U32(n) => MetaValue::Unsigned(n.into()),
-            Value::U64(n) => MetaValue::Unsigned(n),
-            Value::I8(n) => MetaValue::Signed(n.into()),
-            Value::I16(n) => MetaValue::Signed(n.into()),
-            Value::I32(n) => MetaValue::Signed(n.into()),
-            Value::I64(n) => MetaValue::Signed(n),
-            Value::F32(x) => MetaValue::Float(x.into()),
-            Value::F64(x) => MetaValue::Float(x),
-            Value::Bool(b) => MetaValue::Bool(b),
-            Value::String(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => MetaValue::Text(text),
-                Err(_) => MetaValue::Bytes(bytes),
-            },
-            Value::Array(array) => MetaValue::List(array.len()),
-        })
+        self.metadata().get(key).map(meta_value)
+    }
+
+    fn list_item(&self, key: &str, index: usize) -> Option<MetaValue<'_>> {
+        match self.metadata().get(key)? {
+            Value::Array(array) => array.get(index).map(meta_value),
+            _ => None,
+        }
     }
 
     fn tensor(&self, name: &str) -> Result<Option<TensorType>, ModelError> {
@@ -212,6 +201,28 @@ impl ModelFile for Gguf {
             None => Ok(None),
             Some(tensor) => Ok(Some(tensor.tensor_type()?)),
         }
+    }
+}
+
+/// The value as architectures see it.
+fn meta_value(value: Value<'_>) -> MetaValue<'_> {
+    match value {
+        Value::U8(n) => MetaValue::Unsigned(n.into()),
+        Value::U16(n) => MetaValue::Unsigned(n.into()),
+        Value::U32(n) => MetaValue::Unsigned(n.into()),
+        Value::U64(n) => MetaValue::Unsigned(n),
+        Value::I8(n) => MetaValue::Signed(n.into()),
+        Value::I16(n) => MetaValue::Signed(n.into()),
+        Value::I32(n) => MetaValue::Signed(n.into()),
+        Value::I64(n) => MetaValue::Signed(n),
+        Value::F32(x) => MetaValue::Float(x.into()),
+        Value::F64(x) => MetaValue::Float(x),
+        Value::Bool(b) => MetaValue::Bool(b),
+        Value::String(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => MetaValue::Text(text),
+            Err(_) => MetaValue::Bytes(bytes),
+        },
+        Value::Array(array) => MetaValue::List(array.len()),
     }
 }
 

@@ -16,7 +16,9 @@ use crate::pool::Pool;
 
 pub(super) use attend::{Attend, AttendFn, attend};
 pub use attention::{Attention, KvRows, MAX_HEAD_DIM};
-pub(super) use rows::{activation, arithmetic, gated, layer_norm, rms_norm, rope, softmax};
+pub(super) use rows::{
+    activation, arithmetic, gated, layer_norm, rms_norm, rope, scale, soft_cap, softmax,
+};
 
 /// Elements from which sharing a loop between threads is worth a fork.
 const PARALLEL: usize = 1 << 15;
@@ -261,6 +263,44 @@ impl Kernels {
         each_piece(pool, out, |at, out| {
             // SAFETY: the processor has the instructions (see above).
             unsafe { (self.table.gated)(act, &gate[at..], &up[at..], out) }
+        });
+        Ok(())
+    }
+
+    /// `out = cap · tanh(x / cap)`.
+    ///
+    /// # Errors
+    /// [`KernelError::Size`] if the operands differ in size.
+    pub fn soft_cap(
+        &self,
+        pool: &Pool,
+        cap: f32,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_len("result", 1, x.len(), out.len())?;
+        each_piece(pool, out, |at, out| {
+            // SAFETY: the processor has the instructions (see above).
+            unsafe { (self.table.soft_cap)(cap, &x[at..], out) }
+        });
+        Ok(())
+    }
+
+    /// `out = x · factor`.
+    ///
+    /// # Errors
+    /// [`KernelError::Size`] if the operands differ in size.
+    pub fn scale(
+        &self,
+        pool: &Pool,
+        factor: f32,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_len("result", 1, x.len(), out.len())?;
+        each_piece(pool, out, |at, out| {
+            // SAFETY: the processor has the instructions (see above).
+            unsafe { (self.table.scale)(factor, &x[at..], out) }
         });
         Ok(())
     }

@@ -221,6 +221,23 @@ pub(in crate::kernels) fn gated<I: Isa>(
     });
 }
 
+/// `out = cap · tanh(x / cap)`.
+#[inline(always)]
+pub(in crate::kernels) fn soft_cap<I: Isa>(isa: I, cap: f32, x: &[f32], out: &mut [f32]) {
+    let x = &x[..out.len()];
+    let cap = isa.splat(cap);
+    each_16!(isa, out, |load| isa
+        .mul(cap, math::tanh(isa, isa.div(load!(x), cap))));
+}
+
+/// `out = x · factor`.
+#[inline(always)]
+pub(in crate::kernels) fn scale<I: Isa>(isa: I, factor: f32, x: &[f32], out: &mut [f32]) {
+    let x = &x[..out.len()];
+    let factor = isa.splat(factor);
+    each_16!(isa, out, |load| isa.mul(load!(x), factor));
+}
+
 /// `out = a ∘ b`.
 #[inline(always)]
 pub(in crate::kernels) fn arithmetic<I: Isa>(
