@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anynpu_ir::{DType, Dim, Graph, Op, SymbolValues, TensorType, ValueId};
 
 use crate::ModelError;
-use crate::arch::{self, Architecture};
+use crate::arch::{self, Architecture, Kind};
 use crate::import::gguf::{Gguf, Value};
 
 /// Where a model's tensors are; usually a mapped file.
@@ -36,6 +36,8 @@ pub struct ModelInfo {
     pub name: String,
     /// Architecture.
     pub architecture: String,
+    /// What it gives.
+    pub kind: Kind,
     /// Positions it was trained for.
     pub context_length: u32,
     /// The longest context that its graph is right for, if longer ones need another: see
@@ -153,6 +155,7 @@ impl ModelInfo {
         let mut info = ModelInfo {
             name: name.unwrap_or(a.name).to_owned(),
             architecture: a.name.to_owned(),
+            kind: a.kind,
             context_length: a.context_length,
             context_switch: a.context_switch,
             vocabulary: a.vocabulary,

@@ -172,6 +172,16 @@ pub enum RuntimeError {
         /// Tokens of the model.
         vocabulary: u32,
     },
+    /// A model of another kind than what is asked of it needs.
+    #[error("the model is {found}; {what} needs {expected}")]
+    Kind {
+        /// What is asked of it.
+        what: &'static str,
+        /// What it is.
+        found: &'static str,
+        /// What would do.
+        expected: &'static str,
+    },
     /// An option out of range.
     #[error("{option} is {found}; expected {expected}")]
     Option {

@@ -10,6 +10,7 @@
 //! The three main types: [`Runtime`], [`LoadedModel`], [`Session`].
 
 mod cancel;
+mod embed;
 mod error;
 mod exec;
 mod generate;
@@ -24,7 +25,9 @@ mod session;
 mod testing;
 pub mod tokenize;
 
+pub use anynpu_graphs::arch::Kind;
 pub use cancel::CancelToken;
+pub use embed::{Embedder, Pooling};
 pub use error::RuntimeError;
 pub use exec::{Executed, ExecutedDevice, Logits};
 pub use generate::{

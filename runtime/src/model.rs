@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anynpu_graphs::arch::Kind;
 use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::{Model, ModelInfo};
 use anynpu_hal::{HalError, Support};
@@ -14,10 +15,12 @@ use anynpu_ir::DType;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::exec::{Limits, Program};
+use crate::exec::{Limits, Program, output_width};
 use crate::plan::{Because, NodeWhy, Placement, PlanReport, PlanRequest, PlanSet, Refusal, plan};
 use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
-use crate::{CancelToken, Runtime, RuntimeError, Session, SessionOptions, memory};
+use crate::{
+    CancelToken, Embedder, Pooling, Runtime, RuntimeError, Session, SessionOptions, memory,
+};
 
 /// Where a model comes from.
 #[derive(Clone, Debug)]
@@ -430,7 +433,12 @@ impl Runtime {
     ) -> Result<LoadedModel, RuntimeError> {
         let context = context(&open, &options)?;
         let open = open.for_context(context)?;
-        let chunk = self.chunk(&options)?;
+        let chunk = match open.model().info().kind {
+            Kind::Decoder => self.chunk(&options)?,
+            // every token sees every other
+            _ => context,
+        };
+        let width = output_width(open.model().graph())?;
         let state_dtype = options.kv_type.resolve(open.model(), context);
         require_context(open.model(), state_dtype, context)?;
         let mut refused = Vec::new();
@@ -440,7 +448,7 @@ impl Runtime {
             options.tell(LoadStage::Plan, 0, 1)?;
             let plans = self.plan_without(&open, &options, context, &refused)?;
             options.tell(LoadStage::Plan, 1, 1)?;
-            let limits = Limits::new(chunk, context, open.model().info().vocabulary);
+            let limits = Limits::new(chunk, context, width);
             let mut tell = |done, total| options.tell(LoadStage::Compile, done, total).is_ok();
             let program = Program::compile(
                 open.model(),
@@ -490,6 +498,17 @@ const DEFAULT_PROMPT: u32 = 512;
 
 fn context(open: &OpenModel, options: &LoadOptions) -> Result<u32, RuntimeError> {
     let context = options.context.unwrap_or_else(|| open.default_context());
+    let info = open.model().info();
+    if info.kind != Kind::Decoder && context > info.context_length {
+        return Err(RuntimeError::Option {
+            option: "context",
+            found: context.to_string(),
+            expected: format!(
+                "at most the {} positions the model has",
+                info.context_length
+            ),
+        });
+    }
     match context {
         1..=MAX_CONTEXT => Ok(context),
         _ => Err(RuntimeError::Option {
@@ -646,6 +665,49 @@ impl LoadedModel {
         Session::open(self.clone(), options)
     }
 
+    /// Fails unless the model is of one of `kinds`, which `what` needs.
+    pub(crate) fn require_kind(
+        &self,
+        what: &'static str,
+        kinds: &[Kind],
+    ) -> Result<(), RuntimeError> {
+        let name = |kind| match kind {
+            Kind::Decoder => "a decoder",
+            Kind::Encoder => "an encoder",
+            Kind::Classifier => "a classifier",
+            _ => "of another kind",
+        };
+        let kind = self.info().kind;
+        match kinds.contains(&kind) {
+            true => Ok(()),
+            false => Err(RuntimeError::Kind {
+                what,
+                found: name(kind),
+                expected: kinds.first().copied().map_or("another", name),
+            }),
+        }
+    }
+
+    /// How the model's file says that its tokens' vectors become one.
+    pub fn pooling(&self) -> Option<Pooling> {
+        let gguf = self.inner.open.gguf()?;
+        let key = format!("{}.pooling_type", self.info().architecture);
+        // as numbered by GGUF's `{arch}.pooling_type`
+        match gguf.metadata().find::<u32>(&key) {
+            Ok(Some(1)) => Some(Pooling::Mean),
+            Ok(Some(2)) => Some(Pooling::Cls),
+            _ => None,
+        }
+    }
+
+    /// Opens an embedder over the shared weights.
+    ///
+    /// # Errors
+    /// A model that is not an encoder, a device that fails.
+    pub fn embedder(&self) -> Result<Embedder, RuntimeError> {
+        Embedder::open(self.clone())
+    }
+
     /// The compiled form for a context of `capacity` tokens.
     pub(crate) fn program(&self, capacity: u32) -> Result<Arc<Program>, RuntimeError> {
         let inner = &*self.inner;
@@ -658,7 +720,7 @@ impl LoadedModel {
             model,
             &inner.plans,
             inner.runtime.open_devices(),
-            Limits::new(inner.chunk, capacity, model.info().vocabulary),
+            Limits::new(inner.chunk, capacity, output_width(model.graph())?),
             inner.state_dtype,
             &mut |_, _| true,
         )?);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::exec::{Executed, Executor, Logits, Rows};
 use crate::memory::MemoryPlan;
 use crate::plan::Phase;
-use crate::{CancelToken, LoadedModel, RuntimeError, TokenId};
+use crate::{CancelToken, Kind, LoadedModel, RuntimeError, TokenId};
 
 /// How to open a session.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +54,7 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn open(model: LoadedModel, options: SessionOptions) -> Result<Self, RuntimeError> {
+        model.require_kind("generating text", &[Kind::Decoder])?;
         let context = options.context.unwrap_or_else(|| model.context());
         model.require_context(context)?;
         let program = model.program(context)?;

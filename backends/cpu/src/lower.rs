@@ -134,6 +134,13 @@ pub(crate) enum Step {
         b: Operand,
         out: Operand,
     },
+    /// Every row of `a` with the same vector.
+    RowArithmetic {
+        op: Arithmetic,
+        a: Operand,
+        b: WeightId,
+        out: Operand,
+    },
     GatherRows {
         data: Operand,
         rows: Operand,
@@ -463,8 +470,17 @@ impl<'a> Lowering<'a> {
                     BinaryOp::Mul => Some(Arithmetic::Mul),
                     _ => None,
                 };
-                op.filter(|_| inner)
-                    .map(|op| Step::Arithmetic { op, a, b, out })
+                let row = self.weight(node.inputs[1]).filter(|_| {
+                    b.ty.shape.rank() == 1
+                        && a.ty.shape.rank() > 0
+                        && !is_weight(&a)
+                        && b.ty.shape.last() == a.ty.shape.last()
+                });
+                match (op, row) {
+                    (Some(op), _) if inner => Some(Step::Arithmetic { op, a, b, out }),
+                    (Some(op), Some(b)) => Some(Step::RowArithmetic { op, a, b, out }),
+                    _ => None,
+                }
             }
             (Op::Gather { axis: 0 }, Some(data), Some(out)) => {
                 let rows = self.operand(node.inputs[1]);

@@ -132,6 +132,7 @@ pub(crate) fn load_weights(
                     experts[weight.index()] = pack_experts(graph, source.as_ref(), *weight, pool)?;
                 }
             }
+            Step::RowArithmetic { b, .. } => small[0] = Some(*b),
             Step::RmsNorm { weight, .. } => small[0] = Some(*weight),
             Step::LayerNorm { gamma, beta, .. } => small = [Some(*gamma), *beta],
             _ => {}

@@ -142,6 +142,15 @@ proptest! {
     }
 
     #[test]
+    fn every_row_with_a_vector(rows in 0u32..5, width in 1u32..200, seed: u64) {
+        for op in [BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul] {
+            let mut c = Case::new(seed);
+            let (a, b) = (c.input("a", &[2, rows, width], 4.0), c.weight("b", &[width]));
+            c.check(Op::Binary(op), &[a, b], &SymbolValues::default());
+        }
+    }
+
+    #[test]
     fn experts_chosen_by_id(
         tokens in 0u32..5, experts in 1u32..6, chosen in 1u32..12, rows in 1u32..40,
         cols in 1u32..70, own_row: bool, seed: u64,

@@ -71,11 +71,11 @@ pub struct ExpertsConfig {
     pub scale: f32,
 }
 
-const MAX_LAYERS: u32 = 4096;
+pub(super) const MAX_LAYERS: u32 = 4096;
 pub(super) const MAX_WIDTH: u32 = 1 << 24;
-const MAX_HEADS: u32 = 1 << 16;
+pub(super) const MAX_HEADS: u32 = 1 << 16;
 const MAX_HEAD_DIM: u32 = 1 << 16;
-const MAX_CONTEXT: u32 = i32::MAX as u32;
+pub(super) const MAX_CONTEXT: u32 = i32::MAX as u32;
 const MAX_EXPERTS: u32 = 1 << 12;
 
 impl DecoderConfig {

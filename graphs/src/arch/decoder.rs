@@ -8,7 +8,7 @@ use anynpu_ir::{
 
 use super::config::{ExpertsConfig, MAX_WIDTH, Rope};
 use super::family::Family;
-use super::{Architecture, DecoderConfig, LOGITS, ModelFile, Weights, input};
+use super::{Architecture, DecoderConfig, Kind, LOGITS, ModelFile, Weights, input};
 use crate::ModelError;
 
 pub(super) const EMBEDDING: &str = "token_embd.weight";
@@ -46,6 +46,7 @@ pub(super) fn build(
     graph.set_output(logits)?;
     Ok(Architecture {
         name: family.name,
+        kind: Kind::Decoder,
         graph,
         context_length: config.context_length,
         context_switch,

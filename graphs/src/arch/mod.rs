@@ -10,10 +10,16 @@
 //! | output | `logits` node `output.logits` | `[R, vocabulary]` F32 |
 //! | states | `layers.N.k`, `layers.N.v` | `[C, kv_heads, head_dim]`, appended along axis 0 |
 //!
+//! An encoder has no states, the input `token_types` (`[T]` I32, which of two texts a token belongs
+//! to) if its file has a table of them, and the output `output.hidden` `[R, hidden]` or, with a
+//! head, `output.scores` `[R, labels]`; all tokens of a text go in at once.
+//!
 //! Nodes of layer `N` start `layers.N.`; the others are `embed` and `output.*`.
 
 mod config;
 mod decoder;
+mod encoder;
+mod encoder_config;
 pub mod family;
 
 use std::fmt;
@@ -25,6 +31,8 @@ use crate::ModelError;
 use crate::import::excerpt;
 
 pub use config::{DecoderConfig, ExpertsConfig, Rope};
+use encoder_config::ENCODERS;
+pub use encoder_config::{Bottleneck, EncoderConfig, Head, HeadActivation, Norm};
 use family::{FAMILIES, Family};
 
 /// Names of the graph's inputs.
@@ -33,16 +41,25 @@ pub mod input {
     pub const TOKENS: &str = "tokens";
     /// Their positions.
     pub const POSITIONS: &str = "positions";
-    /// Rows whose logits are wanted.
+    /// Which of two texts each token belongs to; encoders only.
+    pub const TOKEN_TYPES: &str = "token_types";
+    /// Rows whose results are wanted.
     pub const OUTPUT_ROWS: &str = "output_rows";
 }
 
 /// Name of the node that gives the logits.
 pub const LOGITS: &str = "output.logits";
 
+/// Name of the node that gives an encoder's vectors.
+pub const HIDDEN: &str = "output.hidden";
+
+/// Name of the node that gives a classifier's scores.
+pub const SCORES: &str = "output.scores";
+
 /// Architectures that [`build`] knows, as files name them.
 pub fn known() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|f| f.name)
+    let decoders = FAMILIES.iter().map(|f| f.name);
+    decoders.chain(ENCODERS.iter().copied())
 }
 
 /// What an architecture reads of a model file. Keys and tensor names are GGUF's; files of other
@@ -105,6 +122,8 @@ impl fmt::Display for MetaValue<'_> {
 pub struct Architecture {
     /// The architecture's name, one of [`known`].
     pub name: &'static str,
+    /// What it gives.
+    pub kind: Kind,
     /// The graph.
     pub graph: Graph,
     /// Positions the model was trained for.
@@ -121,6 +140,19 @@ pub struct Architecture {
     pub heads: u32,
     /// Key and value heads.
     pub kv_heads: u32,
+}
+
+/// What a model gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// Logits of the next token.
+    Decoder,
+    /// A vector a token.
+    Encoder,
+    /// Scores of a text.
+    Classifier,
 }
 
 /// Builds the graph of `file` as its `general.architecture` says, for contexts up to
@@ -141,10 +173,13 @@ pub fn build_for(file: &dyn ModelFile, context: u32) -> Result<Architecture, Mod
     match file.metadata(key) {
         Some(MetaValue::Text(name)) => match Family::find(name) {
             Some(family) => decoder::build(file, family, context),
-            None => Err(ModelError::UnknownArchitecture {
-                found: excerpt(name),
-                known: known().collect::<Vec<_>>().join(", "),
-            }),
+            None => match ENCODERS.iter().find(|e| **e == name) {
+                Some(encoder) => encoder::build(file, encoder),
+                None => Err(ModelError::UnknownArchitecture {
+                    found: excerpt(name),
+                    known: known().collect::<Vec<_>>().join(", "),
+                }),
+            },
         },
         found => Metadata::new(file, "general").refuse(key, found, "the architecture's name"),
     }
@@ -229,6 +264,16 @@ impl<'f> Metadata<'f> {
         match number.filter(|&x| x.is_finite() && holds(x)) {
             Some(x) => Ok(Some(x)),
             None => self.refuse(&key, found, expected),
+        }
+    }
+
+    /// A truth value; false if the key isn't there.
+    fn flag(&self, name: &str) -> Result<bool, ModelError> {
+        let key = self.key(name);
+        match self.file.metadata(&key) {
+            None => Ok(false),
+            Some(MetaValue::Bool(b)) => Ok(b),
+            found => self.refuse(&key, found, "true or false"),
         }
     }
 

@@ -225,7 +225,7 @@ fn an_unknown_architecture_is_named_and_the_known_ones_listed() {
     assert_eq!(
         error(&f),
         "architecture 'mamba' (general.architecture) is not known; known: llama, qwen2, qwen3, \
-         qwen3moe, gemma, gemma2, gemma3, phi3"
+         qwen3moe, gemma, gemma2, gemma3, phi3, bert, distilbert, mobilebert"
     );
     let e = error(&llama(SMALL).without("general.architecture"));
     assert!(

@@ -52,6 +52,12 @@ pub enum Command {
         anynpu tokenize -p 'Once upon a time' --json"
     )]
     Tokenize(TokenizeArgs),
+    /// Turn a text into a vector, or with a classifier into scores
+    #[command(
+        after_help = "Examples:\n  anynpu embed minilm.gguf -p 'The cat sits outside.'\n  \
+        anynpu embed minilm/ -p 'I love pasta.' --pooling mean --json"
+    )]
+    Embed(EmbedArgs),
     /// Turn token ids back into text
     #[command(after_help = "Example:\n  anynpu detokenize model.gguf --tokens 1,403,407")]
     Detokenize(DetokenizeArgs),
@@ -219,6 +225,31 @@ pub struct TokenizeArgs {
     /// Recognise special tokens and add the begin token
     #[arg(long)]
     pub special: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pooling {
+    Mean,
+    Cls,
+}
+
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The text
+    #[arg(short = 'p', long, value_name = "TEXT")]
+    pub prompt: String,
+    /// How the tokens' vectors become one; mean if neither this nor the model says
+    #[arg(long, value_name = "HOW")]
+    pub pooling: Option<Pooling>,
+    /// The second text of a pair, for classifiers
+    #[arg(long, value_name = "TEXT", conflicts_with = "pooling")]
+    pub pair: Option<String>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
     #[command(flatten)]
     pub json: JsonArgs,
 }

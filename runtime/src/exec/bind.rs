@@ -18,6 +18,7 @@ pub(super) struct PhaseSlots {
     pub tokens: Vec<SlotId>,
     pub positions: Vec<SlotId>,
     pub output_rows: Vec<SlotId>,
+    pub token_types: Vec<SlotId>,
     pub logits: SlotId,
     pub segments: Vec<BoundSegment>,
 }
@@ -201,6 +202,7 @@ impl<'a> Binder<'a> {
             tokens: Vec::new(),
             positions: Vec::new(),
             output_rows: Vec::new(),
+            token_types: Vec::new(),
             logits: self.places[&(logits, *maker)],
             segments,
         };
@@ -209,11 +211,12 @@ impl<'a> Binder<'a> {
                 input::TOKENS => phase.tokens = own,
                 input::POSITIONS => phase.positions = own,
                 input::OUTPUT_ROWS => phase.output_rows = own,
+                input::TOKEN_TYPES => phase.token_types = own,
                 other => {
                     return Err(RuntimeError::Graph {
                         what: format!("input '{other}'"),
                         found: graph.ty(value).to_string(),
-                        expected: "one of tokens, positions, output_rows",
+                        expected: "one of tokens, positions, output_rows, token_types",
                     });
                 }
             }

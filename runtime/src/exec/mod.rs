@@ -5,6 +5,7 @@ mod bind;
 mod count;
 mod program;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use anynpu_ir::{Graph, SymbolValues};
 
 use bind::{Copy, PhaseSlots};
 pub use count::{Executed, ExecutedDevice};
-pub(crate) use program::{Limits, OpenDevice, Program};
+pub(crate) use program::{Limits, OpenDevice, Program, output_width};
 
 use crate::RuntimeError;
 use crate::TokenId;
@@ -27,6 +28,8 @@ pub(crate) enum Rows {
     None,
     /// The last.
     Last,
+    /// The first.
+    First,
     /// Every one.
     All,
 }
@@ -97,6 +100,18 @@ impl Executor {
         position: u32,
         rows: Rows,
     ) -> Result<(), RuntimeError> {
+        self.typed_step(phase, tokens, &[], position, rows)
+    }
+
+    /// As [`Executor::step`], with the type of each token; types that are not given are 0.
+    pub fn typed_step(
+        &mut self,
+        phase: Phase,
+        tokens: &[TokenId],
+        types: &[u32],
+        position: u32,
+        rows: Rows,
+    ) -> Result<(), RuntimeError> {
         if let Some(why) = self.slots.abandoned() {
             let why = why.to_string();
             return Err(RuntimeError::Abandoned { why });
@@ -112,11 +127,13 @@ impl Executor {
         }
         self.logits = None;
         let wanted = match rows {
-            Rows::None => 0,
-            Rows::Last => 1,
-            Rows::All => count,
+            Rows::None => 0..0,
+            Rows::First => 0..1,
+            Rows::Last => count - 1..count,
+            Rows::All => 0..count,
         };
-        self.write_inputs(phase, tokens, position, wanted)?;
+        self.write_inputs(phase, tokens, types, position, wanted.clone())?;
+        let wanted = wanted.len() as u32;
         let symbols = SymbolValues::step(count, position, wanted, self.capacity);
         for segment in 0..self.phases[phase as usize].segments.len() {
             self.run_segment(phase, segment, &symbols)?;
@@ -126,10 +143,10 @@ impl Executor {
         Ok(())
     }
 
-    /// The logits of the last step, `[rows, vocabulary]`.
+    /// The results of the last step, `[rows, width]`: of a decoder, logits.
     pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
         let (slot, rows) = self.logits.unwrap_or((self.phases[0].logits, 0));
-        let bytes = rows as usize * self.program.vocabulary() as usize * size_of::<f32>();
+        let bytes = rows as usize * self.program.width() as usize * size_of::<f32>();
         let mapped = self.slots.read(slot, bytes)?;
         if mapped.f32s().is_none() {
             return Err(RuntimeError::Graph {
@@ -157,8 +174,9 @@ impl Executor {
         &mut self,
         phase: Phase,
         tokens: &[TokenId],
+        types: &[u32],
         position: u32,
-        wanted: u32,
+        wanted: Range<u32>,
     ) -> Result<(), RuntimeError> {
         let inputs = &self.phases[phase as usize];
         let count = tokens.len() as u32;
@@ -170,8 +188,12 @@ impl Executor {
             write_i32s(&mut self.slots, slot, positions)?;
         }
         for &slot in &inputs.output_rows {
-            let rows = (count - wanted..count).map(|r| r as i32);
+            let rows = wanted.clone().map(|r| r as i32);
             write_i32s(&mut self.slots, slot, rows)?;
+        }
+        for &slot in &inputs.token_types {
+            let types = (0..tokens.len()).map(|i| types.get(i).copied().unwrap_or(0) as i32);
+            write_i32s(&mut self.slots, slot, types)?;
         }
         Ok(())
     }
@@ -251,7 +273,7 @@ fn write_i32s(
     })
 }
 
-fn node_names(graph: &Graph, nodes: &std::ops::Range<u32>) -> String {
+fn node_names(graph: &Graph, nodes: &Range<u32>) -> String {
     let name = |i: u32| {
         graph
             .nodes()

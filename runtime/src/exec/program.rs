@@ -48,21 +48,21 @@ impl OpenDevice {
 pub(crate) struct Limits {
     /// Tokens of a step of prefill.
     pub tokens: u32,
-    /// Rows of logits of a step of prefill.
+    /// Rows of results of a step of prefill.
     pub rows: u32,
     /// Rows of the KV cache.
     pub capacity: u32,
 }
 
-/// Most bytes of logits of one step: more rows are had in more steps.
-const LOGITS_BYTES: u64 = 16 << 20;
+/// Most bytes of results of one step: more rows are had in more steps.
+const RESULT_BYTES: u64 = 16 << 20;
 
 impl Limits {
-    /// Steps of up to `chunk` tokens for a model of `vocabulary` tokens.
-    pub fn new(chunk: u32, capacity: u32, vocabulary: u32) -> Self {
+    /// Steps of up to `chunk` tokens for a model that gives rows of `width` elements.
+    pub fn new(chunk: u32, capacity: u32, width: u32) -> Self {
         let tokens = chunk.clamp(1, capacity.max(1));
-        let row = u64::from(vocabulary.max(1)) * size_of::<f32>() as u64;
-        let rows = (LOGITS_BYTES / row).clamp(1, tokens.into());
+        let row = u64::from(width.max(1)) * size_of::<f32>() as u64;
+        let rows = (RESULT_BYTES / row).clamp(1, tokens.into());
         Limits {
             tokens,
             rows: rows as u32,
@@ -118,6 +118,7 @@ pub(crate) struct Program {
     phases: [Vec<Segment>; 2],
     limits: Limits,
     vocabulary: u32,
+    width: u32,
 }
 
 impl Program {
@@ -132,7 +133,7 @@ impl Program {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Self, RuntimeError> {
         let graph = model.graph();
-        let vocabulary = vocabulary(graph)?;
+        let width = output_width(graph)?;
         let weights: Arc<dyn WeightSource> = Arc::new(FileWeights(model.data().clone()));
         let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); devices.len()];
         let phases = Phase::ALL.map(|phase| {
@@ -187,7 +188,8 @@ impl Program {
             modules,
             phases,
             limits,
-            vocabulary,
+            vocabulary: model.info().vocabulary,
+            width,
         })
     }
 
@@ -203,8 +205,14 @@ impl Program {
         &self.limits
     }
 
+    /// Tokens of the model.
     pub fn vocabulary(&self) -> u32 {
         self.vocabulary
+    }
+
+    /// Elements of a row of results: for a decoder, a logit a token.
+    pub fn width(&self) -> u32 {
+        self.width
     }
 
     /// Bytes the devices hold for it, apart from the model file.
@@ -227,9 +235,9 @@ impl Program {
     }
 }
 
-/// Checks that the graph gives logits, and tells of how many tokens.
-fn vocabulary(graph: &Graph) -> Result<u32, RuntimeError> {
-    let expected = "one output of f32[R, vocabulary]";
+/// Checks that the graph gives rows, and tells of how many elements.
+pub(crate) fn output_width(graph: &Graph) -> Result<u32, RuntimeError> {
+    let expected = "one output of f32[R, N]";
     let wrong = |found: String| RuntimeError::Graph {
         what: "output".into(),
         found,

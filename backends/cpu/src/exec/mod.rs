@@ -398,6 +398,12 @@ impl<'a> Frame<'a> {
                         .arithmetic(pool, *op, a, b, self.write::<f32>(out)?)
                         .map_err(kernel_error)?;
                 }
+                Step::RowArithmetic { op, a, b, out } => {
+                    let (a, b) = (self.read::<f32>(a)?, weights.vector(*b));
+                    kernels
+                        .row_arithmetic(pool, *op, a, b, self.write::<f32>(out)?)
+                        .map_err(kernel_error)?;
+                }
                 Step::GatherRows { data, rows, out } => {
                     let (count, cols) = self.rows_cols(&data.ty.shape);
                     let first = data.ty.shape.dims().first();

@@ -4,6 +4,7 @@ mod bench;
 mod detokenize;
 mod devices;
 mod doctor;
+mod embed;
 mod inspect;
 mod knobs;
 mod load;
@@ -22,6 +23,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Plan(a) => plan::execute(&a),
         Command::Logits(a) => logits::execute(&a),
         Command::Tokenize(a) => tokenize::execute(&a),
+        Command::Embed(a) => embed::execute(&a),
         Command::Detokenize(a) => detokenize::execute(&a),
         Command::Inspect(a) => inspect::execute(&a),
         Command::Bench(a) => bench::execute(&a),

@@ -325,4 +325,25 @@ impl Kernels {
         });
         Ok(())
     }
+
+    /// `out = a ∘ b` for every row of `a`, `b` being as long as a row.
+    ///
+    /// # Errors
+    /// [`KernelError::Size`] if `a` and `out` differ in size or are not whole rows.
+    pub fn row_arithmetic(
+        &self,
+        pool: &Pool,
+        op: Arithmetic,
+        a: &[f32],
+        b: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let width = b.len();
+        check_rows("first operand", a.len(), width, out.len())?;
+        each_row(pool, out, width, |i, out| {
+            // SAFETY: the processor has the instructions (see above).
+            unsafe { (self.table.arithmetic)(op, &a[i * width..][..width], b, out) }
+        });
+        Ok(())
+    }
 }
