@@ -6,8 +6,9 @@
 
 Writes NAME.gguf (F32) and NAME.logits.bin, f32 little endian, [tokens][vocabulary], for the tokens
 1, 4, 7, … (3·i + 1 modulo the vocabulary). llama.cpp runs without flash attention and with an F32
-cache. It reads GELU from a table of 16-bit values, so for the architectures with GELU NAME.exact.bin
-holds what NumPy gives in float64. Everything follows from the seed.
+cache. It reads GELU from a table of 16-bit values, so for the decoders with GELU NAME.exact.bin holds
+what NumPy gives in float64. For `bert` it takes tanh's approximation besides; NAME.logits.bin are its
+vectors, [tokens][hidden]. Everything follows from the seed.
 """
 
 import ctypes
@@ -105,6 +106,29 @@ class Model:
             self.attention(n, **attention)
             self.experts(n, count, width)
 
+    def encoder(self):
+        """The tensors of a BERT encoder."""
+        self.noise("token_embd.weight", VOCABULARY, HIDDEN, scale=0.3)
+        self.noise("token_types.weight", 2, HIDDEN, scale=0.3)
+        self.noise("position_embd.weight", CONTEXT, HIDDEN, scale=0.3)
+        linears = {
+            "attn_q": (HIDDEN, HIDDEN),
+            "attn_k": (HIDDEN, HIDDEN),
+            "attn_v": (HIDDEN, HIDDEN),
+            "attn_output": (HIDDEN, HIDDEN),
+            "ffn_up": (FFN, HIDDEN),
+            "ffn_down": (HIDDEN, FFN),
+        }
+        norms = ["token_embd_norm"]
+        for n in range(self.layers):
+            for name, shape in linears.items():
+                self.noise(f"blk.{n}.{name}.weight", *shape)
+                self.noise(f"blk.{n}.{name}.bias", shape[0], scale=0.3)
+            norms += [f"blk.{n}.attn_output_norm", f"blk.{n}.layer_output_norm"]
+        for name in norms:
+            self.norm(f"{name}.weight", HIDDEN)
+            self.noise(f"{name}.bias", HIDDEN, scale=0.2)
+
     def close(self, *contexts: int):
         self.writer.write_header_to_file()
         self.writer.write_kv_data_to_file()
@@ -175,7 +199,7 @@ def exact_gemma(model: str, period: int, window: int, scaled: float, caps: tuple
 
 
 def logits(path: pathlib.Path, context: int) -> np.ndarray:
-    """llama.cpp's logits after each of the tokens, [tokens][vocabulary]."""
+    """llama.cpp's logits after each of the tokens, [tokens][vocabulary], or an encoder's vectors."""
     tokens = [(3 * i + 1) % VOCABULARY for i in range(TOKENS)]
     parameters = llama_cpp.llama_model_default_params()
     parameters.n_gpu_layers = 0
@@ -186,6 +210,8 @@ def logits(path: pathlib.Path, context: int) -> np.ndarray:
     parameters.n_threads = parameters.n_threads_batch = 1
     parameters.type_k = parameters.type_v = 0
     parameters.flash_attn_type = 0
+    encoder = path.stem == "bert"
+    parameters.embeddings, parameters.pooling_type = encoder, 0
     session = llama_cpp.llama_init_from_model(model, parameters)
     assert session, path
     batch = llama_cpp.llama_batch_init(TOKENS, 0, 1)
@@ -193,11 +219,11 @@ def logits(path: pathlib.Path, context: int) -> np.ndarray:
     for i, token in enumerate(tokens):
         batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
         batch.seq_id[i][0], batch.logits[i] = 0, True
-    assert llama_cpp.llama_decode(session, batch) == 0, path
-    rows = [
-        np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(session, i), (VOCABULARY,)).copy()
-        for i in range(TOKENS)
-    ]
+    run = llama_cpp.llama_encode if encoder else llama_cpp.llama_decode
+    assert run(session, batch) == 0, path
+    row = llama_cpp.llama_get_embeddings_ith if encoder else llama_cpp.llama_get_logits_ith
+    width = HIDDEN if encoder else VOCABULARY
+    rows = [np.ctypeslib.as_array(row(session, i), (width,)).copy() for i in range(TOKENS)]
     llama_cpp.llama_free(session)
     llama_cpp.llama_model_free(model)
     return np.stack(rows).astype("<f4")
@@ -270,6 +296,13 @@ def main() -> None:
     m.noise("rope_factors_short.weight", 4, scale=0.2, around=1.2)
     m.noise("rope_factors_long.weight", 4, scale=1.0, around=6.0)
     m.close(256, 512)
+
+    eps = {"attention.layer_norm_epsilon": 1e-12}
+    m = Model("bert", "bert", **eps, **{"attention.head_count_kv": HEADS})
+    m.writer.add_causal_attention(False)
+    m.writer.add_token_type_count(2)
+    m.encoder()
+    m.close()
 
 
 if __name__ == "__main__":

@@ -58,6 +58,22 @@ fn architectures_with_gelu_give_those_of_exact_arithmetic() {
 }
 
 #[test]
+fn an_encoder_gives_the_vectors_of_llama_cpp() {
+    let drivers = anynpu_backends::drivers();
+    let runtime = Runtime::builder().drivers(drivers).build().unwrap();
+    let model = runtime.load(data("bert.gguf"), LoadOptions::new()).unwrap();
+    let tokens: Vec<u32> = (0..TOKENS).map(|i| (3 * i + 1) % VOCABULARY).collect();
+    let mut embedder = model.embedder().unwrap();
+    let found = embedder.hidden(&tokens, &[]).unwrap();
+    let expected = floats(&data("bert.logits.bin"));
+    assert_eq!(found.len(), expected.len());
+    let differences = found.iter().zip(&expected).map(|(f, e)| (f - e).abs());
+    let worst = differences.fold(0.0, f32::max);
+    // llama.cpp takes tanh's approximation of GELU, from a table of 16-bit values
+    assert!(worst <= 5e-3, "differs by up to {worst}");
+}
+
+#[test]
 fn rotary_factors_follow_the_context() {
     check("phi3", 256, "phi3.256.logits", 1e-4);
     check("phi3", 512, "phi3.512.logits", 1e-4);
