@@ -169,6 +169,12 @@ pub trait Device: Debug + Send + Sync + Any {
         })
     }
 
+    /// Gives back memory that it can have again when it is needed, such as scratch, and tells how
+    /// many bytes that was.
+    fn trim(&self) -> u64 {
+        0
+    }
+
     /// Its queue.
     fn queue(&self) -> &dyn Queue;
 

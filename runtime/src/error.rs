@@ -7,6 +7,7 @@ use anynpu_hal::{HalError, Reason, RegistryError};
 use thiserror::Error;
 
 use crate::sample::SampleError;
+use crate::snapshot::SnapshotError;
 use crate::tokenize::TokenizeError;
 
 /// What can go wrong when a model is loaded, planned or run.
@@ -202,6 +203,12 @@ pub enum RuntimeError {
         /// Its type.
         expected: &'static str,
     },
+    /// A session's file.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The session gave its memory back and was not woken.
+    #[error("the session is suspended; resume it first")]
+    Suspended,
     /// The caller asked to stop.
     #[error("{what} was cancelled")]
     Cancelled {

@@ -70,6 +70,9 @@ pub struct GenerateOptions {
     /// Reads the texts of special tokens in the prompt as these tokens. Leave it false for text
     /// from users.
     pub parse_special: bool,
+    /// Tells with each piece how likely the model held its token, and this many of the likeliest
+    /// tokens; nothing is told if not said.
+    pub probabilities: Option<u32>,
     /// Stops the generation from elsewhere.
     pub cancel: CancelToken,
 }
@@ -83,6 +86,7 @@ impl Default for GenerateOptions {
             on_full: OnFull::Error,
             ignore_end: false,
             parse_special: false,
+            probabilities: None,
             cancel: CancelToken::new(),
         }
     }
@@ -130,6 +134,13 @@ impl GenerateOptions {
         self
     }
 
+    /// Has each piece tell how likely its token was, and `top` of the likeliest tokens.
+    #[must_use]
+    pub fn probabilities(mut self, top: u32) -> Self {
+        self.probabilities = Some(top);
+        self
+    }
+
     /// Sets what stops the generation from elsewhere.
     #[must_use]
     pub fn cancel(mut self, token: CancelToken) -> Self {
@@ -146,6 +157,11 @@ pub struct Piece<'a> {
     pub text: &'a str,
     /// The token that completed it; `None` for what is left over at the end.
     pub token: Option<TokenId>,
+    /// How likely the model held the token, before any option of sampling; if that was asked for
+    /// and the piece has a token.
+    pub probability: Option<f32>,
+    /// The likeliest tokens with their probabilities, the likeliest first; as many as asked for.
+    pub alternatives: &'a [(TokenId, f32)],
     /// Time since the generation started.
     pub elapsed: Duration,
 }
@@ -255,6 +271,7 @@ impl Session {
             detokenizer: tokenizer.detokenizer(text),
             stops: StopMatcher::new(&options.stops)?,
             choices: choices as usize,
+            odds: options.probabilities.map(|top| Odds::new(choices, top)),
             tokens: Vec::with_capacity(most.min(MOST_RESERVED)),
             text: String::with_capacity(8 * most.min(MOST_RESERVED)),
             receive,
@@ -436,6 +453,52 @@ fn rate(tokens: usize, time: Duration) -> f64 {
     tokens as f64 / time.as_secs_f64().max(1e-9)
 }
 
+/// How likely tokens are by the model's logits. After construction nothing is allocated.
+struct Odds {
+    /// Of the token chosen last.
+    chosen: f32,
+    /// The likeliest tokens.
+    top: Vec<(TokenId, f32)>,
+    /// Tokens by likelihood; reused.
+    order: Vec<TokenId>,
+    count: usize,
+}
+
+impl Odds {
+    fn new(choices: u32, count: u32) -> Self {
+        let count = count.min(choices) as usize;
+        Odds {
+            chosen: 0.0,
+            top: Vec::with_capacity(count),
+            order: Vec::with_capacity(choices as usize),
+            count,
+        }
+    }
+
+    /// Softmax of `logits`, which the sampler has checked to be finite, for `chosen` and the top.
+    fn weigh(&mut self, logits: &[f32], chosen: TokenId) {
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: f32| f64::from(logit - most).exp();
+        let total: f64 = logits.iter().map(|&l| weight(l)).sum();
+        let odds = |token: TokenId| (weight(logits[token as usize]) / total) as f32;
+        self.chosen = odds(chosen);
+        self.top.clear();
+        if self.count == 0 {
+            return;
+        }
+        self.order.clear();
+        self.order.extend(0..logits.len() as u32);
+        let likelier = |a: &TokenId, b: &TokenId| {
+            let (x, y) = (logits[*a as usize], logits[*b as usize]);
+            y.total_cmp(&x).then(a.cmp(b))
+        };
+        self.order.select_nth_unstable_by(self.count - 1, likelier);
+        self.order[..self.count].sort_unstable_by(likelier);
+        let top = self.order[..self.count].iter();
+        self.top.extend(top.map(|&token| (token, odds(token))));
+    }
+}
+
 /// A generation under way.
 struct Generation<F> {
     sampler: Sampler,
@@ -443,6 +506,8 @@ struct Generation<F> {
     stops: StopMatcher,
     /// Tokens that can be chosen.
     choices: usize,
+    /// How likely tokens are, if that is asked for.
+    odds: Option<Odds>,
     tokens: Vec<TokenId>,
     text: String,
     receive: F,
@@ -455,9 +520,11 @@ struct Generation<F> {
 impl<F: FnMut(Piece<'_>) -> ControlFlow<()>> Generation<F> {
     fn choose(&mut self, session: &Session) -> Result<TokenId, RuntimeError> {
         let logits = session.logits()?;
-        let token = self
-            .sampler
-            .sample(logits.get(..self.choices).unwrap_or(&logits))?;
+        let logits = logits.get(..self.choices).unwrap_or(&logits);
+        let token = self.sampler.sample(logits)?;
+        if let Some(odds) = &mut self.odds {
+            odds.weigh(logits, token);
+        }
         self.sampler.accept(token)?;
         self.last = Instant::now();
         self.first.get_or_insert(self.last);
@@ -468,9 +535,12 @@ impl<F: FnMut(Piece<'_>) -> ControlFlow<()>> Generation<F> {
     fn emit(&mut self, token: TokenId) -> Result<ControlFlow<FinishReason>, RuntimeError> {
         let output = self.stops.push(self.detokenizer.push(token)?);
         self.text.push_str(output.text);
+        let odds = self.odds.as_ref();
         let piece = Piece {
             text: output.text,
             token: Some(token),
+            probability: odds.map(|o| o.chosen),
+            alternatives: odds.map_or(&[], |o| &o.top),
             elapsed: self.started.elapsed(),
         };
         if (self.receive)(piece).is_break() {
@@ -484,11 +554,13 @@ impl<F: FnMut(Piece<'_>) -> ControlFlow<()>> Generation<F> {
 
     /// Tells of a token that ends the generation and has no text.
     fn ended(&mut self, token: TokenId) {
-        let elapsed = self.started.elapsed();
+        let odds = self.odds.as_ref();
         let _ = (self.receive)(Piece {
             text: "",
             token: Some(token),
-            elapsed,
+            probability: odds.map(|o| o.chosen),
+            alternatives: odds.map_or(&[], |o| &o.top),
+            elapsed: self.started.elapsed(),
         });
     }
 
@@ -504,6 +576,8 @@ impl<F: FnMut(Piece<'_>) -> ControlFlow<()>> Generation<F> {
             let _ = (self.receive)(Piece {
                 text: &self.text[before..],
                 token: None,
+                probability: None,
+                alternatives: &[],
                 elapsed: self.started.elapsed(),
             });
         }

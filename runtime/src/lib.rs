@@ -21,6 +21,7 @@ pub mod plan;
 mod runtime;
 pub mod sample;
 mod session;
+mod snapshot;
 #[cfg(test)]
 mod testing;
 pub mod tokenize;
@@ -39,6 +40,7 @@ pub use model::{
 };
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use session::{Session, SessionOptions};
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 
 /// A token's number in its model's vocabulary.
 pub type TokenId = u32;

@@ -700,6 +700,26 @@ impl LoadedModel {
         }
     }
 
+    /// Gives back memory that can be had again when it is needed: compiled forms that no session
+    /// uses, and the devices' scratch. For a system that tells of memory pressure. Gives the bytes
+    /// that were freed.
+    pub fn trim(&self) -> u64 {
+        let mut freed = 0;
+        let mut programs = self.inner.programs.lock();
+        let mut first = true;
+        programs.retain(|p| {
+            // the form the model was loaded with stays
+            let keep = std::mem::take(&mut first) || Arc::strong_count(p) > 1;
+            if !keep {
+                freed += p.resident_bytes();
+            }
+            keep
+        });
+        drop(programs);
+        let devices = self.inner.runtime.open_devices().iter();
+        freed + devices.map(|d| d.device().trim()).sum::<u64>()
+    }
+
     /// Opens an embedder over the shared weights.
     ///
     /// # Errors

@@ -111,6 +111,46 @@ impl Session {
         self.executor.miscounts()
     }
 
+    /// Gives the session's memory back, the KV cache among it; the tokens are kept. The session
+    /// wakes by itself when it is used next, or by [`Session::resume`].
+    pub fn suspend(&mut self) {
+        self.executor.suspend();
+    }
+
+    /// Whether its memory was given back.
+    pub fn is_suspended(&self) -> bool {
+        self.executor.is_suspended()
+    }
+
+    /// Takes memory again after [`Session::suspend`] and reads the session's tokens anew.
+    /// [`Session::logits`] are then those after the last.
+    ///
+    /// # Errors
+    /// Too little memory, a device that fails, a cancellation: the session stays suspended.
+    pub fn resume(&mut self, cancel: Option<&CancelToken>) -> Result<(), RuntimeError> {
+        self.wake(cancel)
+    }
+
+    pub(crate) fn wake(&mut self, cancel: Option<&CancelToken>) -> Result<(), RuntimeError> {
+        if !self.executor.is_suspended() {
+            return Ok(());
+        }
+        self.executor.resume()?;
+        let (tokens, pending) = (self.tokens.clone(), self.pending);
+        self.tokens.clear();
+        let read = match tokens.is_empty() {
+            true => Ok(()),
+            false => self.prefill(&tokens, cancel),
+        };
+        if let Err(e) = read {
+            self.tokens = tokens;
+            self.executor.suspend();
+            return Err(e);
+        }
+        self.pending = pending;
+        Ok(())
+    }
+
     /// Puts `tokens` in, a chunk at a time. Afterwards [`Session::logits`] are those after the last.
     ///
     /// # Errors
@@ -121,6 +161,7 @@ impl Session {
         tokens: &[TokenId],
         cancel: Option<&CancelToken>,
     ) -> Result<(), RuntimeError> {
+        self.wake(cancel)?;
         self.check(tokens)?;
         let chunk = self.executor.program().limits().tokens as usize;
         let count = tokens.chunks(chunk).count();
@@ -147,6 +188,7 @@ impl Session {
         cancel: Option<&CancelToken>,
         mut with: impl FnMut(u32, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.wake(cancel)?;
         self.check(tokens)?;
         let vocabulary = self.executor.program().vocabulary() as usize;
         let chunk = self.executor.program().limits().rows as usize;
@@ -167,6 +209,7 @@ impl Session {
     /// # Errors
     /// A full context, a token that doesn't exist, a device that fails.
     pub fn decode(&mut self, token: TokenId) -> Result<(), RuntimeError> {
+        self.wake(None)?;
         self.check_tokens(&[token])?;
         if self.room() == 0 {
             return Err(RuntimeError::ContextFull {
@@ -182,6 +225,36 @@ impl Session {
     /// A device whose memory can't be read.
     pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
         self.executor.logits()
+    }
+
+    /// Makes the session hold `tokens`: what agrees with its tokens from the start on stays, the
+    /// rest is forgotten, and what is missing is put in. Gives the number of tokens that stayed.
+    /// Afterwards [`Session::logits`] are those after the last, which is always put in.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; no tokens.
+    pub fn put(
+        &mut self,
+        tokens: &[TokenId],
+        cancel: Option<&CancelToken>,
+    ) -> Result<usize, RuntimeError> {
+        let Some(last) = tokens.len().checked_sub(1) else {
+            return Err(RuntimeError::EmptyPrompt);
+        };
+        self.wake(cancel)?;
+        self.check_tokens(tokens)?;
+        if tokens.len() > self.context() as usize {
+            return Err(RuntimeError::PromptTooLong {
+                prompt: tokens.len(),
+                context: self.context(),
+                room: self.context(),
+            });
+        }
+        let same = self.tokens.iter().zip(tokens);
+        let same = same.take_while(|(a, b)| a == b).count().min(last);
+        self.truncate(same);
+        self.prefill(&tokens[same..], cancel)?;
+        Ok(same)
     }
 
     /// Forgets the tokens from `length` on; the KV rows of those before stay.
@@ -214,7 +287,7 @@ impl Session {
         Ok(())
     }
 
-    fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {
+    pub(crate) fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {
         let vocabulary = self.executor.program().vocabulary();
         match tokens.iter().find(|&&t| t >= vocabulary) {
             Some(&token) => Err(RuntimeError::TokenOutOfRange { token, vocabulary }),

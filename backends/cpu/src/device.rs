@@ -145,6 +145,13 @@ impl Device for CpuDevice {
         }
     }
 
+    fn trim(&self) -> u64 {
+        match Workspace::new() {
+            Ok(empty) => std::mem::replace(&mut *self.queue.workspace.lock(), empty).bytes(),
+            Err(_) => 0,
+        }
+    }
+
     fn queue(&self) -> &dyn Queue {
         &self.queue
     }

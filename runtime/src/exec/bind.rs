@@ -41,12 +41,20 @@ pub(super) struct Copy {
     pub value: ValueId,
 }
 
+/// What a session's steps use.
+#[derive(Debug)]
+pub(super) struct Bindings {
+    pub phases: [PhaseSlots; 2],
+    /// The home of each state that a segment uses.
+    pub states: HashMap<StateId, SlotId>,
+}
+
 /// Allocates the slots of both phases and the states for `capacity` rows.
 pub(super) fn bind(
     program: &Program,
     capacity: u32,
     slots: &mut Slots,
-) -> Result<[PhaseSlots; 2], RuntimeError> {
+) -> Result<Bindings, RuntimeError> {
     let mut states = States {
         program,
         capacity,
@@ -54,7 +62,11 @@ pub(super) fn bind(
     };
     let prefill = Binder::new(program, Phase::Prefill)?.bind(slots, &mut states)?;
     let decode = Binder::new(program, Phase::Decode)?.bind(slots, &mut states)?;
-    Ok([prefill, decode])
+    let homes = states.homes.into_iter();
+    Ok(Bindings {
+        phases: [prefill, decode],
+        states: homes.map(|(id, (slot, _))| (id, slot)).collect(),
+    })
 }
 
 /// The homes of the states, common to both phases.

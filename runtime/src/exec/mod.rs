@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anynpu_hal::{Counters, HalError, Timeline};
-use anynpu_ir::{Graph, SymbolValues};
+use anynpu_ir::{Graph, StateId, SymbolValues, TensorType};
 
-use bind::{Copy, PhaseSlots};
+use bind::{Bindings, Copy, PhaseSlots};
 pub use count::{Executed, ExecutedDevice};
 pub(crate) use program::{Limits, OpenDevice, Program, output_width};
 
@@ -43,7 +43,8 @@ pub(crate) struct Executor {
     program: Arc<Program>,
     capacity: u32,
     slots: Slots,
-    phases: [PhaseSlots; 2],
+    /// Both phases and the states' homes; none while suspended.
+    bound: Option<Bindings>,
     /// For each device, the timeline of its submissions and how many there were.
     timelines: Vec<(Timeline, u64)>,
     counts: Vec<count::Count>,
@@ -61,7 +62,7 @@ impl Executor {
         limit: Duration,
     ) -> Result<Self, RuntimeError> {
         let mut slots = Slots::default();
-        let phases = bind::bind(&program, capacity, &mut slots)?;
+        let bound = bind::bind(&program, capacity, &mut slots)?;
         let timeline = |d: &Arc<OpenDevice>| (Timeline::new(d.name()), 0);
         Ok(Executor {
             timelines: program.devices().iter().map(timeline).collect(),
@@ -69,7 +70,7 @@ impl Executor {
             program,
             capacity,
             slots,
-            phases,
+            bound: Some(bound),
             steps: 0,
             limit,
             logits: None,
@@ -135,17 +136,87 @@ impl Executor {
         self.write_inputs(phase, tokens, types, position, wanted.clone())?;
         let wanted = wanted.len() as u32;
         let symbols = SymbolValues::step(count, position, wanted, self.capacity);
-        for segment in 0..self.phases[phase as usize].segments.len() {
+        for segment in 0..self.phase(phase)?.segments.len() {
             self.run_segment(phase, segment, &symbols)?;
         }
         self.steps += 1;
-        self.logits = Some((self.phases[phase as usize].logits, wanted));
+        self.logits = Some((self.phase(phase)?.logits, wanted));
         Ok(())
+    }
+
+    /// Gives all buffers back, the KV cache among them.
+    pub fn suspend(&mut self) {
+        self.logits = None;
+        self.bound = None;
+        self.slots.clear();
+    }
+
+    /// Whether the buffers were given back.
+    pub fn is_suspended(&self) -> bool {
+        self.bound.is_none()
+    }
+
+    /// Allocates the buffers again. The KV cache is empty.
+    pub fn resume(&mut self) -> Result<(), RuntimeError> {
+        if self.bound.is_none() {
+            let bound = bind::bind(&self.program, self.capacity, &mut self.slots);
+            if bound.is_err() {
+                self.slots.clear();
+            }
+            self.bound = Some(bound?);
+        }
+        Ok(())
+    }
+
+    /// The states that make up the KV cache.
+    pub fn state_count(&self) -> usize {
+        self.program.graph().states().len()
+    }
+
+    /// Bytes of a row of state `index`.
+    pub fn state_row_bytes(&self, index: usize) -> usize {
+        let state = &self.program.graph().states()[index];
+        let ty = TensorType::new(self.program.state_dtype(), state.ty.shape.clone());
+        ty.bytes(&SymbolValues::step(1, 0, 1, 1)).unwrap_or(0)
+    }
+
+    /// The first `bytes` bytes of state `index`.
+    pub fn read_state(&self, index: usize, bytes: usize) -> Result<Mapped<'_>, RuntimeError> {
+        Ok(self.slots.read(self.state_home(index)?, bytes)?)
+    }
+
+    /// Lets `fill` write the first `bytes` bytes of state `index`.
+    pub fn write_state(
+        &mut self,
+        index: usize,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), RuntimeError> {
+        let home = self.state_home(index)?;
+        Ok(self.slots.write(home, bytes, fill)?)
+    }
+
+    fn state_home(&self, index: usize) -> Result<SlotId, RuntimeError> {
+        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
+        let home = bound.states.get(&StateId(index as u32));
+        home.copied().ok_or_else(|| RuntimeError::Graph {
+            what: format!("state {index}"),
+            found: "used by no segment".into(),
+            expected: "used by one",
+        })
+    }
+
+    fn phase(&self, phase: Phase) -> Result<&PhaseSlots, RuntimeError> {
+        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
+        Ok(&bound.phases[phase as usize])
     }
 
     /// The results of the last step, `[rows, width]`: of a decoder, logits.
     pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
-        let (slot, rows) = self.logits.unwrap_or((self.phases[0].logits, 0));
+        let (slot, rows) = match self.logits {
+            Some(logits) => logits,
+            None => (self.phase(Phase::Prefill)?.logits, 0),
+        };
         let bytes = rows as usize * self.program.width() as usize * size_of::<f32>();
         let mapped = self.slots.read(slot, bytes)?;
         if mapped.f32s().is_none() {
@@ -178,7 +249,8 @@ impl Executor {
         position: u32,
         wanted: Range<u32>,
     ) -> Result<(), RuntimeError> {
-        let inputs = &self.phases[phase as usize];
+        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
+        let inputs = &bound.phases[phase as usize];
         let count = tokens.len() as u32;
         for &slot in &inputs.tokens {
             write_i32s(&mut self.slots, slot, tokens.iter().map(|&t| t as i32))?;
@@ -206,7 +278,8 @@ impl Executor {
         index: usize,
         symbols: &SymbolValues,
     ) -> Result<(), RuntimeError> {
-        let segment = &self.phases[phase as usize].segments[index];
+        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
+        let segment = &bound.phases[phase as usize].segments[index];
         let program = &self.program;
         for copy in &segment.copies {
             let Copy { from, to, value } = *copy;

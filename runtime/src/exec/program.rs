@@ -119,6 +119,7 @@ pub(crate) struct Program {
     limits: Limits,
     vocabulary: u32,
     width: u32,
+    state_dtype: DType,
 }
 
 impl Program {
@@ -190,6 +191,7 @@ impl Program {
             limits,
             vocabulary: model.info().vocabulary,
             width,
+            state_dtype,
         })
     }
 
@@ -208,6 +210,11 @@ impl Program {
     /// Tokens of the model.
     pub fn vocabulary(&self) -> u32 {
         self.vocabulary
+    }
+
+    /// The type that float states are kept in.
+    pub fn state_dtype(&self) -> DType {
+        self.state_dtype
     }
 
     /// Elements of a row of results: for a decoder, a logit a token.

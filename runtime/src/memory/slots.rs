@@ -99,6 +99,12 @@ impl Slots {
         }
     }
 
+    /// Frees every slot and run; ids given so far are void.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.slots.clear();
+    }
+
     /// Bytes of all slots.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().map(|s| s.desc.bytes as u64).sum()

@@ -32,6 +32,12 @@ impl Workspace {
         })
     }
 
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        let arena = self.arena.as_ref().map_or(0, |a| a.len());
+        (arena + self.scratch.capacity()) as u64
+    }
+
     /// Makes room for `program`, so that running it allocates nothing.
     pub fn reserve(&mut self, program: &Program, pool: &Pool) -> Result<(), HalError> {
         if self
@@ -63,6 +69,7 @@ impl Workspace {
         let program = &module.programs[submission.entry];
         check_symbols(program, &submission.symbols)?;
         check_buffers(submission)?;
+        self.reserve(program, pool)?;
         let frame = Frame {
             arena: self.arena.as_ref(),
             submission,
