@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anynpu_ir::{DType, Subgraph};
 
 use crate::{
-    Buffer, BufferDesc, Capabilities, Entry, ExternalHandle, HalError, Link, Module, Queue, Support,
+    Buffer, BufferDesc, Capabilities, Entry, ExternalHandle, HalError, Link, MemoryNeed, Module,
+    Queue, Support,
 };
 
 /// What a device is.
@@ -128,6 +129,18 @@ pub trait Device: Debug + Send + Sync + Any {
         weights: Arc<dyn WeightSource>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Arc<dyn Module>, HalError>;
+
+    /// The memory that [`Device::compile`] of the same will take, or `None` if the device can't tell
+    /// without compiling.
+    fn memory_need(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: &dyn WeightSource,
+    ) -> Result<Option<MemoryNeed>, HalError> {
+        let _ = (entries, options, weights);
+        Ok(None)
+    }
 
     /// Bytes that decide whether a compiled blob fits; empty for devices without blobs.
     fn compatibility(&self) -> Vec<u8> {

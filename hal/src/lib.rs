@@ -36,7 +36,7 @@ pub use device::{
 pub use driver::{Driver, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};
 pub use link::{Link, LinkMode};
-pub use module::{Bounds, Entry, EntryInfo, Extent, Module, Port, StatePort};
+pub use module::{Bounds, Entry, EntryInfo, Extent, MemoryNeed, Module, Port, StatePort};
 pub use queue::{Counters, Queue, Submission};
 pub use registry::{Registry, RegistryError};
 pub use support::{Reason, ReasonCode, Support};

@@ -185,6 +185,19 @@ impl EntryInfo {
     }
 }
 
+/// Memory that compiling entries will take, in bytes, known before any of it is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// Held as long as the module lives: weights in the device's own form, tables.
+    pub resident: u64,
+    /// Of the weight source itself, read in place while running.
+    pub in_place: u64,
+    /// Scratch, shared by all modules of the device.
+    pub scratch: u64,
+    /// Held only while compiling.
+    pub transient: u64,
+}
+
 /// Compiled entries over one set of weights. Immutable; per-run state lives in buffers.
 pub trait Module: Debug + Send + Sync + Any {
     /// The entries, in the order they were given.

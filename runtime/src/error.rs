@@ -142,7 +142,7 @@ pub enum RuntimeError {
         /// Bytes that can be had.
         available: u64,
         /// What to do.
-        remedy: &'static str,
+        remedy: String,
     },
     /// A prompt that doesn't fit.
     #[error(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::exec::Executed;
-use crate::memory::peak_rss_bytes;
+use crate::memory::{MemoryPlan, peak_rss_bytes};
 use crate::model::Fallback;
 use crate::plan::PlanReport;
 use crate::sample::{SampleOptions, Sampler};
@@ -230,13 +230,15 @@ pub struct Timing {
 }
 
 /// Memory of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MemoryUse {
     /// The most the process has held; none where the system doesn't tell.
     pub peak_rss_bytes: Option<u64>,
-    /// What the session was planned to need.
+    /// The most the process was planned to hold.
     pub planned_bytes: u64,
+    /// What that was planned for.
+    pub plan: MemoryPlan,
 }
 
 impl Session {
@@ -439,6 +441,7 @@ impl Session {
             memory: MemoryUse {
                 peak_rss_bytes: peak_rss_bytes(),
                 planned_bytes: self.memory().total(),
+                plan: self.memory(),
             },
             tokens: generation.tokens,
             text: generation.text,

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::exec::{Limits, Program, output_width};
+use crate::memory::MemoryPlan;
 use crate::plan::{Because, NodeWhy, Placement, PlanReport, PlanRequest, PlanSet, Refusal, plan};
 use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
 use crate::{
@@ -348,6 +349,7 @@ struct Inner {
     context: u32,
     chunk: u32,
     state_dtype: DType,
+    memory: MemoryPlan,
     /// Compiled forms, by the type of the KV cache and the capacity: weights exist once a form.
     programs: Mutex<Vec<Arc<Program>>>,
     load_ms: f64,
@@ -395,6 +397,44 @@ impl Runtime {
         self.plan_without(open, options, context, &[])
     }
 
+    /// The memory that loading `open` as `options` say would take, without loading it.
+    ///
+    /// # Errors
+    /// As [`Runtime::plan`].
+    pub fn memory(
+        &self,
+        open: &OpenModel,
+        options: &LoadOptions,
+    ) -> Result<MemoryPlan, RuntimeError> {
+        let context = context(open, options)?;
+        let plans = self.plan_without(open, options, context, &[])?;
+        let (limits, state_dtype) = self.limits(open, options, context)?;
+        Program::memory(
+            open.model(),
+            &plans,
+            self.open_devices(),
+            limits,
+            state_dtype,
+        )
+    }
+
+    /// The sizes that `open` is compiled for, and the type of its states.
+    fn limits(
+        &self,
+        open: &OpenModel,
+        options: &LoadOptions,
+        context: u32,
+    ) -> Result<(Limits, DType), RuntimeError> {
+        let chunk = match open.model().info().kind {
+            Kind::Decoder => self.chunk(options)?,
+            // every token sees every other
+            _ => context,
+        };
+        let width = output_width(open.model().graph())?;
+        let state_dtype = options.kv_type.resolve(open.model(), context);
+        Ok((Limits::new(chunk, context, width), state_dtype))
+    }
+
     fn plan_without(
         &self,
         open: &OpenModel,
@@ -433,22 +473,17 @@ impl Runtime {
     ) -> Result<LoadedModel, RuntimeError> {
         let context = context(&open, &options)?;
         let open = open.for_context(context)?;
-        let chunk = match open.model().info().kind {
-            Kind::Decoder => self.chunk(&options)?,
-            // every token sees every other
-            _ => context,
-        };
-        let width = output_width(open.model().graph())?;
-        let state_dtype = options.kv_type.resolve(open.model(), context);
-        require_context(open.model(), state_dtype, context)?;
+        let (limits, state_dtype) = self.limits(&open, &options, context)?;
         let mut refused = Vec::new();
         let load_ms = milliseconds(started);
         let started = Instant::now();
-        let (plans, program) = loop {
+        let (plans, program, memory) = loop {
             options.tell(LoadStage::Plan, 0, 1)?;
             let plans = self.plan_without(&open, &options, context, &refused)?;
             options.tell(LoadStage::Plan, 1, 1)?;
-            let limits = Limits::new(chunk, context, width);
+            let devices = self.open_devices();
+            let planned = Program::memory(open.model(), &plans, devices, limits, state_dtype)?;
+            require_memory(&planned, open.model(), state_dtype, context)?;
             let mut tell = |done, total| options.tell(LoadStage::Compile, done, total).is_ok();
             let program = Program::compile(
                 open.model(),
@@ -459,7 +494,7 @@ impl Runtime {
                 &mut tell,
             );
             match program {
-                Ok(program) => break (plans, program),
+                Ok(program) => break (plans, program, planned),
                 Err(e) => refused.extend(new_refusals(e, &refused)?),
             }
         };
@@ -482,8 +517,9 @@ impl Runtime {
                 open,
                 plans,
                 context,
-                chunk,
+                chunk: self.chunk(&options)?,
                 state_dtype,
+                memory,
                 programs: Mutex::new(vec![Arc::new(program)]),
                 load_ms,
                 compile_ms: milliseconds(started),
@@ -528,8 +564,44 @@ fn require_context(model: &Model, dtype: DType, context: u32) -> Result<(), Runt
     memory::require(
         format!("a context of {context} tokens (a {dtype} KV cache of {row} bytes a token)"),
         model.state_bytes(dtype, context),
-        "lower the context",
+        match memory::available_bytes().unwrap_or(0) / row.max(1) {
+            0 => "no context fits".to_owned(),
+            fits => format!("lower the context to at most {fits} tokens"),
+        },
     )
+}
+
+/// Fails unless what `plan` needs can be had; the error tells what would fit.
+fn require_memory(
+    plan: &MemoryPlan,
+    model: &Model,
+    dtype: DType,
+    context: u32,
+) -> Result<(), RuntimeError> {
+    let available = memory::available_bytes().unwrap_or(isize::MAX as u64);
+    let needed = plan.needed();
+    if needed <= available {
+        return Ok(());
+    }
+    let rest = available.saturating_sub(needed.saturating_sub(plan.kv));
+    let row = |dtype| model.state_bytes_per_position(dtype).max(1);
+    let fits = |dtype| (rest / row(dtype)).min(context.into());
+    let remedy = match (fits(dtype), fits(DType::F16)) {
+        (0, 0) => format!(
+            "its weights alone take {} bytes: use a model with smaller or more quantised weights",
+            plan.weights()
+        ),
+        (own, half) if half > own => {
+            format!("lower the context to {own} tokens, or to {half} with an f16 KV cache")
+        }
+        (own, _) => format!("lower the context to {own} tokens"),
+    };
+    let what = format!(
+        "'{}' with a context of {context} tokens (a {dtype} KV cache of {} bytes)",
+        model.info().name,
+        plan.kv
+    );
+    memory::require(what, Some(needed), remedy)
 }
 
 /// The nodes that a device refused to compile, or the error if that is not what happened or
@@ -643,6 +715,11 @@ impl LoadedModel {
     /// The type that the KV cache is kept in.
     pub fn kv_dtype(&self) -> DType {
         self.inner.state_dtype
+    }
+
+    /// Memory that it and a session of its context need, as planned before it was loaded.
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.inner.memory
     }
 
     /// Milliseconds that reading the model took.

@@ -90,15 +90,11 @@ impl Session {
 
     /// Memory it needs, by what for.
     pub fn memory(&self) -> MemoryPlan {
-        let model = self.model.open().model();
-        let kv = model.state_bytes(self.model.kv_dtype(), self.context());
-        let kv = kv.unwrap_or(u64::MAX);
-        MemoryPlan {
-            weights: model.info().weight_bytes,
-            resident: self.executor.program().resident_bytes(),
-            kv,
-            buffers: self.executor.buffer_bytes().saturating_sub(kv),
-        }
+        let mut plan = self.model.memory().clone();
+        let kv = self.model.open().model();
+        let kv = kv.state_bytes(self.model.kv_dtype(), self.context());
+        plan.kv = kv.unwrap_or(u64::MAX);
+        plan
     }
 
     /// What was executed since the session was opened.

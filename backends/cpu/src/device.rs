@@ -8,15 +8,15 @@ use std::time::Instant;
 
 use anynpu_hal::{
     Buffer, BufferDesc, Capabilities, CompileOptions, Counters, Device, DeviceInfo, Entry,
-    EntryInfo, ExternalHandle, HalError, HostBuffer, MemoryKind, Module, Queue, StateSupport,
-    Submission, Support, WeightSource,
+    EntryInfo, ExternalHandle, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue,
+    StateSupport, Submission, Support, WeightSource,
 };
 use anynpu_ir::{DType, Subgraph};
 use parking_lot::Mutex;
 
 use crate::exec::Workspace;
 use crate::kernels::{Features, Kernels};
-use crate::lower::{Program, lower};
+use crate::lower::{Program, lower, memory_need};
 use crate::pool::Pool;
 use crate::weights::Weights;
 
@@ -119,6 +119,15 @@ impl Device for CpuDevice {
         }
         drop(workspace);
         Ok(Arc::new(module))
+    }
+
+    fn memory_need(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: &dyn WeightSource,
+    ) -> Result<Option<MemoryNeed>, HalError> {
+        memory_need(entries, options, weights, &self.queue.pool).map(Some)
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {

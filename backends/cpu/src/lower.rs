@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use anynpu_hal::{CompileOptions, Entry, EntryInfo, HalError, WeightSource};
+use anynpu_hal::{CompileOptions, Entry, EntryInfo, HalError, MemoryNeed, WeightSource};
 use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Node, NodeId, Op, RopeStyle, StateId,
     SymbolValues, TensorType, ValueDef, ValueId, WeightId, rope_frequencies,
 };
 
 use crate::device::CpuModule;
+use crate::kernels::Kernels;
 use crate::kernels::ops::{Arithmetic, MAX_HEAD_DIM};
 use crate::place::{Place, Placement};
 use crate::pool::Pool;
-use crate::weights::{dequantized, load_weights};
+use crate::weights::{dequantized, load_weights, weights_need};
 
 /// A value of a program: where it is and what type it has.
 #[derive(Clone, Debug)]
@@ -216,6 +217,12 @@ impl Program {
         }
     }
 
+    /// Bytes of scratch that its kernels use.
+    pub fn scratch_bytes(&self, pool: &Pool) -> usize {
+        let linear = Kernels::scratch_bytes(pool, self.linear.cols, self.linear.tokens);
+        linear.max(Kernels::attention_scratch_bytes(pool))
+    }
+
     /// The place of a state in the entry's list, and its type there. Panics if the run does not
     /// touch it.
     pub fn state(&self, id: StateId) -> (usize, DType) {
@@ -240,6 +247,37 @@ pub(crate) fn lower(
     pool: &Pool,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<CpuModule, HalError> {
+    let (programs, infos) = programs(entries, options, source.as_ref())?;
+    let weights = load_weights(&entries[0].graph, &programs, source, pool, progress)?;
+    Ok(CpuModule {
+        programs,
+        infos,
+        weights,
+    })
+}
+
+/// The memory that [`lower`] of the same takes.
+pub(crate) fn memory_need(
+    entries: &[Entry],
+    options: &CompileOptions,
+    source: &dyn WeightSource,
+    pool: &Pool,
+) -> Result<MemoryNeed, HalError> {
+    let (programs, _) = programs(entries, options, source)?;
+    let mut need = weights_need(&entries[0].graph, &programs);
+    for program in &programs {
+        let scratch = program.scratch_bytes(pool);
+        need.scratch = need.scratch.max((program.arena_bytes + scratch) as u64);
+    }
+    Ok(need)
+}
+
+/// Lowers every entry, without weights.
+fn programs(
+    entries: &[Entry],
+    options: &CompileOptions,
+    source: &dyn WeightSource,
+) -> Result<(Vec<Program>, Vec<EntryInfo>), HalError> {
     let Some(first) = entries.first() else {
         return Err(invalid("entries", "none", "at least one"));
     };
@@ -254,15 +292,10 @@ pub(crate) fn lower(
     let mut infos = Vec::with_capacity(entries.len());
     for entry in entries {
         let info = EntryInfo::describe(entry, options.state_dtype)?;
-        programs.push(Lowering::new(entry, &info, source.as_ref())?.run()?);
+        programs.push(Lowering::new(entry, &info, source)?.run()?);
         infos.push(info);
     }
-    let weights = load_weights(&first.graph, &programs, source, pool, progress)?;
-    Ok(CpuModule {
-        programs,
-        infos,
-        weights,
-    })
+    Ok((programs, infos))
 }
 
 fn invalid(what: &str, found: &str, expected: &str) -> HalError {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use anynpu_hal::{HalError, WeightSource, WeightView};
-use anynpu_ir::{Dim, Graph, SymbolValues, TensorType, WeightId};
+use anynpu_hal::{HalError, MemoryNeed, WeightSource, WeightView};
+use anynpu_ir::{Dim, Graph, Symbol, SymbolValues, TensorType, ValueDef, WeightId};
 
 use crate::kernels::PackedMatrix;
 use crate::lower::{Program, Step};
@@ -148,6 +148,91 @@ pub(crate) fn load_weights(
         experts,
         vectors,
     })
+}
+
+/// The memory that loading the same weights takes.
+pub(crate) fn weights_need(graph: &Graph, programs: &[Program]) -> MemoryNeed {
+    let mut need = MemoryNeed::default();
+    let mut seen = vec![false; graph.weights().len()];
+    let mut in_place = vec![0; graph.weights().len()];
+    for program in programs {
+        for step in &program.steps {
+            let mut once = |id: WeightId| !std::mem::replace(&mut seen[id.index()], true);
+            match step {
+                Step::Linear { targets, .. } => {
+                    for target in targets {
+                        if once(target.weight) {
+                            packed_need(graph, target.weight, &mut need);
+                        }
+                        if let Some(bias) = target.bias.filter(|&b| once(b)) {
+                            need.resident += vector_bytes(graph, bias);
+                        }
+                    }
+                }
+                Step::Experts { weight, .. } if once(*weight) => {
+                    packed_need(graph, *weight, &mut need);
+                }
+                Step::RmsNorm { weight, .. } | Step::RowArithmetic { b: weight, .. } => {
+                    if once(*weight) {
+                        need.resident += vector_bytes(graph, *weight);
+                    }
+                }
+                Step::LayerNorm { gamma, beta, .. } => {
+                    for id in [Some(*gamma), *beta].into_iter().flatten() {
+                        if once(id) {
+                            need.resident += vector_bytes(graph, id);
+                        }
+                    }
+                }
+                Step::Embedding { table, .. } => {
+                    let rows = program.limits.get(Symbol::CAPACITY).into();
+                    in_place[table.index()] = looked_up_bytes(graph, *table, rows);
+                }
+                Step::Reference { node } => {
+                    for &value in &graph.node(*node).inputs {
+                        if let ValueDef::Weight(id) = graph.value(value).def {
+                            in_place[id.index()] = file_bytes(graph, id);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    need.in_place = in_place.iter().sum();
+    need
+}
+
+/// A matrix, or a list of them, that is packed: while that is done the file's bytes are held too.
+fn packed_need(graph: &Graph, id: WeightId, need: &mut MemoryNeed) {
+    let ty = graph.ty(graph.weight(id).value);
+    let dims: Vec<usize> = ty.shape.resolve(&SymbolValues::default());
+    if let [lead @ .., rows, cols] = &dims[..] {
+        let each = PackedMatrix::packed_bytes(ty.dtype, *rows, *cols).unwrap_or(0);
+        let count: usize = lead.iter().product();
+        need.resident += each.saturating_mul(count) as u64;
+    }
+    need.transient = need.transient.max(file_bytes(graph, id));
+}
+
+fn vector_bytes(graph: &Graph, id: WeightId) -> u64 {
+    let shape = &graph.ty(graph.weight(id).value).shape;
+    4 * shape.elements(&SymbolValues::default()).unwrap_or(0) as u64
+}
+
+fn file_bytes(graph: &Graph, id: WeightId) -> u64 {
+    let ty = graph.ty(graph.weight(id).value);
+    ty.bytes(&SymbolValues::default()).unwrap_or(0) as u64
+}
+
+/// The most of a table that looking up `rows` rows holds: whole pages around each.
+fn looked_up_bytes(graph: &Graph, id: WeightId, rows: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    let all = file_bytes(graph, id);
+    let ty = graph.ty(graph.weight(id).value);
+    let count = ty.shape.dims().first().copied().and_then(Dim::fixed);
+    let row = all / u64::from(count.unwrap_or(1).max(1));
+    all.min(rows.saturating_mul(row.next_multiple_of(PAGE) + PAGE))
 }
 
 fn pack(

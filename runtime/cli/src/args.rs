@@ -272,6 +272,9 @@ pub struct DetokenizeArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArg,
+    /// Tell the memory of this context only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub ctx: Option<u32>,
     #[command(flatten)]
     pub json: JsonArgs,
 }

@@ -107,6 +107,11 @@ impl States<'_> {
         })?;
         let desc = BufferDesc::host(declared.name.as_str(), bytes);
         let slot = slots.allocate(device, &**devices[device].device(), desc)?;
+        // taken now, not page by page in the middle of an answer; memory that the host can't see is
+        // the device's to take
+        if let Err(e) = slots.write(slot, bytes, |memory| memory.fill(0)) {
+            tracing::debug!("state '{}' is not written: {e}", declared.name);
+        }
         self.homes.insert(state, (slot, device));
         Ok(slot)
     }

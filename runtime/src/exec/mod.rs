@@ -87,11 +87,6 @@ impl Executor {
         self.capacity
     }
 
-    /// Bytes of all buffers, the KV cache among them.
-    pub fn buffer_bytes(&self) -> u64 {
-        self.slots.bytes()
-    }
-
     /// Runs `tokens` at positions from `position` on. If it fails, the KV rows before `position`
     /// are as they were and the step can be run again.
     pub fn step(

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use anynpu_graphs::{Model, TensorData};
 use anynpu_hal::{
-    Bounds, CompileOptions, Device, Entry, Extent, HalError, Module, WeightSource, WeightView,
+    Bounds, CompileOptions, Device, Entry, EntryInfo, Extent, HalError, Module, WeightSource,
+    WeightView,
 };
 use anynpu_ir::{DType, Dim, Graph, Symbol};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Rows;
 use crate::RuntimeError;
+use crate::memory::{DeviceMemory, MemoryPlan};
 use crate::plan::{Phase, PlanSet};
 
 /// A device in use. Its queue and counters are used under a lease, so that counts are a session's
@@ -136,26 +138,7 @@ impl Program {
         let graph = model.graph();
         let width = output_width(graph)?;
         let weights: Arc<dyn WeightSource> = Arc::new(FileWeights(model.data().clone()));
-        let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); devices.len()];
-        let phases = Phase::ALL.map(|phase| {
-            let partitions = plans.phase(phase).partitions.iter().enumerate();
-            partitions
-                .map(|(i, p)| {
-                    let own = &mut entries[p.device.0];
-                    own.push(Entry {
-                        name: format!("{}.{i}", phase.name()),
-                        graph: graph.clone(),
-                        nodes: p.nodes.clone(),
-                        bounds: limits.bounds(phase),
-                    });
-                    Segment {
-                        device: p.device.0,
-                        entry: own.len() - 1,
-                        nodes: p.nodes.clone(),
-                    }
-                })
-                .collect()
-        });
+        let (entries, phases) = entries(model, plans, devices.len(), limits);
         let used = entries.iter().filter(|e| !e.is_empty()).count().max(1) as u64;
         let options = CompileOptions::new(state_dtype);
         let (mut modules, mut finished) = (Vec::new(), 0);
@@ -193,6 +176,54 @@ impl Program {
             width,
             state_dtype,
         })
+    }
+
+    /// The memory that [`Program::compile`] of the same and a session over it take.
+    pub fn memory(
+        model: &Model,
+        plans: &PlanSet,
+        devices: &[Arc<OpenDevice>],
+        limits: Limits,
+        state_dtype: DType,
+    ) -> Result<MemoryPlan, RuntimeError> {
+        let weights = FileWeights(model.data().clone());
+        let (entries, _) = entries(model, plans, devices.len(), limits);
+        let options = CompileOptions::new(state_dtype);
+        let mut plan = MemoryPlan::of_process();
+        let kv = model.state_bytes(state_dtype, limits.capacity);
+        plan.kv = kv.unwrap_or(u64::MAX);
+        for (device, entries) in devices.iter().zip(&entries) {
+            if entries.is_empty() {
+                continue;
+            }
+            let mut buffers = 0u64;
+            for entry in entries {
+                let info = EntryInfo::describe(entry, state_dtype)?;
+                let ports = info.inputs.iter().chain(&info.outputs);
+                buffers += ports.map(|p| p.max_bytes as u64).sum::<u64>();
+            }
+            let need = device.device().memory_need(entries, &options, &weights)?;
+            plan.devices.push(match need {
+                Some(need) => DeviceMemory {
+                    device: device.name().to_owned(),
+                    resident: need.resident,
+                    in_place: need.in_place,
+                    scratch: need.scratch,
+                    transient: need.transient,
+                    buffers,
+                },
+                // at most a copy of all weights
+                None => DeviceMemory {
+                    device: device.name().to_owned(),
+                    resident: model.info().weight_bytes,
+                    in_place: 0,
+                    scratch: 0,
+                    transient: 0,
+                    buffers,
+                },
+            });
+        }
+        Ok(plan)
     }
 
     pub fn graph(&self) -> &Arc<Graph> {
@@ -240,6 +271,37 @@ impl Program {
             why: format!("nothing was compiled on device {}", segment.device),
         })
     }
+}
+
+/// The entries of each device, and each phase's segments over them.
+fn entries(
+    model: &Model,
+    plans: &PlanSet,
+    devices: usize,
+    limits: Limits,
+) -> (Vec<Vec<Entry>>, [Vec<Segment>; 2]) {
+    let graph = model.graph();
+    let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); devices];
+    let phases = Phase::ALL.map(|phase| {
+        let partitions = plans.phase(phase).partitions.iter().enumerate();
+        partitions
+            .map(|(i, p)| {
+                let own = &mut entries[p.device.0];
+                own.push(Entry {
+                    name: format!("{}.{i}", phase.name()),
+                    graph: graph.clone(),
+                    nodes: p.nodes.clone(),
+                    bounds: limits.bounds(phase),
+                });
+                Segment {
+                    device: p.device.0,
+                    entry: own.len() - 1,
+                    nodes: p.nodes.clone(),
+                }
+            })
+            .collect()
+    });
+    (entries, phases)
 }
 
 /// Checks that the graph gives rows, and tells of how many elements.

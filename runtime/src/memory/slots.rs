@@ -105,11 +105,6 @@ impl Slots {
         self.slots.clear();
     }
 
-    /// Bytes of all slots.
-    pub fn bytes(&self) -> u64 {
-        self.slots.iter().map(|s| s.desc.bytes as u64).sum()
-    }
-
     /// Prepares a run of an entry of `module` on the device `lane`, which must see every slot.
     pub fn prepare(
         &mut self,
@@ -381,7 +376,6 @@ mod tests {
         assert!(slots.write(b, 5, |_| ()).is_err());
         assert!(slots.read(b, 5).is_err());
         assert!(slots.copy(a, b, 5).is_err());
-        assert_eq!(slots.bytes(), 12);
     }
 
     #[test]

@@ -6,6 +6,11 @@ pub fn peak_rss_bytes() -> Option<u64> {
     proc_kilobytes("/proc/self/status", "VmHWM:").or_else(peak_from_rusage)
 }
 
+/// The memory the process holds now; `None` where the system doesn't tell.
+pub fn rss_bytes() -> Option<u64> {
+    proc_kilobytes("/proc/self/status", "VmRSS:")
+}
+
 /// Memory that can still be had without swapping; `None` where the system doesn't tell.
 pub fn available_bytes() -> Option<u64> {
     let machine = proc_kilobytes("/proc/meminfo", "MemAvailable:").or_else(physical_bytes)?;

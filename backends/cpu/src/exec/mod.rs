@@ -49,9 +49,7 @@ impl Workspace {
             let desc = BufferDesc::host("arena", program.arena_bytes);
             self.arena = Some(HostBuffer::new(desc)?);
         }
-        let (cols, tokens) = (program.linear.cols, program.linear.tokens);
-        let bytes =
-            Kernels::scratch_bytes(pool, cols, tokens).max(Kernels::attention_scratch_bytes(pool));
+        let bytes = program.scratch_bytes(pool);
         if self.scratch.capacity() < bytes {
             self.scratch = Scratch::with_capacity(bytes).map_err(kernel_error)?;
         }

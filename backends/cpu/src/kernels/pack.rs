@@ -116,18 +116,9 @@ impl PackedMatrix {
         let records = Records::of(dtype).ok_or(KernelError::DType { dtype })?;
         let groups = rows.div_ceil(ROWS);
         let steps = if dtype.is_block() { cols / 32 } else { cols };
-        let plane = |records: usize, bytes: usize| {
-            let size = groups.checked_mul(records)?.checked_mul(bytes)?;
-            size.checked_next_multiple_of(ALIGN)
-        };
-        let total = (|| {
-            let scales_at = plane(steps, records.codes)?;
-            let supers_at = scales_at.checked_add(plane(steps, records.scales)?)?;
-            let end = supers_at.checked_add(plane(steps / SUPER, records.supers)?)?;
-            Some((scales_at, supers_at, end))
-        })();
+        let layout = Self::planes(records, groups, steps);
         let (scales_at, supers_at, end) =
-            total.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
+            layout.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
         let mut packed = PackedMatrix {
             dtype,
             rows,
@@ -159,6 +150,26 @@ impl PackedMatrix {
             }
         });
         Ok(packed)
+    }
+
+    /// Bytes that packing `rows` rows of `cols` elements takes; `None` for a type that isn't packed
+    /// or more than can be addressed.
+    pub fn packed_bytes(dtype: DType, rows: usize, cols: usize) -> Option<usize> {
+        let steps = if dtype.is_block() { cols / 32 } else { cols };
+        let layout = Self::planes(Records::of(dtype)?, rows.div_ceil(ROWS), steps);
+        layout.map(|(_, _, end)| end)
+    }
+
+    /// Where the planes of scales and of supers start, and where the last ends.
+    fn planes(records: Records, groups: usize, steps: usize) -> Option<(usize, usize, usize)> {
+        let plane = |records: usize, bytes: usize| {
+            let size = groups.checked_mul(records)?.checked_mul(bytes)?;
+            size.checked_next_multiple_of(ALIGN)
+        };
+        let scales_at = plane(steps, records.codes)?;
+        let supers_at = scales_at.checked_add(plane(steps, records.scales)?)?;
+        let end = supers_at.checked_add(plane(steps / SUPER, records.supers)?)?;
+        Some((scales_at, supers_at, end))
     }
 
     /// Element type.

@@ -1,7 +1,8 @@
 //! `anynpu inspect`: what a model file holds, even one that can't run.
 
 use anyhow::Context;
-use anynpu::{DEFAULT_CONTEXT, KvType, ModelSource, OpenModel};
+use anynpu::memory::{DeviceMemory, MemoryPlan};
+use anynpu::{DEFAULT_CONTEXT, KvType, LoadOptions, ModelSource, OpenModel};
 use anynpu_graphs::ModelInfo;
 use anynpu_graphs::import::gguf::{Gguf, Value};
 use serde::Serialize;
@@ -47,6 +48,10 @@ struct Memory {
     weight_bytes: u64,
     kv_bytes: Option<u64>,
     kv_type: &'static str,
+    /// The most that is held at a time, the process itself aside; absent if no device is found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed_bytes: Option<u64>,
+    devices: Vec<DeviceMemory>,
 }
 
 /// Array elements shown.
@@ -87,7 +92,10 @@ pub fn execute(args: &InspectArgs) -> anyhow::Result<()> {
             })
             .collect(),
         info: open.as_ref().ok().map(|o| o.model().info().clone()),
-        memory: open.as_ref().map_or_else(|_| Vec::new(), memory),
+        memory: match &open {
+            Ok(open) => memory(open, args.ctx),
+            Err(_) => Vec::new(),
+        },
         error: match &open {
             Ok(o) => o.tokenizer().err().map(|e| e.to_string()),
             Err(e) => Some(e.to_string()),
@@ -99,26 +107,45 @@ pub fn execute(args: &InspectArgs) -> anyhow::Result<()> {
     print(&document)
 }
 
-fn memory(open: &OpenModel) -> Vec<Memory> {
+/// What the asked context needs, or a few usual ones.
+fn memory(open: &OpenModel, asked: Option<u32>) -> Vec<Memory> {
     let model = open.model();
     let own = model.info().context_length;
-    let mut contexts: Vec<u32> = [512, 2048, DEFAULT_CONTEXT, 16384]
-        .into_iter()
-        .filter(|&c| c < own)
-        .collect();
-    contexts.push(own);
-    contexts
-        .into_iter()
-        .map(|context| {
-            let kv = KvType::Auto.resolve(model, context);
-            Memory {
-                context,
-                weight_bytes: model.info().weight_bytes,
-                kv_bytes: model.state_bytes(kv, context),
-                kv_type: kv.name(),
-            }
-        })
-        .collect()
+    let mut contexts: Vec<u32> = match asked {
+        Some(context) => vec![context],
+        None => [512, 2048, DEFAULT_CONTEXT, 16384]
+            .into_iter()
+            .filter(|&c| c < own)
+            .collect(),
+    };
+    if asked.is_none() {
+        contexts.push(own);
+    }
+    let runtime = match anynpu::runtime() {
+        Ok(runtime) => Some(runtime),
+        Err(e) => {
+            tracing::warn!("what devices need besides is not known: {e}");
+            None
+        }
+    };
+    let of_context = |context: u32| {
+        let kv = KvType::Auto.resolve(model, context);
+        let options = LoadOptions::new().context(context);
+        let plan = runtime.as_ref().map(|r| r.memory(open, &options));
+        let plan = plan.and_then(|plan| {
+            let failed = |e| tracing::warn!("context {context}: {e}");
+            plan.map_err(failed).ok()
+        });
+        Memory {
+            context,
+            weight_bytes: model.info().weight_bytes,
+            kv_bytes: model.state_bytes(kv, context),
+            kv_type: kv.name(),
+            needed_bytes: plan.as_ref().map(MemoryPlan::needed),
+            devices: plan.map_or_else(Vec::new, |p| p.devices),
+        }
+    };
+    contexts.into_iter().map(of_context).collect()
 }
 
 /// A value cut to what a person would look at.
@@ -184,11 +211,22 @@ fn print(d: &Document) -> anyhow::Result<()> {
             .kv_bytes
             .map_or_else(|| "more than memory".into(), output::bytes);
         output::print_line(&format!(
-            "context {:>6}: weights {}, KV cache {kv} ({})",
+            "context {:>6}: weights {}, KV cache {kv} ({}){}",
             m.context,
             output::bytes(m.weight_bytes),
-            m.kv_type
+            m.kv_type,
+            m.needed_bytes
+                .map_or_else(String::new, |n| format!(", in all {}", output::bytes(n)))
         ))?;
+        for d in &m.devices {
+            output::print_line(&format!(
+                "                {}: {} of weights held, {} read in place, {} of scratch",
+                d.device,
+                output::bytes(d.resident),
+                output::bytes(d.in_place),
+                output::bytes(d.scratch + d.buffers)
+            ))?;
+        }
     }
     output::print_line(&format!("{} metadata entries:", d.metadata.len()))?;
     for e in &d.metadata {

@@ -123,6 +123,17 @@ fn summarise(report: &GenerationReport, context: u32) {
             device.dtype
         ));
     }
+    let planned = &report.memory.plan;
+    for device in &planned.devices {
+        output::note(&format!(
+            "memory: {}: weights {}, KV cache {} ({}) for {context} tokens, scratch {}",
+            device.device,
+            output::bytes(device.resident + device.in_place),
+            output::bytes(planned.kv),
+            report.kv_type,
+            output::bytes(device.scratch + device.buffers),
+        ));
+    }
     for fallback in &report.fallbacks {
         output::note(&format!(
             "fallback: {} wanted {}, ran on {}: {}",
