@@ -172,10 +172,10 @@ pub(crate) fn weights_need(graph: &Graph, programs: &[Program]) -> MemoryNeed {
                 Step::Experts { weight, .. } if once(*weight) => {
                     packed_need(graph, *weight, &mut need);
                 }
-                Step::RmsNorm { weight, .. } | Step::RowArithmetic { b: weight, .. } => {
-                    if once(*weight) {
-                        need.resident += vector_bytes(graph, *weight);
-                    }
+                Step::RmsNorm { weight, .. } | Step::RowArithmetic { b: weight, .. }
+                    if once(*weight) =>
+                {
+                    need.resident += vector_bytes(graph, *weight);
                 }
                 Step::LayerNorm { gamma, beta, .. } => {
                     for id in [Some(*gamma), *beta].into_iter().flatten() {
