@@ -19,11 +19,11 @@ import numpy as np
 class Config:
     """Sizes of the model. Every matrix row is a multiple of 256 long."""
 
-    vocab: int = 1024
+    vocab: int = 1872
     hidden: int = 256
     layers: int = 4
-    heads: int = 8
-    kv_heads: int = 4
+    heads: int = 4
+    kv_heads: int = 2
     ffn: int = 512
     context: int = 512
     eps: float = 1e-5
@@ -73,47 +73,56 @@ def rms_norm(x, weight, eps):
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
+def halves(weight, heads):
+    """`weight` [heads * d, in] with the pairs (2i, 2i+1) of each head moved to (i, d/2 + i)."""
+    return weight.reshape(heads, -1, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
 def rope(x, cos, sin):
-    """Turns the pairs (2i, 2i+1) of x [B, S, heads, d]; cos and sin are [S, 1, d/2]."""
-    a, b = x[..., 0::2], x[..., 1::2]
-    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
+    """Turns the pairs (i, d/2 + i) of x [B, heads, S, d]; cos and sin are [S, d/2]."""
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
 def forward(cfg: Config, params, tokens):
-    """Logits [B, S, vocab] of `tokens` [B, S], each row starting at position 0."""
+    """Logits [B, S, vocab] of `tokens` [B, S], each row starting at position 0.
+
+    Queries and keys are made with their pairs as halves (`halves`), which leaves their products
+    as they are and turns them with whole slices.
+    """
     batch, length = tokens.shape
     dim, kv = cfg.head_dim, cfg.kv_heads
     freq = cfg.rope_base ** (-jnp.arange(0, dim, 2) / dim)
-    angle = jnp.arange(length)[:, None, None] * freq
+    angle = jnp.arange(length)[:, None] * freq
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    causal = jnp.tril(jnp.ones((length, length), bool))
+    hidden = jnp.where(jnp.tril(jnp.ones((length, length), bool)), 0.0, -1e30)
+    heads_first = lambda x, n: x.reshape(batch, length, n, dim).swapaxes(1, 2)
 
     embedding = params["token_embd.weight"]
     x = embedding[tokens]
     for i in range(cfg.layers):
         w = lambda name: params[f"blk.{i}.{name}.weight"]
         h = rms_norm(x, w("attn_norm"), cfg.eps)
-        q = rope((h @ w("attn_q").T).reshape(batch, length, cfg.heads, dim), cos, sin)
-        k = rope((h @ w("attn_k").T).reshape(batch, length, kv, dim), cos, sin)
-        v = (h @ w("attn_v").T).reshape(batch, length, kv, dim)
-        q = q.reshape(batch, length, kv, cfg.heads // kv, dim)
-        scores = jnp.einsum("bqgrd,bkgd->bgrqk", q, k) * dim**-0.5
-        weights = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1)
-        mixed = jnp.einsum("bgrqk,bkgd->bqgrd", weights, v).reshape(batch, length, -1)
-        x = x + mixed @ w("attn_output").T
+        q = rope(heads_first(h @ halves(w("attn_q"), cfg.heads).T, cfg.heads), cos, sin)
+        k = rope(heads_first(h @ halves(w("attn_k"), kv).T, kv), cos, sin)
+        v = heads_first(h @ w("attn_v").T, kv)
+        # The query heads of one key head are rows of one matrix.
+        q = q.reshape(batch, kv, -1, dim) * dim**-0.5
+        scores = (q @ k.swapaxes(2, 3)).reshape(batch, cfg.heads, length, length) + hidden
+        weights = jax.nn.softmax(scores, axis=-1).reshape(batch, kv, -1, length)
+        mixed = (weights @ v).reshape(batch, cfg.heads, length, dim).swapaxes(1, 2)
+        x = x + mixed.reshape(batch, length, -1) @ w("attn_output").T
         h = rms_norm(x, w("ffn_norm"), cfg.eps)
         x = x + (jax.nn.silu(h @ w("ffn_gate").T) * (h @ w("ffn_up").T)) @ w("ffn_down").T
     return rms_norm(x, params["output_norm.weight"], cfg.eps) @ embedding.T
 
 
-def nll(cfg: Config, params, rows):
-    """Summed negative log-likelihood and count of the predicted tokens of `rows` [B, S+1].
+def token_losses(cfg: Config, params, rows):
+    """Negative log-likelihood [B, S] of the predicted tokens of `rows` [B, S + 1], and where they count.
 
     Entries below zero are padding at the end of a row and are not predicted.
     """
     target = rows[:, 1:]
     logits = forward(cfg, params, jnp.maximum(rows[:, :-1], 0))
-    picked = jnp.take_along_axis(logits, jnp.maximum(target, 0)[..., None], -1)[..., 0]
-    loss = jax.nn.logsumexp(logits, axis=-1) - picked
-    mask = target >= 0
-    return jnp.sum(loss * mask), jnp.sum(mask)
+    picked = jnp.sum(jnp.where(jnp.arange(cfg.vocab) == target[..., None], logits, 0.0), axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - picked, target >= 0
