@@ -99,7 +99,7 @@ fn quantise_block<I: Isa, const N: usize>(
     let mut sums = [0; 2];
     if inverse == 0.0 {
         for j in 0..8 {
-            out.q[j][t] = [0; 4];
+            *out.quad_mut::<I>(j, t) = [0; 4];
         }
     } else {
         let inverse = isa.splat(inverse);
@@ -111,7 +111,7 @@ fn quantise_block<I: Isa, const N: usize>(
             isa.store_i8(q, &mut bytes);
             let (quads, _) = bytes.as_chunks::<4>();
             for j in 0..4 {
-                out.q[4 * h + j][t] = quads[j];
+                *out.quad_mut::<I>(4 * h + j, t) = quads[j];
             }
         }
     }

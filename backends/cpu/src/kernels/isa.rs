@@ -27,11 +27,13 @@ macro_rules! intrinsics {
 }
 pub(super) use intrinsics;
 
+use super::sources::Source;
+
 /// Token-interleaved quantised activations of one block of 32 for `N` tokens.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct XBlock<const N: usize> {
-    /// `q[j][t]` are elements `4j .. 4j + 4` of token `t`.
+    /// `q[j][t]` are elements `4j .. 4j + 4` of token `t`; but see [`XBlock::quad_mut`].
     pub q: [[[i8; 4]; N]; 8],
     /// Scale.
     pub d: [f32; N],
@@ -41,6 +43,19 @@ pub(super) struct XBlock<const N: usize> {
     pub minus_sum: [i32; N],
     /// `−Σq` over the second half of the block.
     pub minus_sum_high: [i32; N],
+}
+
+impl<const N: usize> XBlock<N> {
+    /// Elements `4j .. 4j + 4` of token `t`. Where [`Isa::PAIRED`] holds, the memory of two quads
+    /// `2i`, `2i + 1` has for each token its elements `8i .. 8i + 8` side by side.
+    #[inline(always)]
+    pub fn quad_mut<I: Isa>(&mut self, j: usize, t: usize) -> &mut [i8; 4] {
+        if I::PAIRED {
+            &mut self.q.as_flattened_mut()[(j / 2 * N + t) * 2 + j % 2]
+        } else {
+            &mut self.q[j][t]
+        }
+    }
 }
 
 /// Bytes of an [`XBlock`] per token.
@@ -56,15 +71,18 @@ pub(super) trait Quads<I: Isa>: Copy {
     const BITS: u32;
     /// Vector `j`, in `0..8`. Signed codes have passed [`Isa::prepare_signed`].
     fn quad(self, isa: I, j: usize) -> I::B;
+    /// Vectors `j` (even) and `j + 1` as [`Isa::pair`] leaves them. Where that changes them, quads
+    /// of a panel are read this way only.
+    fn pair(self, isa: I, j: usize) -> [I::B; 2];
 }
 
 /// A processor's vector instructions. See the module documentation.
 pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// The widest tile of tokens that keeps the accumulators in registers: 1, 2, 4, 8 or 12.
     const TILE: usize;
-    /// What [`Isa::prepare_signed`] adds to signed codes, as a power of two to be taken off again
-    /// (`−Σq · 2^SHIFT`); `None` if it adds nothing.
-    const SIGNED_SHIFT: Option<u32>;
+    /// Whether eight columns lie side by side, in activations ([`XBlock::quad_mut`]) and in panels
+    /// ([`Isa::pair`]).
+    const PAIRED: bool = false;
 
     /// 16 × f32.
     type F: Copy;
@@ -89,6 +107,13 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c − a·b`, rounded once.
     fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `acc[t] = w·x[t] + acc[t]`, rounded once.
+    #[inline(always)]
+    fn fma_each<const N: usize>(self, w: Self::F, x: &[f32; N], acc: &mut [Self::F; N]) {
+        for t in 0..N {
+            acc[t] = self.fma(w, self.splat(x[t]), acc[t]);
+        }
+    }
     /// `if a > b { a } else { b }`.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`.
@@ -132,17 +157,22 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn shl_and_b(self, x: Self::B, shift: u32, mask: u8) -> Self::B;
     /// `(x >> shift) & mask` in each byte; `mask` has no bit above `7 − shift`.
     fn shr_and_b(self, x: Self::B, shift: u32, mask: u8) -> Self::B;
-    /// Brings signed codes into the form that [`Isa::dot`] takes.
+    /// Brings signed codes into the form that [`Isa::tile`] takes.
     fn prepare_signed(self, x: Self::B) -> Self::B;
+    /// Two quads that follow one another in the form that [`Isa::tile`] takes from a panel.
+    #[inline(always)]
+    fn pair(self, quads: [Self::B; 2]) -> [Self::B; 2] {
+        quads
+    }
 
-    /// `init[t] + Σ_j Σ_c w.quad(j)[lane · 4 + c] · x.q[j][t][c]` for `j` in `FROM..TO`, exactly.
-    /// For signed codes on an `Isa` with a [`Isa::SIGNED_SHIFT`], `init` must hold the correction.
-    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
+    /// `acc[t] += Σ` over the blocks of `x`, in order, by the formula of the module
+    /// [`super`].
+    fn tile<const N: usize, S: Source<Self>>(
         self,
-        w: Q,
-        x: &XBlock<N>,
-        init: [Self::I; N],
-    ) -> [Self::I; N];
+        source: S,
+        x: &[XBlock<N>],
+        acc: &mut [Self::F; N],
+    );
 
     /// `out[i][j] = rows[j][i]`.
     fn transpose(self, rows: &mut [Self::F; 16]);
@@ -220,4 +250,21 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         self.store(x, &mut v);
         to.copy_from_slice(&v[..to.len()]);
     }
+}
+
+/// An [`Isa`] whose products are of all 16 rows at a time: with this, [`super::matmul::tile`] is its
+/// [`Isa::tile`].
+pub(super) trait Dot: Isa {
+    /// What [`Isa::prepare_signed`] adds to signed codes, as a power of two to be taken off again
+    /// (`−Σq · 2^SHIFT`); `None` if it adds nothing.
+    const SIGNED_SHIFT: Option<u32>;
+
+    /// `init[t] + Σ_j Σ_c w.quad(j)[lane · 4 + c] · x.q[j][t][c]` for `j` in `FROM..TO`, exactly.
+    /// For signed codes with a [`Dot::SIGNED_SHIFT`], `init` must hold the correction.
+    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
+        self,
+        w: Q,
+        x: &XBlock<N>,
+        init: [Self::I; N],
+    ) -> [Self::I; N];
 }

@@ -4,8 +4,9 @@
 use super::activations::{interleave_tile, padded, plain_bytes, quantised_bytes, tile_width};
 use super::buffer::{ALIGN, Scratch, Shared, cast_mut};
 use super::isa::XBLOCK_BYTES;
-use super::matmul::{DIRECT_TOKENS, PANEL_BLOCKS, PanelBlock, PanelTile, Task, chunk_tokens};
+use super::matmul::{DIRECT_TOKENS, PANEL_BLOCKS, PanelTile, Task, chunk_tokens};
 use super::pack::PackedMatrix;
+use super::sources::PanelBlock;
 use super::table::{BlockProducts, Products};
 use super::{KernelError, Kernels, check_len};
 use crate::pool::Pool;

@@ -2,24 +2,27 @@
 //!
 //! A task computes some groups of 16 rows for all tokens. With few tokens it reads the packed
 //! codes as they lie ([`direct`]). With many it unpacks part of a group into a panel that stays in
-//! the cache ([`unpack`]) and reads that for every tile of tokens ([`panel_tile`]); formats whose
+//! the cache ([`sources::unpack`](super::sources::unpack)) and reads that for every tile of tokens ([`panel_tile`]); formats whose
 //! panels look alike share that code. Either way each output runs through the same operations in
 //! the same order.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activations::{plain_tile, quantised_tile, tile_width, with_width};
 use super::buffer::{Pod, Shared, cast};
-use super::isa::{Isa, Quads, XBlock};
+use super::isa::{Dot, Isa, Quads, XBlock};
 use super::pack::{PackedMatrix, ROWS, SUPER};
+use super::sources::{Direct, Format, Kind, Panel, PanelBlock, Source, next_supers};
 
 /// Up to this many tokens read packed codes directly.
 pub(super) const DIRECT_TOKENS: usize = 4;
 /// Blocks in a panel: 128 × 640 bytes, which a second-level cache holds beside the activations.
 pub(super) const PANEL_BLOCKS: usize = 128;
+const _: () = assert!(PANEL_BLOCKS.is_multiple_of(SUPER));
 /// Activations worked on before the next group: part of a second-level cache.
 const CHUNK_BYTES: usize = 384 << 10;
+/// Columns of plain weights that a loop does at a time.
+const UNROLLED: usize = 4;
 /// Groups of plain weights that one token's product runs side by side, to hide latency.
 const PLAIN_GROUPS: usize = 4;
 
@@ -122,31 +125,9 @@ impl Sums<'_> {
     }
 }
 
-/// Codes and scales of one block of 16 rows.
-#[derive(Clone, Copy)]
-struct Block<I: Isa, Q> {
-    codes: Q,
-    /// Scale; of the first half where halves differ.
-    d: I::F,
-    /// Scale of the second half where halves differ, else the minimum.
-    e: I::F,
-}
-
-/// Where blocks of a group come from.
-trait Source<I: Isa>: Copy {
-    type Codes: Quads<I>;
-    /// Whether a minimum is added.
-    const MIN: bool;
-    /// Whether the halves of a block have scales of their own.
-    const HALVES: bool;
-    /// log₂ of what unsigned codes count from, if not 0.
-    const OFFSET: Option<u32>;
-    fn block(self, isa: I, b: usize) -> Block<I, Self::Codes>;
-}
-
-/// `acc[t] += Σ` over the blocks of `x`, in order.
+/// [`Isa::tile`] by [`Dot::dot`].
 #[inline(always)]
-fn tile<I: Isa, S: Source<I>, const N: usize>(
+pub(super) fn tile<I: Dot, S: Source<I>, const N: usize>(
     isa: I,
     source: S,
     x: &[XBlock<N>],
@@ -157,8 +138,10 @@ fn tile<I: Isa, S: Source<I>, const N: usize>(
     } else {
         S::OFFSET
     };
+    let mut supers = [isa.splat(0.0); 2];
     for (b, x) in x.iter().enumerate() {
-        let block = source.block(isa, b);
+        supers = next_supers(isa, source, b, supers);
+        let block = source.block(isa, b, supers);
         let mut init = [isa.splat_i(0); N];
         if S::HALVES {
             let mut low = init;
@@ -197,288 +180,6 @@ fn tile<I: Isa, S: Source<I>, const N: usize>(
     }
 }
 
-/// A block format's records, as [`super::pack`] draws them.
-pub(super) trait Format: Copy {
-    const CODES: usize;
-    const BITS: u32;
-    const OFFSET: Option<u32>;
-    const SCALES: ScalesOf;
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScalesOf {
-    /// One binary16.
-    Half,
-    /// Scale and minimum in binary16.
-    HalfMin,
-    /// 6-bit scale and minimum times binary16 ones.
-    SuperMin,
-    /// Signed 8-bit scales of the halves times a binary16 one.
-    SuperHalves,
-}
-
-macro_rules! formats {
-    ($($name:ident: $codes:literal, $bits:literal, $offset:expr, $scales:ident;)*) => {
-        $(
-            #[derive(Clone, Copy)]
-            pub(super) struct $name;
-            impl Format for $name {
-                const CODES: usize = $codes;
-                const BITS: u32 = $bits;
-                const OFFSET: Option<u32> = $offset;
-                const SCALES: ScalesOf = ScalesOf::$scales;
-            }
-        )*
-    };
-}
-
-formats! {
-    Q40: 256, 4, Some(3), Half;
-    Q41: 256, 4, None, HalfMin;
-    Q50: 320, 5, Some(4), Half;
-    Q51: 320, 5, None, HalfMin;
-    Q80: 512, 8, None, Half;
-    Q4K: 256, 4, None, SuperMin;
-    Q5K: 320, 5, None, SuperMin;
-    Q6K: 384, 6, Some(5), SuperHalves;
-}
-
-/// The packed codes of a block of format `F`.
-struct Packed<'a, F> {
-    /// `F::CODES` bytes.
-    bytes: &'a [u8],
-    format: PhantomData<F>,
-}
-
-impl<F> Clone for Packed<'_, F> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<F> Copy for Packed<'_, F> {}
-
-/// 64 bytes at `at`.
-#[inline(always)]
-fn vector(bytes: &[u8], at: usize) -> &[u8; 64] {
-    &cast::<[u8; 64]>(&bytes[at..at + 64])[0]
-}
-
-impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
-    const BITS: u32 = F::BITS;
-
-    #[inline(always)]
-    fn quad(self, isa: I, j: usize) -> I::B {
-        if F::BITS == 8 {
-            return isa.prepare_signed(isa.load_b(vector(self.bytes, j * 64)));
-        }
-        let both = isa.load_b(vector(self.bytes, j % 4 * 64));
-        let low = if j < 4 {
-            isa.and_b(both, 0x0f)
-        } else {
-            isa.shr_and_b(both, 4, 0x0f)
-        };
-        if F::BITS == 4 {
-            return low;
-        }
-        let high_bits = F::BITS - 4;
-        let quads = 8 / high_bits as usize;
-        let high = isa.load_b(vector(self.bytes, 256 + j / quads * 64));
-        let mask = ((1 << high_bits) - 1) << 4;
-        // The bits are to move from `from` to 4.
-        let from = (j % quads) as u32 * high_bits;
-        let high = if from <= 4 {
-            isa.shl_and_b(high, 4 - from, mask)
-        } else {
-            isa.shr_and_b(high, from - 4, mask)
-        };
-        isa.or_b(low, high)
-    }
-}
-
-/// One group read as it is packed.
-struct Direct<'a, F> {
-    codes: &'a [u8],
-    scales: &'a [u8],
-    supers: &'a [u8],
-    format: PhantomData<F>,
-}
-
-impl<F> Clone for Direct<'_, F> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<F> Copy for Direct<'_, F> {}
-
-impl<'a, F: Format> Direct<'a, F> {
-    #[inline(always)]
-    fn group(weights: &'a PackedMatrix, g: usize) -> Direct<'a, F> {
-        let (codes, scales, supers) = weights.group(g);
-        Direct {
-            codes,
-            scales,
-            supers,
-            format: PhantomData,
-        }
-    }
-}
-
-impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
-    type Codes = Packed<'a, F>;
-    const MIN: bool = matches!(F::SCALES, ScalesOf::HalfMin | ScalesOf::SuperMin);
-    const HALVES: bool = matches!(F::SCALES, ScalesOf::SuperHalves);
-    const OFFSET: Option<u32> = F::OFFSET;
-
-    #[inline(always)]
-    fn block(self, isa: I, b: usize) -> Block<I, Packed<'a, F>> {
-        let codes = Packed {
-            bytes: &self.codes[b * F::CODES..][..F::CODES],
-            format: PhantomData,
-        };
-        let halves = |bytes: &'a [u8], i: usize| -> &'a [u16; 16] { &cast::<[u16; 16]>(bytes)[i] };
-        let bytes = |i: usize| -> &'a [u8; 16] { &cast::<[u8; 16]>(self.scales)[i] };
-        let (d, e) = match F::SCALES {
-            ScalesOf::Half => {
-                let d = isa.load_f16(halves(self.scales, b));
-                (d, d)
-            }
-            ScalesOf::HalfMin => (
-                isa.load_f16(halves(self.scales, 2 * b)),
-                isa.load_f16(halves(self.scales, 2 * b + 1)),
-            ),
-            ScalesOf::SuperMin => {
-                let d = isa.load_f16(halves(self.supers, b / SUPER * 2));
-                let m = isa.load_f16(halves(self.supers, b / SUPER * 2 + 1));
-                let scale = isa.to_f32(isa.load_u8(bytes(2 * b)));
-                let min = isa.to_f32(isa.load_u8(bytes(2 * b + 1)));
-                (isa.mul(d, scale), isa.mul(m, min))
-            }
-            ScalesOf::SuperHalves => {
-                let d = isa.load_f16(halves(self.supers, b / SUPER));
-                let low = isa.to_f32(isa.load_i8(bytes(2 * b)));
-                let high = isa.to_f32(isa.load_i8(bytes(2 * b + 1)));
-                (isa.mul(d, low), isa.mul(d, high))
-            }
-        };
-        Block { codes, d, e }
-    }
-}
-
-/// An unpacked block: a byte for each code, scales in binary32.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct PanelBlock {
-    codes: [[u8; 64]; 8],
-    d: [f32; 16],
-    e: [f32; 16],
-}
-
-// SAFETY: arrays of bytes and of f32 whose sizes leave no padding; any bits are values.
-unsafe impl Pod for PanelBlock {}
-
-/// What a panel's codes mean.
-pub(super) trait Kind: Copy {
-    const BITS: u32;
-    const OFFSET: Option<u32>;
-    const MIN: bool;
-    const HALVES: bool;
-}
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $bits:literal, $offset:expr, $min:literal, $halves:literal;)*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Clone, Copy)]
-            pub(super) struct $name;
-            impl Kind for $name {
-                const BITS: u32 = $bits;
-                const OFFSET: Option<u32> = $offset;
-                const MIN: bool = $min;
-                const HALVES: bool = $halves;
-            }
-        )*
-    };
-}
-
-kinds! {
-    /// Q4_0.
-    Offset8: 4, Some(3), false, false;
-    /// Q5_0.
-    Offset16: 5, Some(4), false, false;
-    /// Q8_0.
-    Signed: 8, None, false, false;
-    /// Q4_1, Q5_1, Q4_K, Q5_K.
-    Minimum: 5, None, true, false;
-    /// Q6_K.
-    Halves: 6, Some(5), false, true;
-}
-
-#[derive(Clone, Copy)]
-struct Unpacked<'a, K> {
-    codes: &'a [[u8; 64]; 8],
-    kind: PhantomData<K>,
-}
-
-impl<I: Isa, K: Kind> Quads<I> for Unpacked<'_, K> {
-    const BITS: u32 = K::BITS;
-
-    #[inline(always)]
-    fn quad(self, isa: I, j: usize) -> I::B {
-        isa.load_b(&self.codes[j])
-    }
-}
-
-/// Part of a group, unpacked.
-#[derive(Clone, Copy)]
-struct Panel<'a, K> {
-    blocks: &'a [PanelBlock],
-    kind: PhantomData<K>,
-}
-
-impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
-    type Codes = Unpacked<'a, K>;
-    const MIN: bool = K::MIN;
-    const HALVES: bool = K::HALVES;
-    const OFFSET: Option<u32> = K::OFFSET;
-
-    #[inline(always)]
-    fn block(self, isa: I, b: usize) -> Block<I, Unpacked<'a, K>> {
-        let block = &self.blocks[b];
-        Block {
-            codes: Unpacked {
-                codes: &block.codes,
-                kind: PhantomData,
-            },
-            d: isa.load(&block.d),
-            e: isa.load(&block.e),
-        }
-    }
-}
-
-/// Unpacks blocks `first ..` of group `g` into `panel`.
-#[inline(always)]
-pub(super) fn unpack<I: Isa, F: Format>(
-    isa: I,
-    weights: &PackedMatrix,
-    g: usize,
-    first: usize,
-    panel: &mut [PanelBlock],
-) {
-    let group = Direct::<F>::group(weights, g);
-    for (i, out) in panel.iter_mut().enumerate() {
-        let block = group.block(isa, first + i);
-        for j in 0..8 {
-            isa.store_b(block.codes.quad(isa, j), &mut out.codes[j]);
-        }
-        isa.store(block.d, &mut out.d);
-        isa.store(block.e, &mut out.e);
-    }
-}
-
 /// A panel and the same columns of a tile of tokens.
 pub(super) struct PanelTile<'a> {
     pub panel: &'a [PanelBlock],
@@ -497,17 +198,14 @@ pub(super) struct PanelTile<'a> {
 /// No other thread touches the sums' places while this runs.
 #[inline(always)]
 pub(super) unsafe fn panel_tile<I: Isa, K: Kind>(isa: I, task: PanelTile<'_>) {
-    let source = Panel::<K> {
-        blocks: task.panel,
-        kind: PhantomData,
-    };
+    let source = Panel::<K>::new(task.panel);
     with_width!(I, task.width, N => {
         let mut acc = [isa.splat(0.0); N];
         if task.resume {
             // SAFETY: the caller's contract.
             acc = unsafe { task.sums.read(isa) };
         }
-        tile(isa, source, &cast::<XBlock<N>>(task.x)[..task.panel.len()], &mut acc);
+        isa.tile(source, &cast::<XBlock<N>>(task.x)[..task.panel.len()], &mut acc);
         // SAFETY: the caller's contract.
         unsafe { task.sums.write(isa, &acc) };
     });
@@ -525,12 +223,12 @@ pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
         let sums = task.sums(g, 0, DIRECT_TOKENS, true);
         if task.tokens == 1 {
             let mut acc = [isa.splat(0.0); 1];
-            tile(isa, source, quantised_tile::<1>(task.x, 0, cols), &mut acc);
+            isa.tile(source, quantised_tile::<1>(task.x, 0, cols), &mut acc);
             // SAFETY: the caller's contract.
             unsafe { sums.write(isa, &acc) };
         } else {
             let mut acc = [isa.splat(0.0); 4];
-            tile(isa, source, quantised_tile::<4>(task.x, 0, cols), &mut acc);
+            isa.tile(source, quantised_tile::<4>(task.x, 0, cols), &mut acc);
             // SAFETY: the caller's contract.
             unsafe { sums.write(isa, &acc) };
         }
@@ -591,12 +289,21 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
         let mut g = task.groups.start;
         while g + PLAIN_GROUPS <= task.groups.end {
             let w = [column(g), column(g + 1), column(g + 2), column(g + 3)];
-            let w = w.map(|w| &w[..cols]);
             let mut acc = [isa.splat(0.0); PLAIN_GROUPS];
-            for k in 0..cols {
-                let x = isa.splat(x[k][0]);
+            let (some, rest) = x[..cols].as_chunks::<UNROLLED>();
+            let parts = w.map(|w| w[..cols].as_chunks::<UNROLLED>());
+            for c in 0..some.len() {
+                for k in 0..UNROLLED {
+                    for i in 0..PLAIN_GROUPS {
+                        let w = parts[i].0[c][k].load(isa);
+                        acc[i] = isa.fma(w, isa.splat(some[c][k][0]), acc[i]);
+                    }
+                }
+            }
+            for k in 0..rest.len() {
                 for i in 0..PLAIN_GROUPS {
-                    acc[i] = isa.fma(w[i][k].load(isa), x, acc[i]);
+                    let w = parts[i].1[k].load(isa);
+                    acc[i] = isa.fma(w, isa.splat(rest[k][0]), acc[i]);
                 }
             }
             for i in 0..PLAIN_GROUPS {
@@ -642,10 +349,14 @@ fn plain_tokens<I: Isa, C: Column<I>, const N: usize>(
     x: &[[f32; N]],
     acc: &mut [I::F; N],
 ) {
-    for (w, x) in w.iter().zip(x) {
-        let w = w.load(isa);
-        for t in 0..N {
-            acc[t] = isa.fma(w, isa.splat(x[t]), acc[t]);
+    let (some, rest) = w.as_chunks::<UNROLLED>();
+    let (some_x, rest_x) = x.as_chunks::<UNROLLED>();
+    for (w, x) in some.iter().zip(some_x) {
+        for k in 0..UNROLLED {
+            isa.fma_each(w[k].load(isa), &x[k], acc);
         }
+    }
+    for (w, x) in rest.iter().zip(rest_x) {
+        isa.fma_each(w.load(isa), x, acc);
     }
 }

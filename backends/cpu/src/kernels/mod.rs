@@ -52,6 +52,7 @@ pub mod ops;
 mod pack;
 mod raw;
 pub mod reference;
+mod sources;
 mod table;
 #[cfg(test)]
 mod tests;

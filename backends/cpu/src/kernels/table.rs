@@ -4,9 +4,10 @@ use anynpu_ir::{Activation, DType};
 
 #[cfg(doc)]
 use super::matmul;
-use super::matmul::{PanelBlock, PanelTile, Task};
+use super::matmul::{PanelTile, Task};
 use super::ops::{Arithmetic, AttendFn, RopeLayout};
 use super::pack::PackedMatrix;
+use super::sources::PanelBlock;
 
 /// Lays out a tile: rows of activations, their length, the tile's width, and where to.
 type TileFn = unsafe fn(&[f32], usize, usize, &mut [u8]);
@@ -90,9 +91,10 @@ macro_rules! table {
         $vis static $table: $crate::kernels::table::Table = {
             use anynpu_ir::Activation;
             use $crate::kernels::isa::Isa;
-            use $crate::kernels::matmul::{self, PanelBlock, PanelTile, Task};
+            use $crate::kernels::matmul::{self, PanelTile, Task};
             use $crate::kernels::ops::{self, Arithmetic, Attend, RopeLayout};
             use $crate::kernels::pack::PackedMatrix;
+            use $crate::kernels::sources::{self, PanelBlock};
             use $crate::kernels::table::{BlockProducts, Table};
             use $crate::kernels::activations;
 
@@ -154,8 +156,8 @@ macro_rules! table {
         };
     };
     (@blocks $format:ident, $panel:ident, $(#[$feature:meta])? $ty:ty = $isa:expr) => {{
-        table! { @function $(#[$feature])? direct = $isa, matmul::direct::<$ty, matmul::$format>, (task: Task<'_>) }
-        table! { @function $(#[$feature])? unpack = $isa, matmul::unpack::<$ty, matmul::$format>,
+        table! { @function $(#[$feature])? direct = $isa, matmul::direct::<$ty, sources::$format>, (task: Task<'_>) }
+        table! { @function $(#[$feature])? unpack = $isa, sources::unpack::<$ty, sources::$format>,
             (weights: &PackedMatrix, g: usize, first: usize, panel: &mut [PanelBlock]) }
         BlockProducts {
             direct,
@@ -164,7 +166,7 @@ macro_rules! table {
         }
     }};
     (@panel $(#[$feature:meta])? $name:ident = $isa:expr, $ty:ty, $kind:ident) => {
-        table! { @function $(#[$feature])? $name = $isa, matmul::panel_tile::<$ty, matmul::$kind>, (task: PanelTile<'_>) }
+        table! { @function $(#[$feature])? $name = $isa, matmul::panel_tile::<$ty, sources::$kind>, (task: PanelTile<'_>) }
     };
     (@function $(#[$feature:meta])? $name:ident = $isa:expr, $body:path, ($($arg:ident: $arg_ty:ty),*) $(-> $ret:ty)?) => {
         $(#[$feature])?

@@ -131,6 +131,47 @@ pub(super) fn paths() -> Vec<Kernels> {
     Features::available().map(Kernels::new).collect()
 }
 
+/// Levels that this architecture has, whether or not this processor offers them.
+const LEVELS: &[Level] = if cfg!(target_arch = "x86_64") {
+    &[
+        Level::Generic,
+        Level::Avx2,
+        Level::Avx512,
+        Level::Avx512Vnni,
+    ]
+} else if cfg!(target_arch = "aarch64") {
+    &[
+        Level::Generic,
+        Level::Neon,
+        Level::NeonDotprod,
+        Level::NeonI8mm,
+    ]
+} else {
+    &[Level::Generic]
+};
+
+#[test]
+fn each_level_has_kernels_of_its_own_that_the_tests_reach() {
+    let paths = paths();
+    for (i, path) in paths.iter().enumerate() {
+        for other in &paths[..i] {
+            assert!(
+                !std::ptr::eq(path.table, other.table),
+                "{path:?} and {other:?} are one"
+            );
+        }
+    }
+    for level in LEVELS {
+        if !paths.iter().any(|p| p.features().level() == *level) {
+            assert!(Features::parse(level.name()).is_err());
+            println!(
+                "SKIPPED kernels of {level} against the reference: this CPU has no {level} instructions"
+            );
+        }
+    }
+    assert!(paths.iter().all(|p| LEVELS.contains(&p.features().level())));
+}
+
 /// Checks every path on one problem.
 fn check(dtype: DType, rows: usize, cols: usize, tokens: usize, styles: [Style; 2], seed: u64) {
     let random = &mut Random(seed);

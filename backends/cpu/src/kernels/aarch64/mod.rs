@@ -8,7 +8,8 @@ use std::arch::aarch64::*;
 
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
-use super::isa::{Isa, Quads, XBlock, intrinsics};
+use super::isa::{Isa, XBlock, intrinsics};
+use super::sources::Source;
 
 /// NEON; from `LEVEL` 1 on with the dot product instructions, from 2 on with the 8-bit matrix
 /// products too.
@@ -79,7 +80,7 @@ unsafe fn transpose_4(r: [float32x4_t; 4]) -> [float32x4_t; 4] {
 
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     const TILE: usize = 4;
-    const SIGNED_SHIFT: Option<u32> = None;
+    const PAIRED: bool = LEVEL >= 2;
     type F = F;
     type I = I;
     type B = B;
@@ -93,10 +94,23 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             }
         }
         fn load_f16(self, x: &[u16; 16]) -> F {
-            four!(r => vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x.as_ptr().add(4 * r)))))
+            let low = vreinterpretq_f16_u16(vld1q_u16(x.as_ptr()));
+            let high = vreinterpretq_f16_u16(vld1q_u16(x.as_ptr().add(8)));
+            [
+                vcvt_f32_f16(vget_low_f16(low)),
+                vcvt_high_f32_f16(low),
+                vcvt_f32_f16(vget_low_f16(high)),
+                vcvt_high_f32_f16(high),
+            ]
         }
         fn load_bf16(self, x: &[u16; 16]) -> F {
-            four!(r => vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x.as_ptr().add(4 * r)))))
+            let (low, high) = (vld1q_u16(x.as_ptr()), vld1q_u16(x.as_ptr().add(8)));
+            [
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
+                vreinterpretq_f32_u32(vshll_high_n_u16::<16>(low)),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
+                vreinterpretq_f32_u32(vshll_high_n_u16::<16>(high)),
+            ]
         }
         fn add(self, a: F, b: F) -> F { four!(r => vaddq_f32(a[r], b[r])) }
         fn sub(self, a: F, b: F) -> F { four!(r => vsubq_f32(a[r], b[r])) }
@@ -217,21 +231,25 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
-        self,
-        w: Q,
-        x: &XBlock<N>,
-        init: [I; N],
-    ) -> [I; N] {
-        // SAFETY: `self` proves what each level needs.
-        unsafe {
-            if LEVEL >= 2 && N.is_multiple_of(2) {
-                products::by_matrix::<LEVEL, N, FROM, TO, Q>(self, w, x, init)
-            } else if LEVEL >= 1 {
-                products::by_dot::<LEVEL, N, FROM, TO, Q>(self, w, x, init)
-            } else {
-                products::by_widening::<LEVEL, N, FROM, TO, Q>(self, w, x, init)
-            }
+    fn fma_each<const N: usize>(self, w: F, x: &[f32; N], acc: &mut [F; N]) {
+        // SAFETY: `self` proves NEON; tiles are of one token or a multiple of four.
+        unsafe { products::fma_each(w, x, acc) }
+    }
+
+    #[inline(always)]
+    fn pair(self, quads: [B; 2]) -> [B; 2] {
+        if Self::PAIRED {
+            // SAFETY: `self` proves NEON.
+            unsafe { products::pair(quads) }
+        } else {
+            quads
         }
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize, S: Source<Self>>(self, source: S, x: &[XBlock<N>], acc: &mut [F; N]) {
+        // SAFETY: `self` proves what each level needs; tiles are of one token or a multiple of
+        // four.
+        unsafe { products::tile(self, source, x, acc) }
     }
 }

@@ -1,13 +1,18 @@
-//! [`Isa::dot`](crate::kernels::isa::Isa::dot) in the instructions of each level.
+//! [`Isa::tile`](crate::kernels::isa::Isa::tile) in the instructions of each level.
+//!
+//! 16 rows by four tokens would need all 32 registers for binary32 sums and as many again for the
+//! integer ones; so several tokens are done by eight rows at a time, and both stay in registers.
 //!
 //! The dot and matrix product instructions are written as inline assembly: their intrinsics are
-//! not stable.
+//! not stable. So are the widening multiplications: of their intrinsics the compiler makes moves of
+//! the upper halves, which these instructions read in place.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{I, Neon};
-use crate::kernels::isa::{Quads, XBlock};
+use super::{F, Neon};
+use crate::kernels::isa::{Isa, Quads, XBlock};
+use crate::kernels::sources::{Source, next_supers};
 
 /// `acc[i] + Σ_c w[4i + c] · x[4·LANE + c]`.
 ///
@@ -50,31 +55,270 @@ unsafe fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// The four-byte groups of tokens `t ..` of quad `j`: up to four of them, those there are.
+/// `low + w·x` and `high + w·x`, of the lower and of the upper eight lanes; or, where it is `FIRST`,
+/// the products alone.
 ///
 /// # Safety
-/// The processor has NEON; `t < N`.
+/// The processor has NEON.
 #[inline(always)]
-unsafe fn tokens<const N: usize>(x: &XBlock<N>, j: usize, t: usize) -> int8x16_t {
-    // SAFETY: the loads stay within the `4 · (N − t)` bytes of the quad's tokens from `t` on.
+unsafe fn widen<const FIRST: bool>(
+    mut low: int16x8_t,
+    mut high: int16x8_t,
+    w: int8x16_t,
+    x: int8x16_t,
+) -> (int16x8_t, int16x8_t) {
+    // SAFETY: both read and write the named registers only.
     unsafe {
-        let at = x.q[j].as_ptr().add(t).cast::<i8>();
-        match N - t {
-            1 => vreinterpretq_s8_s32(vld1q_dup_s32(at.cast())),
-            2 | 3 => vcombine_s8(vld1_s8(at), vdup_n_s8(0)),
-            _ => vld1q_s8(at),
+        if FIRST {
+            asm!(
+                "smull {low:v}.8h, {w:v}.8b, {x:v}.8b",
+                "smull2 {high:v}.8h, {w:v}.16b, {x:v}.16b",
+                low = out(vreg) low,
+                high = lateout(vreg) high,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        } else {
+            asm!(
+                "smlal {low:v}.8h, {w:v}.8b, {x:v}.8b",
+                "smlal2 {high:v}.8h, {w:v}.16b, {x:v}.16b",
+                low = inout(vreg) low,
+                high = inout(vreg) high,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }
+    (low, high)
+}
+
+/// `$function` with lane `$t mod 4`.
+macro_rules! by_lane {
+    ($function:ident, $t:expr, $($arg:expr),*) => {
+        match $t % 4 {
+            0 => $function::<0>($($arg),*),
+            1 => $function::<1>($($arg),*),
+            2 => $function::<2>($($arg),*),
+            _ => $function::<3>($($arg),*),
+        }
+    };
+}
+
+/// The block with each number `$j` of `0..8` that is in `$from..$to`, written out: a compiler may
+/// leave a loop over quads as a loop, and what depends on the quad in it.
+macro_rules! for_quads {
+    ($j:ident in $from:ident..$to:ident $block:block) => {
+        for_quads! { @each $j in $from..$to $block 0 1 2 3 4 5 6 7 }
+    };
+    (@each $j:ident in $from:ident..$to:ident $block:block $($number:literal)*) => {
+        $({
+            let $j: usize = $number;
+            if $from <= $j && $j < $to $block
+        })*
+    };
+}
+
+/// The numbers of the four tokens that `t` is among; of a single token, the same four times.
+///
+/// # Safety
+/// The processor has NEON; `N` is 1 or a multiple of 4, and `t < N`.
+#[inline(always)]
+unsafe fn numbers<const N: usize>(of: &[f32; N], t: usize) -> float32x4_t {
+    // SAFETY: the caller's contract keeps the loads inside `of`.
+    unsafe {
+        if N == 1 {
+            vld1q_dup_f32(of.as_ptr())
+        } else {
+            vld1q_f32(of.as_ptr().add(t / 4 * 4))
         }
     }
 }
 
-/// By dot products: four rows and one token an instruction.
+/// `acc[t] = w·x[t] + acc[t]`, rounded once.
 ///
 /// # Safety
-/// The processor has the dot product instructions.
+/// As [`numbers`].
 #[inline(always)]
-pub(super) unsafe fn by_dot<
+pub(super) unsafe fn fma_each<const N: usize>(w: F, x: &[f32; N], acc: &mut [F; N]) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for t in 0..N {
+            let x = numbers(x, t);
+            for r in 0..4 {
+                acc[t][r] = by_lane!(vfmaq_laneq_f32, t, acc[t][r], w[r], x);
+            }
+        }
+    }
+}
+
+/// What integer sums over the quads `FROM..TO` of a block start at, for the four tokens that `t` is
+/// among: the correction for codes that count from `2^shift`.
+///
+/// # Safety
+/// As [`numbers`].
+#[inline(always)]
+unsafe fn starts<const N: usize, const FROM: usize, const TO: usize>(
+    x: &XBlock<N>,
+    t: usize,
+    shift: Option<u32>,
+) -> int32x4_t {
+    let Some(shift) = shift else {
+        // SAFETY: the caller's contract.
+        return unsafe { vdupq_n_s32(0) };
+    };
+    // SAFETY: the caller's contract keeps the loads inside the arrays.
+    unsafe {
+        let load = |of: &[i32; N]| {
+            if N == 1 {
+                vld1q_dup_s32(of.as_ptr())
+            } else {
+                vld1q_s32(of.as_ptr().add(t / 4 * 4))
+            }
+        };
+        let sum = match (FROM, TO) {
+            (0, 8) => load(&x.minus_sum),
+            (0, _) => vsubq_s32(load(&x.minus_sum), load(&x.minus_sum_high)),
+            _ => load(&x.minus_sum_high),
+        };
+        vshlq_s32(sum, vdupq_n_s32(shift as i32))
+    }
+}
+
+/// `acc[t] += Σ` over the blocks of `x`, in order.
+///
+/// # Safety
+/// The processor has the instructions of the level; `N` is 1 or a multiple of 4.
+#[inline(always)]
+pub(super) unsafe fn tile<const LEVEL: u8, const N: usize, S: Source<Neon<LEVEL>>>(
+    isa: Neon<LEVEL>,
+    source: S,
+    x: &[XBlock<N>],
+    acc: &mut [F; N],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if N == 1 {
+            by_rows::<LEVEL, N, 0, 4, S>(isa, source, x, acc);
+        } else if LEVEL >= 2 {
+            by_matrix::<LEVEL, N, 0, S>(isa, source, x, acc);
+            by_matrix::<LEVEL, N, 2, S>(isa, source, x, acc);
+        } else {
+            by_rows::<LEVEL, N, 0, 2, S>(isa, source, x, acc);
+            by_rows::<LEVEL, N, 2, 2, S>(isa, source, x, acc);
+        }
+    }
+}
+
+/// [`tile`] for `COUNT` registers of rows, from register `FIRST` on, by dot products or widening
+/// multiplications.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn by_rows<
     const LEVEL: u8,
     const N: usize,
+    const FIRST: usize,
+    const COUNT: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    isa: Neon<LEVEL>,
+    source: S,
+    x: &[XBlock<N>],
+    acc: &mut [F; N],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [[vdupq_n_f32(0.0); COUNT]; N];
+        for t in 0..N {
+            for r in 0..COUNT {
+                sums[t][r] = acc[t][FIRST + r];
+            }
+        }
+        let mut supers = [isa.splat(0.0); 2];
+        for (b, x) in x.iter().enumerate() {
+            supers = next_supers(isa, source, b, supers);
+            let block = source.block(isa, b, supers);
+            if S::HALVES {
+                part::<LEVEL, N, FIRST, COUNT, 0, 4, S>(isa, block.codes, &block.d, x, &mut sums);
+                part::<LEVEL, N, FIRST, COUNT, 4, 8, S>(isa, block.codes, &block.e, x, &mut sums);
+            } else {
+                part::<LEVEL, N, FIRST, COUNT, 0, 8, S>(isa, block.codes, &block.d, x, &mut sums);
+            }
+            if S::MIN {
+                for t in 0..N {
+                    let ds = numbers(&x.ds, t);
+                    for r in 0..COUNT {
+                        let m = block.e[FIRST + r];
+                        sums[t][r] = by_lane!(vfmaq_laneq_f32, t, sums[t][r], m, ds);
+                    }
+                }
+            }
+        }
+        for t in 0..N {
+            for r in 0..COUNT {
+                acc[t][FIRST + r] = sums[t][r];
+            }
+        }
+    }
+}
+
+/// Adds the product of the quads `FROM..TO` of a block, scaled by `d`, in [`by_rows`].
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn part<
+    const LEVEL: u8,
+    const N: usize,
+    const FIRST: usize,
+    const COUNT: usize,
+    const FROM: usize,
+    const TO: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    isa: Neon<LEVEL>,
+    codes: S::Codes,
+    d: &F,
+    x: &XBlock<N>,
+    sums: &mut [[float32x4_t; COUNT]; N],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut whole = [[vdupq_n_s32(0); COUNT]; N];
+        for t in 0..N {
+            let start = starts::<N, FROM, TO>(x, t, S::OFFSET);
+            for r in 0..COUNT {
+                whole[t][r] = by_lane!(vdupq_laneq_s32, t, start);
+            }
+        }
+        if LEVEL >= 1 {
+            dot::<LEVEL, N, FIRST, COUNT, FROM, TO, _>(isa, codes, x, &mut whole);
+        } else {
+            widening::<LEVEL, N, FIRST, COUNT, FROM, TO, _>(isa, codes, x, &mut whole);
+        }
+        for t in 0..N {
+            let dx = numbers(&x.d, t);
+            for r in 0..COUNT {
+                let d = by_lane!(vmulq_laneq_f32, t, d[FIRST + r], dx);
+                sums[t][r] = vfmaq_f32(sums[t][r], d, vcvtq_f32_s32(whole[t][r]));
+            }
+        }
+    }
+}
+
+/// Adds to `acc` by dot products: four rows and one token an instruction.
+///
+/// # Safety
+/// The processor has the dot product instructions; `N` is 1 or a multiple of 4.
+#[inline(always)]
+unsafe fn dot<
+    const LEVEL: u8,
+    const N: usize,
+    const FIRST: usize,
+    const COUNT: usize,
     const FROM: usize,
     const TO: usize,
     Q: Quads<Neon<LEVEL>>,
@@ -82,123 +326,27 @@ pub(super) unsafe fn by_dot<
     isa: Neon<LEVEL>,
     w: Q,
     x: &XBlock<N>,
-    init: [I; N],
-) -> [I; N] {
-    let mut acc = init;
-    // SAFETY: the caller's contract.
+    acc: &mut [[int32x4_t; COUNT]; N],
+) {
+    // SAFETY: the caller's contract; four quads of a single token lie side by side, as four tokens
+    // of a quad do, so the loads stay inside `x.q`.
     unsafe {
-        for j in FROM..TO {
+        for_quads!(j in FROM..TO {
             let w = w.quad(isa, j);
-            let mut t = 0;
-            while t < N {
-                if N == 1 {
-                    // The quads of a single token lie side by side.
-                    let at = x.q.as_ptr().cast::<i8>().add(j / 4 * 16);
-                    let x = vld1q_s8(at);
-                    for r in 0..4 {
-                        let w = vreinterpretq_s8_u8(w[r]);
-                        acc[t][r] = match j % 4 {
-                            0 => sdot::<0>(acc[t][r], w, x),
-                            1 => sdot::<1>(acc[t][r], w, x),
-                            2 => sdot::<2>(acc[t][r], w, x),
-                            _ => sdot::<3>(acc[t][r], w, x),
-                        };
-                    }
-                    t += 1;
-                    continue;
+            for t in 0..N {
+                let (at, lane) = if N == 1 {
+                    (j / 4 * 4, j)
+                } else {
+                    (j * N + t / 4 * 4, t)
+                };
+                let x = vld1q_s8(x.q.as_ptr().cast::<i8>().add(4 * at));
+                for r in 0..COUNT {
+                    let w = vreinterpretq_s8_u8(w[FIRST + r]);
+                    acc[t][r] = by_lane!(sdot, lane, acc[t][r], w, x);
                 }
-                let x = tokens(x, j, t);
-                for r in 0..4 {
-                    let w = vreinterpretq_s8_u8(w[r]);
-                    acc[t][r] = sdot::<0>(acc[t][r], w, x);
-                    if t + 1 < N {
-                        acc[t + 1][r] = sdot::<1>(acc[t + 1][r], w, x);
-                    }
-                    if t + 3 < N {
-                        acc[t + 2][r] = sdot::<2>(acc[t + 2][r], w, x);
-                        acc[t + 3][r] = sdot::<3>(acc[t + 3][r], w, x);
-                    }
-                }
-                t += if t + 3 < N { 4 } else { 2 };
             }
-        }
+        });
     }
-    acc
-}
-
-/// By matrix products: two rows and two tokens an instruction. `N` is even, and so is the number
-/// of quads.
-///
-/// # Safety
-/// The processor has the 8-bit matrix product instructions.
-#[inline(always)]
-pub(super) unsafe fn by_matrix<
-    const LEVEL: u8,
-    const N: usize,
-    const FROM: usize,
-    const TO: usize,
-    Q: Quads<Neon<LEVEL>>,
->(
-    isa: Neon<LEVEL>,
-    w: Q,
-    x: &XBlock<N>,
-    init: [I; N],
-) -> [I; N] {
-    let mut out = init;
-    // SAFETY: the caller's contract.
-    unsafe {
-        // acc[t][r][h]: tokens t and t + 1 (t even), rows 4r + 2h and the next.
-        let mut acc = [[[vdupq_n_s32(0); 2]; 4]; N];
-        let mut j = FROM;
-        while j < TO {
-            let (first, second) = (w.quad(isa, j), w.quad(isa, j + 1));
-            let mut rows = [[vdupq_n_s8(0); 2]; 4];
-            for r in 0..4 {
-                // Eight columns of a row side by side, two rows in a register.
-                let (a, b) = (
-                    vreinterpretq_s32_u8(first[r]),
-                    vreinterpretq_s32_u8(second[r]),
-                );
-                rows[r][0] = vreinterpretq_s8_s32(vzip1q_s32(a, b));
-                rows[r][1] = vreinterpretq_s8_s32(vzip2q_s32(a, b));
-            }
-            let mut t = 0;
-            while t < N {
-                let a = vreinterpretq_s32_s8(tokens(x, j, t));
-                let b = vreinterpretq_s32_s8(tokens(x, j + 1, t));
-                let pair = vreinterpretq_s8_s32(vzip1q_s32(a, b));
-                for r in 0..4 {
-                    for h in 0..2 {
-                        acc[t][r][h] = smmla(acc[t][r][h], pair, rows[r][h]);
-                    }
-                }
-                if t + 3 < N {
-                    let pair = vreinterpretq_s8_s32(vzip2q_s32(a, b));
-                    for r in 0..4 {
-                        for h in 0..2 {
-                            acc[t + 2][r][h] = smmla(acc[t + 2][r][h], pair, rows[r][h]);
-                        }
-                    }
-                    t += 2;
-                }
-                t += 2;
-            }
-            j += 2;
-        }
-        let mut t = 0;
-        while t < N {
-            for r in 0..4 {
-                let low = vreinterpretq_s64_s32(acc[t][r][0]);
-                let high = vreinterpretq_s64_s32(acc[t][r][1]);
-                let first = vreinterpretq_s32_s64(vzip1q_s64(low, high));
-                let second = vreinterpretq_s32_s64(vzip2q_s64(low, high));
-                out[t][r] = vaddq_s32(out[t][r], first);
-                out[t + 1][r] = vaddq_s32(out[t + 1][r], second);
-            }
-            t += 2;
-        }
-    }
-    out
 }
 
 /// Quads whose products, of codes of `bits` bits with 7-bit activations and a sign, a 16-bit lane
@@ -211,14 +359,16 @@ const fn quads_in_16_bits(bits: u32) -> usize {
     }
 }
 
-/// By multiplications into 16 bits: two rows and one token an instruction.
+/// Adds to `acc` by multiplications into 16 bits: two rows and one token an instruction.
 ///
 /// # Safety
 /// The processor has NEON.
 #[inline(always)]
-pub(super) unsafe fn by_widening<
+unsafe fn widening<
     const LEVEL: u8,
     const N: usize,
+    const FIRST: usize,
+    const COUNT: usize,
     const FROM: usize,
     const TO: usize,
     Q: Quads<Neon<LEVEL>>,
@@ -226,36 +376,228 @@ pub(super) unsafe fn by_widening<
     isa: Neon<LEVEL>,
     w: Q,
     x: &XBlock<N>,
-    init: [I; N],
-) -> [I; N] {
-    let mut acc = init;
+    acc: &mut [[int32x4_t; COUNT]; N],
+) {
     let group = quads_in_16_bits(Q::BITS);
-    let mut j = FROM;
     // SAFETY: the caller's contract.
     unsafe {
-        while j < TO {
-            let end = TO.min(j + group);
+        let mut low = [[vdupq_n_s16(0); COUNT]; N];
+        let mut high = low;
+        for_quads!(j in FROM..TO {
+            let w = w.quad(isa, j);
             for t in 0..N {
-                let mut low = [vdupq_n_s16(0); 4];
-                let mut high = low;
-                for j in j..end {
-                    let w = w.quad(isa, j);
-                    let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(
-                        x.q[j][t].map(|b| b as u8),
-                    )));
-                    for r in 0..4 {
-                        let w = vreinterpretq_s8_u8(w[r]);
-                        low[r] = vmlal_s8(low[r], vget_low_s8(w), vget_low_s8(x));
-                        high[r] = vmlal_high_s8(high[r], w, x);
+                let x = vreinterpretq_s8_s32(vld1q_dup_s32(x.q[j][t].as_ptr().cast()));
+                for r in 0..COUNT {
+                    let w = vreinterpretq_s8_u8(w[FIRST + r]);
+                    let (l, h) = (low[t][r], high[t][r]);
+                    (low[t][r], high[t][r]) = if (j - FROM).is_multiple_of(group) {
+                        widen::<true>(l, h, w, x)
+                    } else {
+                        widen::<false>(l, h, w, x)
+                    };
+                    if (j - FROM + 1).is_multiple_of(group) || j + 1 == TO {
+                        let rows = vpaddq_s32(vpaddlq_s16(low[t][r]), vpaddlq_s16(high[t][r]));
+                        acc[t][r] = vaddq_s32(acc[t][r], rows);
                     }
                 }
-                for r in 0..4 {
-                    let rows = vpaddq_s32(vpaddlq_s16(low[r]), vpaddlq_s16(high[r]));
-                    acc[t][r] = vaddq_s32(acc[t][r], rows);
-                }
             }
-            j = end;
+        });
+    }
+}
+
+/// Of the four tokens that `t` is among, `t` (even) twice and `t + 1` twice.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn twice(of: float32x4_t, t: usize) -> float32x4_t {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if t.is_multiple_of(4) {
+            vzip1q_f32(of, of)
+        } else {
+            vzip2q_f32(of, of)
         }
     }
-    acc
+}
+
+/// The rows `2h` and `2h + 1` of four, twice over.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn rows_twice(of: float32x4_t, h: usize) -> float32x4_t {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let of = vreinterpretq_f64_f32(of);
+        vreinterpretq_f32_f64(if h == 0 {
+            vdupq_laneq_f64::<0>(of)
+        } else {
+            vdupq_laneq_f64::<1>(of)
+        })
+    }
+}
+
+/// The first halves of two registers, then their second halves.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn halves(a: float32x4_t, b: float32x4_t) -> [float32x4_t; 2] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (a, b) = (vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b));
+        [
+            vreinterpretq_f32_f64(vzip1q_f64(a, b)),
+            vreinterpretq_f32_f64(vzip2q_f64(a, b)),
+        ]
+    }
+}
+
+/// Sums of two registers of rows, from register `FIRST` on: `[t][r][h]`, for even `t`, holds the
+/// tokens `t` and `t + 1` of rows `4·(FIRST + r) + 2h` and the next.
+type Pairs<T, const N: usize> = [[[T; 2]; 2]; N];
+
+/// [`tile`] for the two registers of rows from `FIRST` on, by matrix products: two rows and two
+/// tokens an instruction.
+///
+/// # Safety
+/// As [`tile`], and `N` is not 1.
+#[inline(always)]
+unsafe fn by_matrix<const LEVEL: u8, const N: usize, const FIRST: usize, S: Source<Neon<LEVEL>>>(
+    isa: Neon<LEVEL>,
+    source: S,
+    x: &[XBlock<N>],
+    acc: &mut [F; N],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums: Pairs<float32x4_t, N> = [[[vdupq_n_f32(0.0); 2]; 2]; N];
+        for t in (0..N).step_by(2) {
+            for r in 0..2 {
+                sums[t][r] = halves(acc[t][FIRST + r], acc[t + 1][FIRST + r]);
+            }
+        }
+        let mut supers = [isa.splat(0.0); 2];
+        for (b, x) in x.iter().enumerate() {
+            supers = next_supers(isa, source, b, supers);
+            let block = source.block(isa, b, supers);
+            if S::HALVES {
+                matrix_part::<LEVEL, N, FIRST, 0, 4, S>(isa, block.codes, &block.d, x, &mut sums);
+                matrix_part::<LEVEL, N, FIRST, 4, 8, S>(isa, block.codes, &block.e, x, &mut sums);
+            } else {
+                matrix_part::<LEVEL, N, FIRST, 0, 8, S>(isa, block.codes, &block.d, x, &mut sums);
+            }
+            if S::MIN {
+                for t in (0..N).step_by(2) {
+                    let ds = twice(numbers(&x.ds, t), t);
+                    for r in 0..2 {
+                        for h in 0..2 {
+                            let m = rows_twice(block.e[FIRST + r], h);
+                            sums[t][r][h] = vfmaq_f32(sums[t][r][h], m, ds);
+                        }
+                    }
+                }
+            }
+        }
+        for t in (0..N).step_by(2) {
+            for r in 0..2 {
+                let [first, second] = halves(sums[t][r][0], sums[t][r][1]);
+                acc[t][FIRST + r] = first;
+                acc[t + 1][FIRST + r] = second;
+            }
+        }
+    }
+}
+
+/// Adds the product of the quads `FROM..TO` of a block, scaled by `d`, in [`by_matrix`].
+///
+/// # Safety
+/// As [`by_matrix`].
+#[inline(always)]
+unsafe fn matrix_part<
+    const LEVEL: u8,
+    const N: usize,
+    const FIRST: usize,
+    const FROM: usize,
+    const TO: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    isa: Neon<LEVEL>,
+    codes: S::Codes,
+    d: &F,
+    x: &XBlock<N>,
+    sums: &mut Pairs<float32x4_t, N>,
+) {
+    // SAFETY: the caller's contract; `Neon<2>` is paired, so two tokens' eight elements lie side by
+    // side inside `x.q`.
+    unsafe {
+        let mut whole: Pairs<int32x4_t, N> = [[[vdupq_n_s32(0); 2]; 2]; N];
+        for t in (0..N).step_by(2) {
+            let start = vreinterpretq_f32_s32(starts::<N, FROM, TO>(x, t, S::OFFSET));
+            whole[t] = [[vreinterpretq_s32_f32(twice(start, t)); 2]; 2];
+        }
+        for_quads!(j in FROM..TO {
+            if j.is_multiple_of(2) {
+                let rows = two_quads::<LEVEL, FIRST, _>(isa, codes, j);
+                for t in (0..N).step_by(2) {
+                    let x = vld1q_s8(x.q.as_ptr().cast::<i8>().add(8 * (j / 2 * N + t)));
+                    for r in 0..2 {
+                        for h in 0..2 {
+                            whole[t][r][h] = smmla(whole[t][r][h], x, rows[2 * r + h]);
+                        }
+                    }
+                }
+            }
+        });
+        for t in (0..N).step_by(2) {
+            let dx = twice(numbers(&x.d, t), t);
+            for r in 0..2 {
+                for h in 0..2 {
+                    let d = vmulq_f32(rows_twice(d[FIRST + r], h), dx);
+                    let whole = vcvtq_f32_s32(whole[t][r][h]);
+                    sums[t][r][h] = vfmaq_f32(sums[t][r][h], d, whole);
+                }
+            }
+        }
+    }
+}
+
+/// The quads `j` and `j + 1` of the eight rows from register `FIRST` on: eight columns of a row side
+/// by side, two rows in a register.
+///
+/// # Safety
+/// The processor has NEON; `j` is even.
+#[inline(always)]
+unsafe fn two_quads<const LEVEL: u8, const FIRST: usize, Q: Quads<Neon<LEVEL>>>(
+    isa: Neon<LEVEL>,
+    w: Q,
+    j: usize,
+) -> [int8x16_t; 4] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let rows = w.pair(isa, j)[FIRST / 2];
+        rows.map(|rows| vreinterpretq_s8_u8(rows))
+    }
+}
+
+/// Two quads with eight columns of a row side by side: the first eight rows, then the others.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+pub(super) unsafe fn pair(quads: [[uint8x16_t; 4]; 2]) -> [[uint8x16_t; 4]; 2] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut out = quads;
+        for r in 0..4 {
+            let (a, b) = (
+                vreinterpretq_u32_u8(quads[0][r]),
+                vreinterpretq_u32_u8(quads[1][r]),
+            );
+            out[r / 2][r % 2 * 2] = vreinterpretq_u8_u32(vzip1q_u32(a, b));
+            out[r / 2][r % 2 * 2 + 1] = vreinterpretq_u8_u32(vzip2q_u32(a, b));
+        }
+        out
+    }
 }

@@ -2,7 +2,9 @@
 
 use half::{bf16, f16};
 
-use super::isa::{Isa, Quads, XBlock};
+use super::isa::{Dot, Isa, Quads, XBlock};
+use super::matmul;
+use super::sources::Source;
 use super::table::table;
 
 table! {
@@ -35,7 +37,6 @@ macro_rules! bytes {
 
 impl Isa for Generic {
     const TILE: usize = 4;
-    const SIGNED_SHIFT: Option<u32> = None;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
@@ -192,6 +193,31 @@ impl Isa for Generic {
     }
 
     #[inline(always)]
+    fn tile<const N: usize, S: Source<Self>>(
+        self,
+        source: S,
+        x: &[XBlock<N>],
+        acc: &mut [Self::F; N],
+    ) {
+        matmul::tile(self, source, x, acc);
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [[f32; 16]; 16]) {
+        for i in 0..16 {
+            for j in 0..i {
+                let (a, b) = (rows[i][j], rows[j][i]);
+                rows[i][j] = b;
+                rows[j][i] = a;
+            }
+        }
+    }
+}
+
+impl Dot for Generic {
+    const SIGNED_SHIFT: Option<u32> = None;
+
+    #[inline(always)]
     fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Generic>>(
         self,
         w: Q,
@@ -212,16 +238,5 @@ impl Isa for Generic {
             }
         }
         acc
-    }
-
-    #[inline(always)]
-    fn transpose(self, rows: &mut [[f32; 16]; 16]) {
-        for i in 0..16 {
-            for j in 0..i {
-                let (a, b) = (rows[i][j], rows[j][i]);
-                rows[i][j] = b;
-                rows[j][i] = a;
-            }
-        }
     }
 }

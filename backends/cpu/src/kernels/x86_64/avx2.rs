@@ -3,7 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::avx512::quads_in_16_bits;
-use crate::kernels::isa::{Isa, Quads, XBlock, intrinsics};
+use crate::kernels::isa::{Dot, Isa, Quads, XBlock, intrinsics};
+use crate::kernels::matmul;
+use crate::kernels::sources::Source;
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -83,7 +85,6 @@ unsafe fn transpose_8(r: [__m256; 8]) -> [__m256; 8] {
 
 impl Isa for Avx2 {
     const TILE: usize = 4;
-    const SIGNED_SHIFT: Option<u32> = None;
     type F = F;
     type I = I;
     type B = I;
@@ -241,6 +242,20 @@ impl Isa for Avx2 {
     fn prepare_signed(self, x: I) -> I {
         x
     }
+
+    #[inline(always)]
+    fn tile<const N: usize, S: Source<Self>>(
+        self,
+        source: S,
+        x: &[XBlock<N>],
+        acc: &mut [Self::F; N],
+    ) {
+        matmul::tile(self, source, x, acc);
+    }
+}
+
+impl Dot for Avx2 {
+    const SIGNED_SHIFT: Option<u32> = None;
 
     #[inline(always)]
     fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(

@@ -3,7 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{largest_8, sum_8};
-use crate::kernels::isa::{Isa, Quads, XBlock, intrinsics};
+use crate::kernels::isa::{Dot, Isa, Quads, XBlock, intrinsics};
+use crate::kernels::matmul;
+use crate::kernels::sources::Source;
 
 /// AVX-512 F, BW, VL and DQ; with `VNNI` also that. Includes AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -34,7 +36,6 @@ pub(super) const fn quads_in_16_bits(bits: u32) -> usize {
 
 impl<const VNNI: bool> Isa for Avx512<VNNI> {
     const TILE: usize = 12;
-    const SIGNED_SHIFT: Option<u32> = if VNNI { Some(7) } else { None };
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -149,6 +150,20 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
             }
         }
     }
+
+    #[inline(always)]
+    fn tile<const N: usize, S: Source<Self>>(
+        self,
+        source: S,
+        x: &[XBlock<N>],
+        acc: &mut [Self::F; N],
+    ) {
+        matmul::tile(self, source, x, acc);
+    }
+}
+
+impl<const VNNI: bool> Dot for Avx512<VNNI> {
+    const SIGNED_SHIFT: Option<u32> = if VNNI { Some(7) } else { None };
 
     #[inline(always)]
     fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
