@@ -4,6 +4,7 @@ use anynpu_ir::{GraphError, TensorType};
 use thiserror::Error;
 
 use crate::import::gguf::GgufError;
+use crate::import::hugging_face::HuggingFaceError;
 
 /// A model file that no graph can be built from.
 #[derive(Debug, Error)]
@@ -66,6 +67,9 @@ pub enum ModelError {
     /// The file can't be read, or has a tensor that no graph can hold.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The folder can't be read, or asks for what can't be computed.
+    #[error(transparent)]
+    HuggingFace(Box<HuggingFaceError>),
     /// The tensors don't fit together.
     #[error("the graph of this model can't be built: {0}")]
     Graph(#[from] GraphError),

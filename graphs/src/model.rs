@@ -8,6 +8,7 @@ use anynpu_ir::{DType, Dim, Graph, Op, SymbolValues, TensorType, ValueId};
 use crate::ModelError;
 use crate::arch::{self, Architecture, Kind};
 use crate::import::gguf::{Gguf, Value};
+use crate::import::hugging_face::HuggingFaceModel;
 
 /// Where a model's tensors are; usually a mapped file.
 pub trait TensorData: Debug + Send + Sync {
@@ -108,6 +109,21 @@ impl Model {
             _ => None,
         };
         Ok(Model::new(name, architecture, Arc::new(gguf.clone())))
+    }
+
+    /// The model of a Hugging Face folder, for a context of `context` tokens, which matters to
+    /// models with a [`ModelInfo::context_switch`].
+    ///
+    /// # Errors
+    /// As [`crate::arch::build`], with the folder's own names.
+    pub fn from_hugging_face(folder: &HuggingFaceModel, context: u32) -> Result<Self, ModelError> {
+        let architecture = arch::build_for(folder, context).map_err(|e| folder.explain(e))?;
+        let name = folder.folder().name();
+        Ok(Model::new(
+            Some(name),
+            architecture,
+            Arc::new(folder.clone()),
+        ))
     }
 
     /// The graph. Its face is described in [`crate::arch`].

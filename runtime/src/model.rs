@@ -7,8 +7,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anynpu_graphs::arch::Kind;
+use anynpu_graphs::arch::{Kind, MetaValue, ModelFile};
 use anynpu_graphs::import::gguf::Gguf;
+use anynpu_graphs::import::hugging_face::{HuggingFaceFolder, HuggingFaceModel};
 use anynpu_graphs::{Model, ModelInfo};
 use anynpu_hal::{HalError, Support};
 use anynpu_ir::DType;
@@ -27,7 +28,8 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ModelSource {
-    /// A GGUF file, which is mapped and must not change meanwhile.
+    /// A GGUF file or a Hugging Face folder (or its `config.json`, index or file of tensors), which
+    /// is mapped and must not change meanwhile.
     File(PathBuf),
     /// The bytes of a GGUF file compiled into the program.
     Static {
@@ -74,8 +76,15 @@ impl From<Gguf> for ModelSource {
 #[derive(Clone, Debug)]
 pub struct OpenModel {
     model: Model,
-    gguf: Option<Gguf>,
+    file: Option<File>,
     tokenizer: Result<Arc<Tokenizer>, Arc<TokenizeError>>,
+}
+
+/// What a model was read from.
+#[derive(Clone, Debug)]
+enum File {
+    Gguf(Gguf),
+    Folder(HuggingFaceModel),
 }
 
 impl OpenModel {
@@ -86,6 +95,9 @@ impl OpenModel {
     /// can't be used is told by [`OpenModel::tokenizer`].
     pub fn open(source: impl Into<ModelSource>) -> Result<Self, RuntimeError> {
         let gguf = match source.into() {
+            ModelSource::File(path) if HuggingFaceFolder::is_at(&path) => {
+                return Self::open_folder(&path);
+            }
             ModelSource::File(path) => Gguf::open(path),
             ModelSource::Static { name, bytes } => Gguf::from_static(name, bytes),
             ModelSource::Gguf(gguf) => Ok(gguf),
@@ -96,8 +108,22 @@ impl OpenModel {
         let tokenizer = vocabulary.and_then(|v| Tokenizer::new(&v));
         Ok(OpenModel {
             model,
-            gguf: Some(gguf),
+            file: Some(File::Gguf(gguf)),
             tokenizer: tokenizer.map(Arc::new).map_err(Arc::new),
+        })
+    }
+
+    fn open_folder(path: &Path) -> Result<Self, RuntimeError> {
+        let folder = HuggingFaceFolder::open(path).map_err(anynpu_graphs::ModelError::from)?;
+        let folder = HuggingFaceModel::new(&folder).map_err(anynpu_graphs::ModelError::from)?;
+        let tokenizer = TokenizeError::UnknownModel {
+            model: "tokenizer.json".into(),
+            known: "the vocabularies of GGUF files".into(),
+        };
+        Ok(OpenModel {
+            model: Model::from_hugging_face(&folder, 0)?,
+            file: Some(File::Folder(folder)),
+            tokenizer: Err(Arc::new(tokenizer)),
         })
     }
 
@@ -109,7 +135,7 @@ impl OpenModel {
         };
         OpenModel {
             model,
-            gguf: None,
+            file: None,
             tokenizer: tokenizer.map(Arc::new).ok_or_else(|| Arc::new(none())),
         }
     }
@@ -117,10 +143,12 @@ impl OpenModel {
     /// The same with the graph that a context of `context` tokens needs.
     fn for_context(mut self, context: u32) -> Result<Self, RuntimeError> {
         let switch = self.model.info().context_switch;
-        if let Some(gguf) = &self.gguf
-            && switch.is_some_and(|s| context > s)
-        {
-            self.model = Model::from_gguf_for(gguf, context)?;
+        if switch.is_some_and(|s| context > s) {
+            self.model = match &self.file {
+                Some(File::Gguf(gguf)) => Model::from_gguf_for(gguf, context)?,
+                Some(File::Folder(folder)) => Model::from_hugging_face(folder, context)?,
+                None => self.model,
+            };
         }
         Ok(self)
     }
@@ -130,9 +158,28 @@ impl OpenModel {
         &self.model
     }
 
-    /// The file, if it came from one.
+    /// The GGUF file, if it came from one.
     pub fn gguf(&self) -> Option<&Gguf> {
-        self.gguf.as_ref()
+        match &self.file {
+            Some(File::Gguf(gguf)) => Some(gguf),
+            _ => None,
+        }
+    }
+
+    /// The Hugging Face folder, if it came from one.
+    pub fn folder(&self) -> Option<&HuggingFaceModel> {
+        match &self.file {
+            Some(File::Folder(folder)) => Some(folder),
+            _ => None,
+        }
+    }
+
+    /// Its metadata, in GGUF's terms.
+    fn metadata(&self, key: &str) -> Option<MetaValue<'_>> {
+        match self.file.as_ref()? {
+            File::Gguf(gguf) => ModelFile::metadata(gguf, key),
+            File::Folder(folder) => folder.metadata(key),
+        }
     }
 
     /// The tokenizer.
@@ -767,12 +814,11 @@ impl LoadedModel {
 
     /// How the model's file says that its tokens' vectors become one.
     pub fn pooling(&self) -> Option<Pooling> {
-        let gguf = self.inner.open.gguf()?;
         let key = format!("{}.pooling_type", self.info().architecture);
         // as numbered by GGUF's `{arch}.pooling_type`
-        match gguf.metadata().find::<u32>(&key) {
-            Ok(Some(1)) => Some(Pooling::Mean),
-            Ok(Some(2)) => Some(Pooling::Cls),
+        match self.inner.open.metadata(&key) {
+            Some(MetaValue::Unsigned(1) | MetaValue::Signed(1)) => Some(Pooling::Mean),
+            Some(MetaValue::Unsigned(2) | MetaValue::Signed(2)) => Some(Pooling::Cls),
             _ => None,
         }
     }

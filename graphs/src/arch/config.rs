@@ -56,7 +56,7 @@ pub struct DecoderConfig {
 pub struct Rope {
     /// Base of the frequencies.
     pub base: f32,
-    /// Context extension. Llama 3's comes as the tensor `rope_freqs.weight` instead.
+    /// Context extension. GGUF's files have Llama 3's as the tensor `rope_freqs.weight` instead.
     pub scaling: RopeScaling,
 }
 
@@ -238,20 +238,25 @@ fn windows(
     family: &Family,
     layers: u32,
 ) -> Result<Vec<Option<u32>>, ModelError> {
-    let Windows::Pattern {
-        period, default, ..
-    } = family.windows
-    else {
-        return Ok(vec![None; layers as usize]);
+    let name = "attention.sliding_window_pattern";
+    let key = meta.key(name);
+    let listed = match meta.file.metadata(&key) {
+        Some(MetaValue::List(count)) => Some(count),
+        _ => None,
+    };
+    let (period, default) = match family.windows {
+        Windows::Pattern {
+            period, default, ..
+        } => (period, default),
+        Windows::Listed if listed.is_some() => (1, None),
+        Windows::Listed => return Ok(vec![None; layers as usize]),
     };
     // 0 stands for "none"
     let width = meta.count("attention.sliding_window", 0..=MAX_CONTEXT)?;
     let Some(width) = width.or(default).filter(|&w| w > 0) else {
         return Ok(vec![None; layers as usize]);
     };
-    let name = "attention.sliding_window_pattern";
-    let key = meta.key(name);
-    if let Some(MetaValue::List(count)) = meta.file.metadata(&key) {
+    if let Some(count) = listed {
         let expected = format!("{layers} truth values, one a layer");
         if count != layers as usize {
             return meta.refuse(&key, Some(MetaValue::List(count)), expected);
@@ -332,6 +337,18 @@ fn rope_scaling(meta: &Metadata<'_>, original_context: u32) -> Result<RopeScalin
             beta_fast: positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         }),
+        Some("llama3") => {
+            let required = |name: &str| match positive(name)? {
+                Some(x) => Ok(x),
+                None => meta.refuse(&meta.key(name), None, "a number above 0"),
+            };
+            Ok(RopeScaling::Llama3 {
+                factor: required("rope.scaling.factor")?,
+                low_freq_factor: required("rope.scaling.low_freq_factor")?,
+                high_freq_factor: required("rope.scaling.high_freq_factor")?,
+                original_context,
+            })
+        }
         // The frequencies of "longrope" come as tensors, its magnitude as an attention factor.
         None | Some("linear" | "longrope") => Ok(match (factor()?, attn_factor) {
             (1.0, 1.0) => RopeScaling::None,
@@ -347,7 +364,7 @@ fn rope_scaling(meta: &Metadata<'_>, original_context: u32) -> Result<RopeScalin
         }),
         Some(other) => {
             let key = meta.key("rope.scaling.type");
-            let expected = "none, linear, yarn or longrope";
+            let expected = "none, linear, yarn, llama3 or longrope";
             meta.refuse(&key, Some(MetaValue::Text(other)), expected)
         }
     }

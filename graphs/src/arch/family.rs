@@ -46,8 +46,8 @@ pub enum Experts {
 /// Which layers of a family see a sliding window only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Windows {
-    /// None; a window in the metadata is not used.
-    None,
+    /// Those that the metadata lists one by one, if it does; a width alone is not used.
+    Listed,
     /// All but every `period`-th layer, where the file names no other pattern.
     Pattern {
         /// Layers of a repetition, the last of which sees everything.
@@ -78,7 +78,7 @@ const PLAIN: Family = Family {
     post_norms: false,
     head_norms: false,
     experts: Experts::Never,
-    windows: Windows::None,
+    windows: Windows::Listed,
     soft_caps: None,
     wide_scale_layers: &[],
 };

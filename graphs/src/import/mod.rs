@@ -5,7 +5,9 @@
 //! an announced size before that many bytes were seen.
 
 pub mod gguf;
+pub mod hugging_face;
 mod mapped_file;
+pub mod safetensors;
 
 pub use mapped_file::{MappedFile, MappedFileError};
 

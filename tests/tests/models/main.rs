@@ -1,6 +1,7 @@
 //! Real models against outputs of other engines.
 
 mod architectures;
+mod hugging_face;
 mod stories;
 mod story;
 

@@ -5,6 +5,7 @@ use anynpu::memory::{DeviceMemory, MemoryPlan};
 use anynpu::{DEFAULT_CONTEXT, KvType, LoadOptions, ModelSource, OpenModel};
 use anynpu_graphs::ModelInfo;
 use anynpu_graphs::import::gguf::{Gguf, Value};
+use anynpu_graphs::import::hugging_face::HuggingFaceFolder;
 use serde::Serialize;
 
 use crate::args::InspectArgs;
@@ -36,9 +37,13 @@ struct TensorEntry {
     name: String,
     #[serde(rename = "type")]
     kind: String,
+    /// In the file's order: GGUF has the innermost dimension first, safetensors the outermost.
     shape: Vec<u64>,
     bytes: Option<u64>,
     offset: u64,
+    /// The file it is in, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
 }
 
 /// What a context of so many tokens needs.
@@ -61,50 +66,142 @@ const SHOWN_TEXT: usize = 200;
 
 /// Reads the file's header and prints it.
 pub fn execute(args: &InspectArgs) -> anyhow::Result<()> {
-    let gguf = match args.model.source() {
-        ModelSource::File(path) => Gguf::open(path),
-        ModelSource::Static { name, bytes } => Gguf::from_static(name, bytes),
-        _ => anyhow::bail!("{}: not a file", args.model.what()),
-    };
-    let gguf = gguf.with_context(|| args.model.what())?;
-    let open = OpenModel::open(gguf.clone());
-    let document = Document {
-        model: args.model.what(),
-        format: format!("GGUF v{}", gguf.version()),
-        file_bytes: gguf.file().len(),
-        metadata: gguf
-            .metadata()
-            .iter()
-            .map(|(key, value)| Entry {
-                key: key.to_owned(),
-                kind: format!("{:?}", value.value_type()).to_lowercase(),
-                value: shown(&value),
-            })
-            .collect(),
-        tensors: gguf
-            .tensors()
-            .map(|t| TensorEntry {
-                name: t.name().to_owned(),
-                kind: t.ggml_type().to_string(),
-                shape: t.dims().to_vec(),
-                bytes: t.byte_len(),
-                offset: t.offset(),
-            })
-            .collect(),
-        info: open.as_ref().ok().map(|o| o.model().info().clone()),
-        memory: match &open {
-            Ok(open) => memory(open, args.ctx),
-            Err(_) => Vec::new(),
-        },
-        error: match &open {
-            Ok(o) => o.tokenizer().err().map(|e| e.to_string()),
-            Err(e) => Some(e.to_string()),
-        },
+    let what = args.model.what();
+    let document = match args.model.source() {
+        ModelSource::File(path) if HuggingFaceFolder::is_at(&path) => {
+            let folder = HuggingFaceFolder::open(&path).with_context(|| what.clone())?;
+            of_folder(what, &folder).with_model(&OpenModel::open(path), args.ctx)
+        }
+        source => {
+            let gguf = match source {
+                ModelSource::File(path) => Gguf::open(path),
+                ModelSource::Static { name, bytes } => Gguf::from_static(name, bytes),
+                _ => anyhow::bail!("{what}: not a file"),
+            };
+            let gguf = gguf.with_context(|| what.clone())?;
+            of_gguf(what, &gguf).with_model(&OpenModel::open(gguf), args.ctx)
+        }
     };
     if args.json.json {
         return output::print_json(&document);
     }
     print(&document)
+}
+
+impl Document {
+    fn new(model: String, format: String, file_bytes: usize) -> Self {
+        Document {
+            model,
+            format,
+            file_bytes,
+            metadata: Vec::new(),
+            tensors: Vec::new(),
+            info: None,
+            memory: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// Adds what the model is, or why it can't run.
+    fn with_model<E: std::fmt::Display>(
+        mut self,
+        open: &Result<OpenModel, E>,
+        context: Option<u32>,
+    ) -> Self {
+        match open {
+            Ok(open) => {
+                self.info = Some(open.model().info().clone());
+                self.memory = memory(open, context);
+                self.error = open.tokenizer().err().map(|e| e.to_string());
+            }
+            Err(e) => self.error = Some(e.to_string()),
+        }
+        self
+    }
+}
+
+fn of_gguf(model: String, gguf: &Gguf) -> Document {
+    let format = format!("GGUF v{}", gguf.version());
+    let mut document = Document::new(model, format, gguf.file().len());
+    let entries = gguf.metadata().iter().map(|(key, value)| Entry {
+        key: key.to_owned(),
+        kind: format!("{:?}", value.value_type()).to_lowercase(),
+        value: shown(&value),
+    });
+    document.metadata = entries.collect();
+    let tensors = gguf.tensors().map(|t| TensorEntry {
+        name: t.name().to_owned(),
+        kind: t.ggml_type().to_string(),
+        shape: t.dims().to_vec(),
+        bytes: t.byte_len(),
+        offset: t.offset(),
+        file: None,
+    });
+    document.tensors = tensors.collect();
+    document
+}
+
+fn of_folder(model: String, folder: &HuggingFaceFolder) -> Document {
+    let files = folder.tensors().files();
+    let format = match files.len() {
+        1 => "Hugging Face folder".into(),
+        n => format!("Hugging Face folder, {n} files of tensors"),
+    };
+    let bytes = files.iter().map(|f| f.file().len()).sum();
+    let mut document = Document::new(model, format, bytes);
+    let entries = folder.config().iter().map(|(key, value)| Entry {
+        key: key.clone(),
+        kind: kind(value).into(),
+        value: shortened(value),
+    });
+    document.metadata = entries.collect();
+    let tensors = folder.tensors().tensors().map(|t| TensorEntry {
+        name: t.name().to_owned(),
+        kind: t.stored_type().to_string(),
+        shape: t.shape().to_vec(),
+        bytes: Some(t.byte_len()),
+        offset: t.offset(),
+        file: (files.len() > 1).then(|| {
+            let path = t.file().file().path();
+            let name = path.and_then(|p| p.file_name());
+            name.map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+        }),
+    });
+    document.tensors = tensors.collect();
+    document
+}
+
+fn kind(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A JSON value cut to what a person would look at.
+fn shortened(value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => shown(&anynpu_graphs::import::gguf::Value::String(text.as_bytes())),
+        Value::Array(list) if list.len() > SHOWN => serde_json::json!({
+            "length": list.len(),
+            "first": list.iter().take(SHOWN).map(shortened).collect::<Vec<_>>(),
+        }),
+        Value::Object(members) if members.len() > SHOWN => serde_json::json!({
+            "length": members.len(),
+        }),
+        Value::Array(list) => list.iter().map(shortened).collect(),
+        Value::Object(members) => {
+            let members = members.iter().map(|(k, v)| (k.clone(), shortened(v)));
+            Value::Object(members.collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// What the asked context needs, or a few usual ones.

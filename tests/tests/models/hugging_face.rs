@@ -1,0 +1,138 @@
+//! Small Hugging Face folders with random weights of every family, against what transformers
+//! computes with them. `tests/data/hugging_face/make.py` says how the files were made.
+
+use std::path::{Path, PathBuf};
+
+use anynpu_runtime::{KvType, LoadOptions, LoadedModel, Runtime};
+use anynpu_tests::test_data;
+use serde_json::Value;
+
+use crate::{floats, ids, logits};
+
+const TOKENS: u32 = 24;
+const VOCABULARY: u32 = 64;
+const BOUND: f32 = 1e-4;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data/hugging_face")
+        .join(name)
+}
+
+fn load(path: PathBuf) -> LoadedModel {
+    let drivers = anynpu_backends::drivers();
+    let runtime = Runtime::builder().drivers(drivers).build().unwrap();
+    let options = LoadOptions::new().kv_type(KvType::F32);
+    runtime.load(path, options).unwrap()
+}
+
+fn tokens() -> Vec<u32> {
+    (0..TOKENS).map(|i| (3 * i + 1) % VOCABULARY).collect()
+}
+
+#[track_caller]
+fn assert_close(name: &str, found: &[f32], bound: f32) {
+    let expected = floats(&data(&format!("{name}.bin")));
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let differences = found.iter().zip(&expected).map(|(f, e)| (f - e).abs());
+    let worst = differences.fold(0.0, f32::max);
+    assert!(worst <= bound, "{name}: differs by up to {worst}");
+}
+
+#[test]
+fn decoders_give_the_logits_of_transformers() {
+    for name in [
+        "llama",
+        "llama-linear",
+        "llama-llama3",
+        "llama-yarn",
+        "llama-yarn-factor",
+        "mistral",
+        "mistral-window",
+        "qwen2",
+        "qwen2-window",
+        "qwen3",
+    ] {
+        assert_close(name, &logits(&load(data(name)), &tokens()), BOUND);
+    }
+}
+
+#[test]
+fn weights_of_16_bits_and_in_several_files_run_as_they_are() {
+    for (name, dtype) in [("llama-tied-bf16", "bf16"), ("llama-sharded-f16", "f16")] {
+        let model = load(data(name));
+        let formats = &model.info().formats;
+        assert_eq!(formats[0].dtype, dtype, "{name}");
+        // norms
+        assert_eq!((formats[1].dtype, formats[1].tensors), ("f32", 5), "{name}");
+        assert_close(name, &logits(&model, &tokens()), BOUND);
+    }
+}
+
+#[test]
+fn encoders_give_the_vectors_of_transformers() {
+    for name in [
+        "bert",
+        "bert-old",
+        "distilbert",
+        "mobilebert",
+        "mobilebert-plain",
+    ] {
+        let mut embedder = load(data(name)).embedder().unwrap();
+        let found = embedder.hidden(&tokens(), &[]).unwrap();
+        assert_close(name, &found, BOUND);
+    }
+}
+
+#[test]
+fn classifiers_give_the_scores_of_transformers() {
+    for name in [
+        "bert",
+        "bert-old",
+        "distilbert",
+        "mobilebert",
+        "mobilebert-plain",
+    ] {
+        let name = format!("{name}-classifier");
+        let mut embedder = load(data(&name)).embedder().unwrap();
+        let found = embedder.classify_tokens(&tokens(), &[]).unwrap();
+        assert_close(&name, &found, BOUND);
+    }
+}
+
+#[test]
+fn a_folder_may_be_named_by_one_of_its_files() {
+    for (name, file) in [
+        ("llama", "config.json"),
+        ("llama", "model.safetensors"),
+        ("llama-sharded-f16", "model.safetensors.index.json"),
+        ("llama-sharded-f16", "model-00001-of-00004.safetensors"),
+    ] {
+        let model = load(data(name).join(file));
+        assert_eq!(model.info().name, name);
+    }
+}
+
+/// A folder whose rotary rows are ordered otherwise than in the GGUF files of the same model.
+#[test]
+fn the_stories_folder_gives_what_its_gguf_file_gives() {
+    let test = "the_stories_folder_gives_what_its_gguf_file_gives";
+    let Some(folder) = test_data(test, "stories260K") else {
+        return;
+    };
+    let golden = std::fs::read(folder.join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    let model = load(folder.join("hf"));
+    let expected = floats(&folder.join("golden_prompt64_logits_f32.bin"));
+    let found = logits(&model, &ids(&golden["prompt64"]["ids"]));
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(&expected);
+    let worst = pairs.map(|(f, e)| (f - e).abs()).fold(0f32, f32::max);
+    assert!(worst <= 1e-3, "largest difference {worst}");
+    let all = ids(&golden["greedy_255_from_bos"]["ids"]);
+    let rows = logits(&model, &all[..all.len() - 1]);
+    let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+    let found = rows.chunks(rows.len() / (all.len() - 1)).map(best);
+    let found: Vec<_> = found.map(|id| id.unwrap() as u32).collect();
+    assert_eq!(found, all[1..]);
+}
