@@ -13,24 +13,12 @@ use super::f16_at_least;
 type Block = [f32; K_BLOCK];
 
 pub(super) fn q4_k(x: &Block, out: &mut [u8; 144]) -> Option<()> {
-    let q = Affine::new(x, 15)?;
-    let (head, low) = out.split_at_mut(16);
-    q.store_head(head);
-    q.store_low_nibbles(low);
+    Affine::new(x, 15)?.store_q4_k(out);
     Some(())
 }
 
 pub(super) fn q5_k(x: &Block, out: &mut [u8; 176]) -> Option<()> {
-    let q = Affine::new(x, 31)?;
-    let (head, rest) = out.split_at_mut(16);
-    let (high, low) = rest.split_at_mut(32);
-    q.store_head(head);
-    q.store_low_nibbles(low);
-    for (i, h) in high.iter_mut().enumerate() {
-        *h = (0..8).fold(0, |bits, sub| {
-            bits | (q.codes[32 * sub + i] >> 4 & 1) << sub
-        });
-    }
+    Affine::new(x, 31)?.store_q5_k(out);
     Some(())
 }
 
@@ -55,28 +43,43 @@ pub(super) fn q6_k(x: &Block, out: &mut [u8; 210]) -> Option<()> {
         (q.clamp(-32.0, 31.0) as i32 + 32) as u8
     };
     let codes: [u8; K_BLOCK] = std::array::from_fn(code);
-    for half in 0..2 {
-        for i in 0..32 {
-            let [a, b, c, e] = [0, 1, 2, 3].map(|quarter| codes[128 * half + 32 * quarter + i]);
-            out[64 * half + i] = (a & 15) | (c & 15) << 4;
-            out[64 * half + 32 + i] = (b & 15) | (e & 15) << 4;
-            out[128 + 32 * half + i] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6;
-        }
-    }
-    for (o, s) in out[192..208].iter_mut().zip(scales) {
-        *o = s as u8;
-    }
-    out[208..].copy_from_slice(&d.to_le_bytes());
+    Signed { d, scales, codes }.store(out);
     Some(())
 }
 
+/// A block of 16 sub-blocks with a signed scale each.
+pub(super) struct Signed {
+    pub d: f16,
+    pub scales: [i8; 16],
+    /// From 0 to 63, for −32 to 31 times a sub-block's step.
+    pub codes: [u8; K_BLOCK],
+}
+
+impl Signed {
+    pub(super) fn store(&self, out: &mut [u8; 210]) {
+        for half in 0..2 {
+            for i in 0..32 {
+                let [a, b, c, e] =
+                    [0, 1, 2, 3].map(|quarter| self.codes[128 * half + 32 * quarter + i]);
+                out[64 * half + i] = (a & 15) | (c & 15) << 4;
+                out[64 * half + 32 + i] = (b & 15) | (e & 15) << 4;
+                out[128 + 32 * half + i] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6;
+            }
+        }
+        for (o, s) in out[192..208].iter_mut().zip(self.scales) {
+            *o = s as u8;
+        }
+        out[208..].copy_from_slice(&self.d.to_le_bytes());
+    }
+}
+
 /// A block of 8 sub-blocks with a scale and a minimum each.
-struct Affine {
-    d: f16,
-    dmin: f16,
-    scales: [u8; 8],
-    mins: [u8; 8],
-    codes: [u8; K_BLOCK],
+pub(super) struct Affine {
+    pub d: f16,
+    pub dmin: f16,
+    pub scales: [u8; 8],
+    pub mins: [u8; 8],
+    pub codes: [u8; K_BLOCK],
 }
 
 impl Affine {
@@ -111,6 +114,24 @@ impl Affine {
             mins,
             codes,
         })
+    }
+
+    pub(super) fn store_q4_k(&self, out: &mut [u8; 144]) {
+        let (head, low) = out.split_at_mut(16);
+        self.store_head(head);
+        self.store_low_nibbles(low);
+    }
+
+    pub(super) fn store_q5_k(&self, out: &mut [u8; 176]) {
+        let (head, rest) = out.split_at_mut(16);
+        let (high, low) = rest.split_at_mut(32);
+        self.store_head(head);
+        self.store_low_nibbles(low);
+        for (i, h) in high.iter_mut().enumerate() {
+            *h = (0..8).fold(0, |bits, sub| {
+                bits | (self.codes[32 * sub + i] >> 4 & 1) << sub
+            });
+        }
     }
 
     fn store_head(&self, out: &mut [u8]) {

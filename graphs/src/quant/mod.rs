@@ -1,6 +1,9 @@
-//! Reference quantisers: f32 to the block formats of [`anynpu_ir::block`], one row at a time.
+//! Quantisers: f32 to the block formats of [`anynpu_ir::block`], a row or a whole file at a time.
 //!
-//! They round to nearest and search for nothing: slow, obvious, and the measure for better ones.
+//! [`quantize_file`] writes a model in a [`Mixture`] of types, weighted by an [`Imatrix`] if there
+//! is one; its rows go through [`quantize_row_searched`].
+//!
+//! [`quantize_row`] is the reference: it rounds to nearest and searches for nothing.
 //! The 32-element formats give the same bytes as their definition in GGUF. For the K formats GGUF
 //! defines only the decoding; here every sub-block's scale covers its whole range.
 //!
@@ -25,11 +28,24 @@
 //! magnitude. In `Q4_0`, `Q5_0` and `Q6_K` the largest errors are those of values opposite in sign
 //! to the block's extreme and nearly as large; others are off by half a step.
 
+mod file;
+mod imatrix;
+mod implied;
 mod k;
 mod legacy;
+mod mixture;
+mod search;
 
 use anynpu_ir::{DType, block};
 use thiserror::Error;
+
+pub use file::{
+    FormatQuality, ImatrixUse, QuantizeFileError, QuantizeOptions, QuantizeProgress,
+    QuantizeReport, TensorQuality, Weighting, quantize_file, quantize_gguf,
+};
+pub use imatrix::{Imatrix, ImatrixError};
+pub use mixture::{Mixture, UnknownMixture};
+pub use search::quantize_row_searched;
 
 /// A row that can't be quantised.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -87,6 +103,12 @@ pub enum QuantizeError {
         /// Largest magnitude in the block.
         magnitude: f32,
     },
+    /// Weights that can't weigh.
+    #[error("importance weights: {problem}; expected one finite number from 0 an element")]
+    Importance {
+        /// What is wrong.
+        problem: String,
+    },
 }
 
 /// Quantises one row; `out` must have exactly [`DType::row_bytes`] of its length.
@@ -97,31 +119,7 @@ pub enum QuantizeError {
 /// formats only) and [`QuantizeError::Overflow`] for values that the format can't hold. What `out`
 /// holds after an error is unspecified.
 pub fn quantize_row(dtype: DType, row: &[f32], out: &mut [u8]) -> Result<(), QuantizeError> {
-    if !block::is_decodable(dtype) {
-        return Err(QuantizeError::NotQuantizable { dtype });
-    }
-    let elements = row.len();
-    if !elements.is_multiple_of(dtype.block_len()) {
-        return Err(QuantizeError::PartialBlock { dtype, elements });
-    }
-    let wanted = dtype.row_bytes(elements);
-    if wanted != Some(out.len()) {
-        return Err(QuantizeError::Length {
-            dtype,
-            elements,
-            wanted: wanted.unwrap_or(usize::MAX),
-            found: out.len(),
-        });
-    }
-    if dtype.is_block()
-        && let Some(index) = row.iter().position(|x| !x.is_finite())
-    {
-        return Err(QuantizeError::NotFinite {
-            dtype,
-            index,
-            value: row[index],
-        });
-    }
+    check_row(dtype, row, out)?;
     match dtype {
         DType::F32 => blocks(dtype, row, out, |x: &[f32; 1], b: &mut [u8; 4]| {
             *b = x[0].to_le_bytes();
@@ -149,6 +147,36 @@ pub fn quantize_row(dtype: DType, row: &[f32], out: &mut [u8]) -> Result<(), Qua
     }
 }
 
+/// Whether the row can be quantised into `out`, magnitudes aside.
+fn check_row(dtype: DType, row: &[f32], out: &[u8]) -> Result<(), QuantizeError> {
+    if !block::is_decodable(dtype) {
+        return Err(QuantizeError::NotQuantizable { dtype });
+    }
+    let elements = row.len();
+    if !elements.is_multiple_of(dtype.block_len()) {
+        return Err(QuantizeError::PartialBlock { dtype, elements });
+    }
+    let wanted = dtype.row_bytes(elements);
+    if wanted != Some(out.len()) {
+        return Err(QuantizeError::Length {
+            dtype,
+            elements,
+            wanted: wanted.unwrap_or(usize::MAX),
+            found: out.len(),
+        });
+    }
+    if dtype.is_block()
+        && let Some(index) = row.iter().position(|x| !x.is_finite())
+    {
+        return Err(QuantizeError::NotFinite {
+            dtype,
+            index,
+            value: row[index],
+        });
+    }
+    Ok(())
+}
+
 /// Runs `encode` over all blocks; its `None` means that a field overflowed.
 fn blocks<const LEN: usize, const BYTES: usize>(
     dtype: DType,
@@ -156,9 +184,7 @@ fn blocks<const LEN: usize, const BYTES: usize>(
     out: &mut [u8],
     encode: impl Fn(&[f32; LEN], &mut [u8; BYTES]) -> Option<()>,
 ) -> Result<(), QuantizeError> {
-    let (xs, _) = row.as_chunks::<LEN>();
-    let (outs, _) = out.as_chunks_mut::<BYTES>();
-    for (i, (x, o)) in xs.iter().zip(outs).enumerate() {
+    for (i, (x, o)) in blocks_at(row, out).enumerate() {
         encode(x, o).ok_or_else(|| QuantizeError::Overflow {
             dtype,
             index: i * LEN,
@@ -166,6 +192,16 @@ fn blocks<const LEN: usize, const BYTES: usize>(
         })?;
     }
     Ok(())
+}
+
+/// The blocks of a row, each with its place.
+fn blocks_at<'a, const LEN: usize, const BYTES: usize>(
+    row: &'a [f32],
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [f32; LEN], &'a mut [u8; BYTES])> {
+    let (xs, _) = row.as_chunks::<LEN>();
+    let (outs, _) = out.as_chunks_mut::<BYTES>();
+    xs.iter().zip(outs)
 }
 
 /// `v` as the nearest f16, or `None` if that is infinite.
