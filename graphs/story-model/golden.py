@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import re
+import tempfile
 
 import gguf
 import llama_cpp
@@ -30,6 +31,7 @@ TOKENIZER_TEXTS = (
     "\u041f\u0440\u0438\u0432\u0435\u0442", "\U0001f98a fox", "snake_case+=1;", "\r\nline", "don't we'll I'm they've you'd he's I're",
 )
 FORMATS = ("F32", "Q8_0", "Q5_K_M", "Q4_K_M")
+REQUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
 
 
 @llama_cpp.llama_log_callback
@@ -142,9 +144,23 @@ def greedy(model: Reference, prompt: list[int], count: int) -> list[int]:
 def quantise(source: pathlib.Path, target: pathlib.Path, kind: int) -> None:
     """llama.cpp's own quantiser with its default mix for the file type `kind`."""
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = kind, 1
+    params.ftype, params.nthread, params.allow_requantize = kind, 1, True
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params):
         raise RuntimeError(f"llama.cpp did not quantise {source} to file type {kind}")
+
+
+def requantised(source: pathlib.Path, sequences: list[list[int]]) -> dict:
+    """Mean KL in float64 of what llama.cpp's quantiser makes of `source`, against `source`."""
+    expected = [Reference(source).logits(ids) for ids in sequences]
+    told = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in REQUANTISED:
+            target = pathlib.Path(folder) / f"{name}.gguf"
+            quantise(source, target, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}"))
+            reference = Reference(target)
+            found = compare(expected, [reference.logits(ids) for ids in sequences], sequences)
+            told[name] = {"bytes": target.stat().st_size, "mean_kl": found["mean_kl"]}
+    return told
 
 
 def main() -> None:
@@ -227,6 +243,7 @@ def main() -> None:
             "how": "Stories are separated by an empty line. Each runs by itself as begin token + its tokens (no final newline, no end token); every token after the begin token is predicted.",
         },
         "formats": formats,
+        "requantised": requantised(paths["Q8_0"], sequences),
     }
     text = json.dumps(golden, indent=1, ensure_ascii=True)
     # Lists of numbers on one line each: the file stays readable and a third of the size.

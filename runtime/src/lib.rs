@@ -12,6 +12,7 @@
 mod cancel;
 mod embed;
 mod error;
+pub mod evaluate;
 mod exec;
 mod generate;
 pub mod knobs;
@@ -30,6 +31,7 @@ pub use anynpu_graphs::arch::Kind;
 pub use cancel::CancelToken;
 pub use embed::{Embedder, Pooling};
 pub use error::RuntimeError;
+pub use evaluate::{Divergence, EVALUATION_CONTEXT, EvaluateOptions, Evaluation};
 pub use exec::{Executed, ExecutedDevice, Logits};
 pub use generate::{
     FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,

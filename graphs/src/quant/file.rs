@@ -581,13 +581,13 @@ impl Task<'_> {
 fn formats(tasks: &[Task<'_>], tensors: &[TensorQuality], errors: &[Errors]) -> Vec<FormatQuality> {
     let mut formats: Vec<(FormatQuality, Errors)> = Vec::new();
     for ((task, tensor), errors) in tasks.iter().zip(tensors).zip(errors) {
-        let copied = || task.tensor.ggml_type().name();
-        let dtype = task
-            .to
-            .map_or_else(|| copied().unwrap_or("unknown"), |(_, to)| to.name());
-        let known = formats
-            .iter()
-            .position(|(f, _)| f.dtype.eq_ignore_ascii_case(dtype));
+        let from = task.tensor.ggml_type();
+        let ours = task.to.map(|(_, to)| to).or(from.dtype());
+        let dtype = match ours {
+            Some(dtype) => dtype.name(),
+            None => from.name().unwrap_or("unknown"),
+        };
+        let known = formats.iter().position(|(f, _)| f.dtype == dtype);
         let at = known.unwrap_or_else(|| {
             let format = FormatQuality {
                 dtype,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anynpu_graphs::quant::Mixture;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Run language models on every accelerator of a phone or laptop.
@@ -72,6 +73,19 @@ pub enum Command {
         anynpu bench -o jsonl"
     )]
     Bench(BenchArgs),
+    /// Write a GGUF file with its weights in another type
+    #[command(
+        after_help = "Examples:\n  anynpu quantize model-f32.gguf model-q4.gguf --type Q4_K_M\n  \
+        anynpu quantize in.gguf out.gguf --type Q4_0 --imatrix imatrix.gguf --quality text.txt\n\n\
+        Types: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K"
+    )]
+    Quantize(QuantizeArgs),
+    /// Measure how well a model predicts a text
+    #[command(
+        after_help = "Examples:\n  anynpu perplexity model.gguf -f text.txt\n  \
+        anynpu perplexity model-q4.gguf -f text.txt --kl model-f32.gguf --json"
+    )]
+    Perplexity(PerplexityArgs),
     /// Check each backend: what was looked for, what was found, what to do
     #[command(after_help = "Example:\n  anynpu doctor --json")]
     Doctor(JsonArgs),
@@ -275,6 +289,54 @@ pub struct InspectArgs {
     /// Tell the memory of this context only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pub ctx: Option<u32>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// The .gguf file to read
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The .gguf file to write
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Type of the result, e.g. Q4_K_M
+    #[arg(long = "type", value_name = "TYPE")]
+    pub mixture: Mixture,
+    /// Importance matrix (GGUF or .dat) that says how much each column matters
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Run both models over this text and report perplexity and divergence
+    #[arg(long, value_name = "FILE")]
+    pub quality: Option<PathBuf>,
+    /// Context size in tokens for --quality; the model's own, at most 512, if left out
+    #[arg(long, value_name = "N", requires = "quality", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// File with the text
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The file holds several texts with empty lines between, each to be predicted by itself
+    #[arg(long)]
+    pub texts: bool,
+    /// Tokens of a window; the model's own context, at most 512, if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Compare with this model's predictions, e.g. those of the file before quantising
+    #[arg(long, value_name = "BASE")]
+    pub kl: Option<PathBuf>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
     #[command(flatten)]
     pub json: JsonArgs,
 }

@@ -452,6 +452,8 @@ fn every_command_has_help_with_an_example() {
         "detokenize",
         "inspect",
         "bench",
+        "quantize",
+        "perplexity",
         "doctor",
         "knobs",
     ] {

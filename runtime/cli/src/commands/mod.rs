@@ -9,7 +9,9 @@ mod inspect;
 mod knobs;
 mod load;
 mod logits;
+mod perplexity;
 mod plan;
+mod quantize;
 mod run;
 mod tokenize;
 
@@ -27,6 +29,8 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Detokenize(a) => detokenize::execute(&a),
         Command::Inspect(a) => inspect::execute(&a),
         Command::Bench(a) => bench::execute(&a),
+        Command::Quantize(a) => quantize::execute(&a),
+        Command::Perplexity(a) => perplexity::execute(&a),
         Command::Doctor(a) => doctor::execute(&a),
         Command::Knobs(a) => knobs::execute(&a),
     }
