@@ -154,3 +154,101 @@ fn load(path: &Path) -> Vocabulary {
     let file = Gguf::open(path).unwrap();
     Vocabulary::from_gguf(&file).unwrap()
 }
+
+/// Vocabularies with case files in llama.cpp's source, all of which must be given exactly.
+const CASE_FILES: [&str; 15] = [
+    "bert-bge",
+    "command-r",
+    "deepseek-coder",
+    "deepseek-llm",
+    "falcon",
+    "gemma-4",
+    "gpt-2",
+    "llama-bpe",
+    "llama-spm",
+    "mpt",
+    "phi-3",
+    "qwen2",
+    "qwen35",
+    "refact",
+    "starcoder",
+];
+
+/// The folder with llama.cpp's vocabularies (`models` in its source, `vendor/llama.cpp/models` in that of the Python
+/// package llama-cpp-python); None, said aloud, where it is not given.
+fn llama_cpp_models(test: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("ANYNPU_LLAMA_CPP_MODELS").map(PathBuf::from);
+    if folder.is_none() {
+        println!("SKIPPED {test}: ANYNPU_LLAMA_CPP_MODELS is not set");
+    }
+    folder
+}
+
+#[test]
+fn all_case_files_of_llama_cpp_give_their_ids() {
+    let Some(models) = llama_cpp_models("all_case_files_of_llama_cpp_give_their_ids") else {
+        return;
+    };
+    let mut failed = Vec::new();
+    for name in CASE_FILES {
+        let path = models.join(format!("ggml-vocab-{name}.gguf"));
+        let tokenizer = Tokenizer::new(&load(&path)).unwrap();
+        let side = |end: &str| fs::read_to_string(format!("{}.{end}", path.display())).unwrap();
+        let (texts, ids) = (side("inp"), side("out"));
+        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        let ids: Vec<&str> = ids.lines().collect();
+        assert!(ids.len() > 40 && texts.len() >= ids.len(), "{name}");
+        for (text, ids) in texts.iter().zip(&ids) {
+            let ids: Vec<u32> = ids
+                .split_whitespace()
+                .map(|id| id.parse().unwrap())
+                .collect();
+            let found = tokenizer.encode(text, EncodeOptions::default()).unwrap();
+            if found != ids {
+                let pieces = [tokenizer.pieces(&found), tokenizer.pieces(&ids)];
+                failed.push(format!("{name}: {text:?}: {pieces:?}"));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} fail: {failed:#?}", failed.len());
+}
+
+#[derive(Deserialize)]
+struct LlamaCppCases {
+    vocabulary: String,
+    parse_special: bool,
+    cases: Vec<Case>,
+}
+
+/// `tests/data/tokenizers/llama_cpp.json` is made by the script beside it.
+#[test]
+fn vocabularies_without_case_files_give_the_ids_of_llama_cpp() {
+    let test = "vocabularies_without_case_files_give_the_ids_of_llama_cpp";
+    let Some(models) = llama_cpp_models(test) else {
+        return;
+    };
+    let golden = include_str!("../../tests/data/tokenizers/llama_cpp.json");
+    let golden: Vec<LlamaCppCases> = serde_json::from_str(golden).unwrap();
+    let mut failed = Vec::new();
+    for LlamaCppCases {
+        vocabulary,
+        parse_special,
+        cases,
+    } in golden
+    {
+        let path = models.join(format!("ggml-vocab-{vocabulary}.gguf"));
+        let tokenizer = Tokenizer::new(&load(&path)).unwrap();
+        let options = EncodeOptions {
+            add_special: false,
+            parse_special,
+        };
+        for Case { text, ids } in cases {
+            let found = tokenizer.encode(&text, options).unwrap();
+            if found != ids {
+                let pieces = [tokenizer.pieces(&found), tokenizer.pieces(&ids)];
+                failed.push(format!("{vocabulary}: {text:?}: {pieces:?}"));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} fail: {failed:#?}", failed.len());
+}

@@ -1,4 +1,4 @@
-//! Byte-level byte-pair encoding: within each word of the pre-tokeniser, the neighbours with the best rank among the merge
+//! Byte-pair encoding, over bytes or over characters: within each word of the pre-tokeniser, the neighbours with the best rank among the merge
 //! rules are merged first, of equal ranks the leftmost.
 
 use std::cmp::Reverse;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::error::TokenizeError;
 use super::merge::Merger;
-use super::pieces::{ByteTokens, PieceIndex, Pieces, decode_text};
+use super::pieces::{ByteTokens, PieceIndex, Pieces, SPACE_MARK, decode_text};
 use super::pre_tokenize::PreTokenizer;
 use super::vocabulary::{Vocabulary, VocabularyKind};
 
@@ -15,10 +15,22 @@ use super::vocabulary::{Vocabulary, VocabularyKind};
 pub(super) struct Bpe {
     pre_tokenizer: PreTokenizer,
     merges: HashMap<(u32, u32), Rule>,
-    symbols: Box<[u32; 256]>,
+    alphabet: Alphabet,
     bytes: ByteTokens,
     token_count: u32,
 }
+
+/// What merging begins with.
+#[derive(Debug)]
+enum Alphabet {
+    /// Bytes, by their symbols.
+    Bytes(Box<[u32; 256]>),
+    /// Characters.
+    Characters,
+}
+
+/// A symbol that is neither a token nor part of a merge.
+const NO_SYMBOL: u32 = u32::MAX;
 
 /// What a pair becomes, and how early.
 #[derive(Clone, Copy, Debug)]
@@ -36,18 +48,25 @@ impl Bpe {
     ) -> Result<Self, TokenizeError> {
         let pre_tokenizer = PreTokenizer::named(&vocabulary.pre_tokenizer)?;
         let token_count = pieces.len() as u32;
-        let bytes = ByteTokens::of(pieces, index, true, vocabulary.special.unknown);
-        let mut symbols = Box::new([0; 256]);
-        for byte in 0..=u8::MAX {
-            symbols[byte as usize] = index.intern(pieces, &[byte])?;
-        }
+        let kind = vocabulary.kind;
+        let by_byte = kind == VocabularyKind::Bpe;
+        let bytes = ByteTokens::of(pieces, index, by_byte, vocabulary.special.unknown);
+        let alphabet = if by_byte {
+            let mut symbols = Box::new([0; 256]);
+            for byte in 0..=u8::MAX {
+                symbols[byte as usize] = index.intern(pieces, &[byte])?;
+            }
+            Alphabet::Bytes(symbols)
+        } else {
+            Alphabet::Characters
+        };
         let mut merges = HashMap::with_capacity(vocabulary.merges.len());
         let mut text = Vec::new();
         for (rank, merge) in (0u32..).zip(&vocabulary.merges) {
             text.clear();
-            decode_text(VocabularyKind::Bpe, merge.left().as_bytes(), &mut text);
+            decode_text(kind, merge.left().as_bytes(), &mut text);
             let split = text.len();
-            decode_text(VocabularyKind::Bpe, merge.right().as_bytes(), &mut text);
+            decode_text(kind, merge.right().as_bytes(), &mut text);
             if split == 0 || split == text.len() {
                 continue;
             }
@@ -61,7 +80,7 @@ impl Bpe {
         Ok(Bpe {
             pre_tokenizer,
             merges,
-            symbols,
+            alphabet,
             bytes,
             token_count,
         })
@@ -75,14 +94,25 @@ impl Bpe {
         text: &str,
         out: &mut Vec<u32>,
     ) -> Result<(), TokenizeError> {
+        let spaced: String;
+        let text = match self.alphabet {
+            Alphabet::Bytes(_) => text,
+            Alphabet::Characters => {
+                spaced = text.replace(SPACE_MARK, " ");
+                &spaced
+            }
+        };
         let mut words = Vec::new();
         self.pre_tokenizer.split(text, &mut words);
         let mut merger = Merger::new();
         for word in words {
-            let word = &text.as_bytes()[word];
-            let whole = match word {
-                [byte] => Some(self.symbols[*byte as usize]),
+            let characters = &text[word];
+            let word = characters.as_bytes();
+            let whole = match (&self.alphabet, word) {
+                (Alphabet::Bytes(symbols), [byte]) => Some(symbols[*byte as usize]),
                 _ if self.pre_tokenizer.takes_whole_words() => index.find(pieces, word),
+                // Line breaks are one token where there is one, whatever the merges say.
+                (Alphabet::Characters, [b'\n', ..]) => index.find(pieces, word),
                 _ => None,
             };
             if let Some(token) = whole.filter(|&token| token < self.token_count) {
@@ -90,8 +120,19 @@ impl Bpe {
                 continue;
             }
             merger.clear();
-            for &byte in word {
-                merger.push(1, self.symbols[byte as usize]);
+            match &self.alphabet {
+                Alphabet::Bytes(symbols) => {
+                    for &byte in word {
+                        merger.push(1, symbols[byte as usize]);
+                    }
+                }
+                Alphabet::Characters => {
+                    for character in characters.chars() {
+                        let symbol =
+                            index.find(pieces, character.encode_utf8(&mut [0; 4]).as_bytes());
+                        merger.push(character.len_utf8() as u32, symbol.unwrap_or(NO_SYMBOL));
+                    }
+                }
             }
             let merged = merger.merge(|left, right| {
                 let rule = self.merges.get(&(left.id, right.id))?;

@@ -80,6 +80,30 @@ pub enum TokenizeError {
         /// The rule as found.
         text: String,
     },
+    /// A token is longer than matching allows.
+    #[error("token {id} has {bytes} bytes; a Unigram vocabulary may have tokens of up to {limit}")]
+    TokenTooLong {
+        /// The token.
+        id: u32,
+        /// Its length.
+        bytes: usize,
+        /// The largest length.
+        limit: usize,
+    },
+    /// The normalisation table is not one that SentencePiece makes.
+    #[error("the normalisation table (precompiled charsmap, {bytes} bytes) is damaged: {why}")]
+    MalformedCharsmap {
+        /// Size of the table.
+        bytes: usize,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A character of the text has no token, and the vocabulary has no unknown token to stand for it.
+    #[error("the character '{character}' has no token, and the vocabulary has no unknown token")]
+    CharacterWithoutToken {
+        /// The character.
+        character: char,
+    },
     /// The special tokens could not be compiled into a matcher.
     #[error("the {count} special tokens could not be compiled into a matcher: {why}")]
     SpecialTokens {

@@ -1,6 +1,6 @@
 //! The vocabulary in a GGUF file's metadata (keys `tokenizer.ggml.*` of the GGUF specification).
 
-use anynpu_graphs::import::gguf::{Gguf, Metadata};
+use anynpu_graphs::import::gguf::{Gguf, Metadata, Value, ValueType};
 
 use super::error::TokenizeError;
 use super::pre_tokenize;
@@ -13,10 +13,12 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const TYPES: &str = "tokenizer.ggml.token_type";
 
 /// The tokenizer models, by their names in GGUF files.
-const MODELS: [(&str, VocabularyKind); 3] = [
+const MODELS: [(&str, VocabularyKind); 5] = [
     ("llama", VocabularyKind::Spm),
     ("gpt2", VocabularyKind::Bpe),
     ("bert", VocabularyKind::WordPiece),
+    ("t5", VocabularyKind::Unigram),
+    ("gemma4", VocabularyKind::CharacterBpe),
 ];
 
 impl Vocabulary {
@@ -51,12 +53,16 @@ impl Vocabulary {
         if let Some(name) = metadata.find::<&str>("tokenizer.ggml.pre")? {
             vocabulary.pre_tokenizer = name.to_owned();
         }
-        if kind == VocabularyKind::Bpe {
+        if kind == VocabularyKind::CharacterBpe {
+            vocabulary.pre_tokenizer = model.to_owned();
+        }
+        if matches!(kind, VocabularyKind::Bpe | VocabularyKind::CharacterBpe) {
             vocabulary.merges = merges(metadata)?;
         }
         let usually_begins = match kind {
-            VocabularyKind::Spm | VocabularyKind::WordPiece => true,
+            VocabularyKind::Spm | VocabularyKind::WordPiece | VocabularyKind::CharacterBpe => true,
             VocabularyKind::Bpe => pre_tokenize::usually_adds_begin(&vocabulary.pre_tokenizer),
+            VocabularyKind::Unigram => false,
         };
         let flag = |key: &str, usual: bool| {
             Ok::<bool, TokenizeError>(metadata.find(key)?.unwrap_or(usual))
@@ -72,14 +78,26 @@ impl Vocabulary {
                 vocabulary.end_added().is_some(),
             )?
         } else {
-            flag("tokenizer.ggml.add_eos_token", false)?
+            flag(
+                "tokenizer.ggml.add_eos_token",
+                kind == VocabularyKind::Unigram && special.end.is_some(),
+            )?
         };
         vocabulary.add_space_prefix = flag(
             "tokenizer.ggml.add_space_prefix",
             kind == VocabularyKind::Spm,
         )?;
         vocabulary.lowercase = flag("tokenizer.ggml.normalizer.lowercase", word_piece)?;
-        vocabulary.strip_accents = flag("tokenizer.ggml.normalizer.strip_accents", word_piece)?;
+        vocabulary.strip_accents = flag(
+            "tokenizer.ggml.normalizer.strip_accents",
+            vocabulary.lowercase,
+        )?;
+        if kind == VocabularyKind::Unigram {
+            vocabulary.merge_spaces = flag("tokenizer.ggml.remove_extra_whitespaces", false)?;
+            vocabulary.charsmap = charsmap(metadata)?;
+        }
+        strips(metadata, &mut vocabulary)?;
+        vocabulary.chat_templates = chat_templates(metadata)?;
         Ok(vocabulary)
     }
 }
@@ -92,7 +110,7 @@ fn tokens(
 ) -> Result<Vec<TokenEntry>, TokenizeError> {
     let texts: Vec<&[u8]> = metadata.require(TOKENS)?;
     let scores: Option<Vec<f32>> = match kind {
-        VocabularyKind::Spm => Some(metadata.require(SCORES)?),
+        VocabularyKind::Spm | VocabularyKind::Unigram => Some(metadata.require(SCORES)?),
         _ => None,
     };
     let types: Option<Vec<i32>> = metadata.find(TYPES)?;
@@ -147,7 +165,9 @@ fn guessed_kind(kind: VocabularyKind, special: &SpecialIds, id: u32, text: &[u8]
         TokenKind::Unknown
     } else if special.named().iter().any(|(_, named)| *named == Some(id)) {
         TokenKind::Control
-    } else if kind == VocabularyKind::Spm && parse_byte_token(text).is_some() {
+    } else if matches!(kind, VocabularyKind::Spm | VocabularyKind::CharacterBpe)
+        && parse_byte_token(text).is_some()
+    {
         TokenKind::Byte
     } else {
         TokenKind::Normal
@@ -201,6 +221,63 @@ fn merges(metadata: Metadata<'_>) -> Result<Vec<Merge>, TokenizeError> {
         Merge::parse(rule).ok_or_else(malformed)
     };
     rules.iter().enumerate().map(parse).collect()
+}
+
+/// The normalisation table, which writers give as bytes of either sign.
+fn charsmap(metadata: Metadata<'_>) -> Result<Vec<u8>, TokenizeError> {
+    const KEY: &str = "tokenizer.ggml.precompiled_charsmap";
+    match metadata.get(KEY) {
+        Some(Value::Array(array)) if array.element_type() == ValueType::I8 => {
+            let bytes: Vec<i8> = metadata.require(KEY)?;
+            Ok(bytes.into_iter().map(i8::cast_unsigned).collect())
+        }
+        _ => Ok(metadata.find(KEY)?.unwrap_or_default()),
+    }
+}
+
+/// Which special tokens take the blanks around them. The format has no place for it; the models do it so.
+fn strips(metadata: Metadata<'_>, vocabulary: &mut Vocabulary) -> Result<(), TokenizeError> {
+    let architecture: Option<&str> = metadata.find("general.architecture")?;
+    let ids = |wanted: &dyn Fn(&TokenEntry) -> bool| {
+        let tokens = (0u32..).zip(&vocabulary.tokens);
+        let wanted = tokens.filter(|(_, token)| wanted(token));
+        wanted.map(|(id, _)| id).collect::<Vec<u32>>()
+    };
+    let masks_strip = match architecture {
+        Some("nomic-bert-moe" | "jina-bert-v3") => true,
+        _ => ["jina-v2-de", "jina-v2-es", "jina-v2-code"]
+            .contains(&vocabulary.pre_tokenizer.as_str()),
+    };
+    if masks_strip {
+        vocabulary.strips_before = ids(&|token| token.text == b"<mask>");
+    } else if vocabulary.pre_tokenizer == "modern-bert" {
+        vocabulary.strips_before = ids(&|token| token.text == b"[MASK]");
+    } else if architecture == Some("phi3") && vocabulary.kind == VocabularyKind::Spm {
+        const NOT: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
+        vocabulary.strips_after = ids(&|token| {
+            matches!(token.kind, TokenKind::Control | TokenKind::UserDefined)
+                && !NOT.contains(&token.text.as_slice())
+        });
+    }
+    Ok(())
+}
+
+/// The usual template, and those listed under other names.
+fn chat_templates(metadata: Metadata<'_>) -> Result<Vec<(String, String)>, TokenizeError> {
+    const KEY: &str = "tokenizer.chat_template";
+    let mut templates = Vec::new();
+    if let Some(text) = metadata.find::<&str>(KEY)? {
+        templates.push(("default".to_owned(), text.to_owned()));
+    }
+    for (key, _) in metadata.iter() {
+        let name = key
+            .strip_prefix(KEY)
+            .and_then(|rest| rest.strip_prefix('.'));
+        if let Some(name) = name {
+            templates.push((name.to_owned(), metadata.require::<&str>(key)?.to_owned()));
+        }
+    }
+    Ok(templates)
 }
 
 #[cfg(test)]
@@ -328,7 +405,7 @@ mod tests {
     fn what_is_wrong_with_a_file_is_named() {
         assert_eq!(
             message(file("rwkv")),
-            "tokenizer model 'rwkv' is not supported; supported: llama, gpt2, bert"
+            "tokenizer model 'rwkv' is not supported; supported: llama, gpt2, bert, t5, gemma4"
         );
         assert!(message(GgufWriter::new()).contains("'tokenizer.ggml.model' is missing"));
         assert!(message(file("gpt2")).contains("'tokenizer.ggml.tokens' is missing"));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 mod bpe;
 pub mod byte_level;
+mod charsmap;
 mod detokenize;
 mod error;
 mod from_gguf;
@@ -16,6 +17,7 @@ pub mod pre_tokenize;
 mod special;
 mod spm;
 mod stop;
+mod unigram;
 mod vocabulary;
 mod wordpiece;
 
@@ -26,6 +28,7 @@ use pieces::{PieceIndex, Pieces};
 use special::{Fragment, SpecialTokens};
 use spm::Spm;
 pub use stop::{StopMatcher, StopOutput};
+use unigram::Unigram;
 pub use vocabulary::{Merge, SpecialIds, TokenEntry, TokenKind, Vocabulary, VocabularyKind};
 use wordpiece::WordPiece;
 
@@ -51,6 +54,7 @@ pub struct Tokenizer {
     end: Option<u32>,
     ends_generation: Vec<u32>,
     token_count: u32,
+    chat_templates: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,7 @@ enum Model {
     Spm(Spm),
     Bpe(Bpe),
     WordPiece(WordPiece),
+    Unigram(Unigram),
 }
 
 /// Texts of control tokens that end an answer even where the model file doesn't name them.
@@ -69,6 +74,11 @@ const GENERATION_ENDS: &[&str] = &[
     "<end_of_turn>",
     "<|endoftext|>",
     "<|end_of_text|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "<\u{FF5C}end\u{2581}of\u{2581}sentence\u{FF5C}>",
+    "[EOT]",
     "<EOT>",
 ];
 
@@ -84,12 +94,15 @@ impl Tokenizer {
         vocabulary.check()?;
         let mut pieces = Pieces::of(vocabulary)?;
         let token_count = pieces.len() as u32;
-        let special_tokens = SpecialTokens::of(&pieces)?;
-        let mut index = PieceIndex::of(&pieces);
+        let special_tokens = SpecialTokens::of(&pieces, vocabulary)?;
+        let mut index = PieceIndex::of(&pieces, vocabulary);
         let model = match vocabulary.kind {
             VocabularyKind::Spm => Model::Spm(Spm::new(vocabulary, &pieces, &index)),
-            VocabularyKind::Bpe => Model::Bpe(Bpe::new(vocabulary, &mut pieces, &mut index)?),
+            VocabularyKind::Bpe | VocabularyKind::CharacterBpe => {
+                Model::Bpe(Bpe::new(vocabulary, &mut pieces, &mut index)?)
+            }
             VocabularyKind::WordPiece => Model::WordPiece(WordPiece::new(vocabulary)),
+            VocabularyKind::Unigram => Model::Unigram(Unigram::new(vocabulary)?),
         };
         let special = vocabulary.special;
         let mut ends_generation: Vec<u32> =
@@ -117,6 +130,7 @@ impl Tokenizer {
             end: vocabulary.end_added().filter(|_| vocabulary.add_end),
             ends_generation,
             token_count,
+            chat_templates: vocabulary.chat_templates.clone(),
         })
     }
 
@@ -173,6 +187,7 @@ impl Tokenizer {
                     Model::WordPiece(words) => {
                         words.encode(&self.pieces, &self.index, text, out)?
                     }
+                    Model::Unigram(unigram) => unigram.encode(text, out)?,
                 },
             }
             after_special = matches!(fragment, Fragment::Token(_));
@@ -185,6 +200,7 @@ impl Tokenizer {
     pub fn detokenizer(&self, options: DetokenizeOptions) -> Detokenizer {
         let adds_space_prefix = match &self.model {
             Model::Spm(spm) => spm.adds_space_prefix(),
+            Model::Unigram(unigram) => unigram.adds_space_prefix(),
             Model::Bpe(_) => false,
             // The first word of a text is written like any other, with the space before it.
             Model::WordPiece(_) => true,
@@ -248,6 +264,23 @@ impl Tokenizer {
     /// Tokens with a meaning of their own.
     pub fn special(&self) -> &SpecialIds {
         &self.special
+    }
+
+    /// The text of the model's usual chat template, a Jinja program; None if the model has none.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template_named("default")
+    }
+
+    /// The text of the model's chat template of that name.
+    pub fn chat_template_named(&self, name: &str) -> Option<&str> {
+        let mut templates = self.chat_templates.iter();
+        let found = templates.find(|(found, _)| found == name);
+        found.map(|(_, text)| text.as_str())
+    }
+
+    /// The names of the model's chat templates; the usual one is named `default`.
+    pub fn chat_template_names(&self) -> impl Iterator<Item = &str> {
+        self.chat_templates.iter().map(|(name, _)| name.as_str())
     }
 
     /// The begin token, if the vocabulary says to add it.

@@ -7,7 +7,7 @@ use super::byte_level;
 use super::error::TokenizeError;
 use super::vocabulary::{TokenKind, Vocabulary, VocabularyKind, parse_byte_token};
 
-/// How SentencePiece and WordPiece vocabularies write a space.
+/// How all but byte-level vocabularies write a space.
 pub(super) const SPACE_MARK: char = '\u{2581}';
 
 /// What each token renders as: its bytes, with the notation of the vocabulary (byte alphabet, `▁`, `<0xHH>`) undone.
@@ -86,7 +86,7 @@ pub(super) fn decode_text(kind: VocabularyKind, text: &[u8], out: &mut Vec<u8>) 
     for chunk in text.utf8_chunks() {
         match kind {
             VocabularyKind::Bpe => byte_level::decode_into(chunk.valid(), out),
-            VocabularyKind::Spm | VocabularyKind::WordPiece => {
+            _ => {
                 for (position, part) in chunk.valid().split(SPACE_MARK).enumerate() {
                     out.extend(b" ".iter().take(position.min(1)));
                     out.extend_from_slice(part.as_bytes());
@@ -95,6 +95,16 @@ pub(super) fn decode_text(kind: VocabularyKind, text: &[u8], out: &mut Vec<u8>) 
         }
         out.extend_from_slice(chunk.invalid());
     }
+}
+
+/// Whether a text is made of the characters with which the vocabulary writes text. Some vocabularies have tokens beside
+/// these, which text never becomes where a token in the notation has the same bytes.
+fn in_notation(kind: VocabularyKind, text: &[u8]) -> bool {
+    let written = |text: &str| match kind {
+        VocabularyKind::Bpe => text.chars().all(|c| byte_level::byte_of(c).is_some()),
+        _ => !text.contains(' '),
+    };
+    std::str::from_utf8(text).is_ok_and(written)
 }
 
 /// Finds a piece by its bytes. The hash is keyed at random, so that a vocabulary can't be made to collide.
@@ -111,17 +121,22 @@ const EMPTY: u32 = u32::MAX;
 
 impl PieceIndex {
     /// An index of the pieces that text may become: ordinary and user-defined ones that are not empty.
-    /// Of equal pieces the first is kept.
-    pub(super) fn of(pieces: &Pieces) -> Self {
+    /// Of equal pieces the first that is written in the notation of the vocabulary is kept, then the first.
+    pub(super) fn of(pieces: &Pieces, vocabulary: &Vocabulary) -> Self {
         let mut index = PieceIndex {
             slots: vec![EMPTY; 16],
             used: 0,
             longest: 0,
             hasher: RandomState::new(),
         };
-        for (id, piece, kind) in pieces.iter() {
-            if matches!(kind, TokenKind::Normal | TokenKind::UserDefined) && !piece.is_empty() {
-                index.insert(pieces, id, piece);
+        for proper in [true, false] {
+            for ((id, piece, kind), token) in pieces.iter().zip(&vocabulary.tokens) {
+                if matches!(kind, TokenKind::Normal | TokenKind::UserDefined)
+                    && !piece.is_empty()
+                    && in_notation(vocabulary.kind, &token.text) == proper
+                {
+                    index.insert(pieces, id, piece);
+                }
             }
         }
         index
@@ -265,8 +280,9 @@ mod tests {
             .iter()
             .map(|(text, kind)| (text.as_str(), *kind))
             .collect();
-        let mut pieces = Pieces::of(&vocabulary(VocabularyKind::Spm, &tokens)).unwrap();
-        let mut index = PieceIndex::of(&pieces);
+        let vocabulary = vocabulary(VocabularyKind::Spm, &tokens);
+        let mut pieces = Pieces::of(&vocabulary).unwrap();
+        let mut index = PieceIndex::of(&pieces, &vocabulary);
         for n in 0..900 {
             assert_eq!(index.find(&pieces, format!("t{n}").as_bytes()), Some(n));
         }
@@ -277,5 +293,20 @@ mod tests {
         assert_eq!(index.intern(&mut pieces, b"t5").unwrap(), 5);
         assert_eq!(index.intern(&mut pieces, b"new").unwrap(), 1002);
         assert_eq!(index.find(&pieces, b"new"), Some(1002));
+    }
+
+    #[test]
+    fn of_equal_pieces_the_one_in_the_notation_is_found() {
+        let normal = TokenKind::Normal;
+        for (kind, tokens) in [
+            (VocabularyKind::Bpe, [("™", normal), ("âĦ¢", normal)]),
+            (VocabularyKind::Spm, [("a ", normal), ("a▁", normal)]),
+        ] {
+            let vocabulary = vocabulary(kind, &tokens);
+            let pieces = Pieces::of(&vocabulary).unwrap();
+            assert_eq!(pieces.get(0), pieces.get(1));
+            let index = PieceIndex::of(&pieces, &vocabulary);
+            assert_eq!(index.find(&pieces, pieces.get(0).unwrap()), Some(1));
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Finds the tokens that are one token wherever their text stands.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use std::collections::HashSet;
+
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 
 use super::error::TokenizeError;
 use super::pieces::Pieces;
-use super::vocabulary::TokenKind;
+use super::vocabulary::{TokenKind, Vocabulary};
 
 /// A part of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +29,22 @@ pub(super) struct SpecialTokens {
 #[derive(Debug)]
 struct Matcher {
     automaton: Option<AhoCorasick>,
-    ids: Vec<u32>,
+    tokens: Vec<Special>,
+}
+
+/// A token that is looked for.
+#[derive(Clone, Copy, Debug)]
+struct Special {
+    id: u32,
+    /// Takes the blanks before it.
+    strips_before: bool,
+    /// Takes the blanks after it.
+    strips_after: bool,
 }
 
 impl SpecialTokens {
     /// The matchers for all such tokens of a vocabulary.
-    pub(super) fn of(pieces: &Pieces) -> Result<Self, TokenizeError> {
+    pub(super) fn of(pieces: &Pieces, vocabulary: &Vocabulary) -> Result<Self, TokenizeError> {
         let always = |kind| kind == TokenKind::UserDefined;
         let asked = |kind| {
             matches!(
@@ -41,8 +53,8 @@ impl SpecialTokens {
             )
         };
         Ok(SpecialTokens {
-            always: Matcher::of(pieces, always)?,
-            asked: Matcher::of(pieces, asked)?,
+            always: Matcher::of(pieces, vocabulary, always)?,
+            asked: Matcher::of(pieces, vocabulary, asked)?,
         })
     }
 
@@ -53,22 +65,30 @@ impl SpecialTokens {
         special: bool,
     ) -> impl Iterator<Item = Fragment<'t>> {
         let matcher = if special { &self.asked } else { &self.always };
-        let mut found = matcher
-            .automaton
-            .as_ref()
-            .map(|automaton| automaton.find_iter(text));
         let mut done = 0;
         let mut token = None;
         std::iter::from_fn(move || {
             if let Some(id) = token.take() {
                 return Some(Fragment::Token(id));
             }
-            let next = found.as_mut().and_then(Iterator::next);
-            let (start, end) =
-                next.map_or((text.len(), text.len()), |next| (next.start(), next.end()));
-            let before = &text[done..start];
-            done = end;
-            token = next.map(|next| matcher.ids[next.pattern().as_usize()]);
+            let automaton = matcher.automaton.as_ref();
+            let next = automaton.and_then(|found| found.find(Input::new(text).range(done..)));
+            let Some(next) = next else {
+                let rest = &text[done..];
+                done = text.len();
+                return (!rest.is_empty()).then_some(Fragment::Text(rest));
+            };
+            let special = matcher.tokens[next.pattern().as_usize()];
+            let mut before = &text[done..next.start()];
+            if special.strips_before {
+                before = before.trim_end();
+            }
+            let mut after = &text[next.end()..];
+            if special.strips_after {
+                after = after.trim_start();
+            }
+            done = text.len() - after.len();
+            token = Some(special.id);
             if before.is_empty() {
                 token.take().map(Fragment::Token)
             } else {
@@ -79,29 +99,41 @@ impl SpecialTokens {
 }
 
 impl Matcher {
-    fn of(pieces: &Pieces, wanted: impl Fn(TokenKind) -> bool) -> Result<Self, TokenizeError> {
+    fn of(
+        pieces: &Pieces,
+        vocabulary: &Vocabulary,
+        wanted: impl Fn(TokenKind) -> bool,
+    ) -> Result<Self, TokenizeError> {
         let chosen = || {
             pieces.iter().filter(|(_, piece, kind)| {
                 wanted(*kind) && !piece.is_empty() && std::str::from_utf8(piece).is_ok()
             })
         };
-        let ids: Vec<u32> = chosen().map(|(id, ..)| id).collect();
-        if ids.is_empty() {
+        let set = |ids: &[u32]| ids.iter().copied().collect::<HashSet<u32>>();
+        let strips_before = set(&vocabulary.strips_before);
+        let strips_after = set(&vocabulary.strips_after);
+        let special = |(id, ..): (u32, &[u8], TokenKind)| Special {
+            id,
+            strips_before: strips_before.contains(&id),
+            strips_after: strips_after.contains(&id),
+        };
+        let tokens: Vec<Special> = chosen().map(special).collect();
+        if tokens.is_empty() {
             return Ok(Matcher {
                 automaton: None,
-                ids,
+                tokens,
             });
         }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(chosen().map(|(_, piece, _)| piece))
             .map_err(|error| TokenizeError::SpecialTokens {
-                count: ids.len(),
+                count: tokens.len(),
                 why: error.to_string(),
             })?;
         Ok(Matcher {
             automaton: Some(automaton),
-            ids,
+            tokens,
         })
     }
 }
@@ -110,13 +142,35 @@ impl Matcher {
 mod tests {
     use super::Fragment::{Text, Token};
     use super::*;
+    use crate::tokenize::VocabularyKind;
 
     fn matchers(tokens: &[(&str, TokenKind)]) -> SpecialTokens {
+        stripping(tokens, &[], &[])
+    }
+
+    fn stripping(tokens: &[(&str, TokenKind)], before: &[u32], after: &[u32]) -> SpecialTokens {
         let mut pieces = Pieces::default();
         for (text, kind) in tokens {
             pieces.push(text.as_bytes(), *kind).unwrap();
         }
-        SpecialTokens::of(&pieces).unwrap()
+        let mut vocabulary = Vocabulary::new(VocabularyKind::Spm, Vec::new());
+        vocabulary.strips_before = before.to_vec();
+        vocabulary.strips_after = after.to_vec();
+        SpecialTokens::of(&pieces, &vocabulary).unwrap()
+    }
+
+    #[test]
+    fn blanks_are_taken_by_the_tokens_that_strip_them() {
+        let kind = TokenKind::Control;
+        let special = stripping(&[("<m>", kind), ("<u>", kind), (" ", kind)], &[0], &[1]);
+        let split = |text| special.split(text, true).collect::<Vec<_>>();
+        assert_eq!(split("a\n<m>\nb"), [Text("a"), Token(0), Text("\nb")]);
+        assert_eq!(
+            split("a\n<u>\n\u{3000} b"),
+            [Text("a\n"), Token(1), Text("b")]
+        );
+        assert_eq!(split("<u>\n<m>\n"), [Token(1), Token(0), Text("\n")]);
+        assert_eq!(split("<u> <u> "), [Token(1), Token(1)]);
     }
 
     #[test]

@@ -459,14 +459,22 @@ fn a_megabyte_of_one_letter_is_one_unknown_word() {
 
 #[test]
 fn a_megabyte_of_blanks_or_signs_is_cut_into_words() {
-    for name in ["default", "gpt-2", "smollm", "llama3", "qwen2", "qwen35"] {
+    let all = pre_tokenize::names();
+    for name in all
+        .into_iter()
+        .filter(|name| pre_tokenize::representative(name) == Some(name))
+    {
         let pre_tokenizer = pre_tokenize::PreTokenizer::named(name).unwrap();
         for sign in [" ", "\n", "é", "."] {
             let text = sign.repeat((1 << 20) / sign.len());
             let mut words = Vec::new();
             pre_tokenizer.split(&text, &mut words);
-            assert_eq!(words.len(), 1);
-            assert_eq!(words[0], 0..1 << 20);
+            let alone = (1 << 20) / sign.len();
+            assert!(words.len() == 1 || words.len() == alone, "{name} {sign:?}");
+            assert_eq!(
+                words.iter().map(ExactSizeIterator::len).sum::<usize>(),
+                1 << 20
+            );
         }
     }
 }

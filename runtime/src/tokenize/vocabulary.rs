@@ -12,6 +12,12 @@ pub enum VocabularyKind {
     /// Byte-level byte-pair encoding: words found by the pre-tokeniser, merged by the rank of the merge rule. Token texts
     /// are written in the alphabet of [`super::byte_level`].
     Bpe,
+    /// Byte-pair encoding over characters: words found by the pre-tokeniser (whole lines), merged by the rank of the merge
+    /// rule; bytes stand for characters that have no token; spaces are written `▁` (U+2581).
+    CharacterBpe,
+    /// Unigram: of all ways to cut the text into tokens, the one with the highest sum of scores. The text is normalised
+    /// first by [`Vocabulary::charsmap`]; spaces are written `▁` (U+2581).
+    Unigram,
     /// WordPiece: each word is cut into the longest tokens from the left. A token that begins a word is written with a
     /// leading `▁` (U+2581), one that continues a word without.
     WordPiece,
@@ -39,7 +45,7 @@ pub enum TokenKind {
 pub struct TokenEntry {
     /// Its text, in the notation of the [`VocabularyKind`]. Some models have tokens that are not UTF-8.
     pub text: Vec<u8>,
-    /// SentencePiece's score (a log probability or a negative rank); 0 for the other kinds.
+    /// SentencePiece's score (a negative rank, or of Unigram a log probability); 0 for the other kinds.
     pub score: f32,
     /// What it is for.
     pub kind: TokenKind,
@@ -143,10 +149,10 @@ pub struct Vocabulary {
     pub kind: VocabularyKind,
     /// The tokens, by id.
     pub tokens: Vec<TokenEntry>,
-    /// The merge rules of [`VocabularyKind::Bpe`], best first. Of equal rules the first counts. Parts that are no tokens
+    /// The merge rules of [`VocabularyKind::Bpe`] and [`VocabularyKind::CharacterBpe`], best first. Of equal rules the first counts. Parts that are no tokens
     /// may be named: a piece that ends as one is written byte by byte.
     pub merges: Vec<Merge>,
-    /// Name of the pre-tokeniser of [`VocabularyKind::Bpe`], one of [`super::pre_tokenize::names`].
+    /// Name of the pre-tokeniser of the same kinds, one of [`super::pre_tokenize::names`].
     pub pre_tokenizer: String,
     /// Tokens with a meaning of their own.
     pub special: SpecialIds,
@@ -154,8 +160,19 @@ pub struct Vocabulary {
     pub add_begin: bool,
     /// An end token (WordPiece: a separator) is put after every text.
     pub add_end: bool,
-    /// SentencePiece puts a space before every text and after every special token.
+    /// SentencePiece and Unigram put a space before every text and after every special token.
     pub add_space_prefix: bool,
+    /// Unigram makes runs of spaces one, and drops those at the end.
+    pub merge_spaces: bool,
+    /// Unigram: how characters are normalised, as SentencePiece compiles it (`precompiled_charsmap` of its normaliser
+    /// specification). Empty where nothing is changed.
+    pub charsmap: Vec<u8>,
+    /// Special tokens that take the blanks before them, where they are read from text.
+    pub strips_before: Vec<u32>,
+    /// Special tokens that take the blanks after them, where they are read from text.
+    pub strips_after: Vec<u32>,
+    /// The model's chat templates by name, the usual one named `default`.
+    pub chat_templates: Vec<(String, String)>,
     /// WordPiece: letters are made lower-case first.
     pub lowercase: bool,
     /// WordPiece: accents are taken off letters first.
@@ -178,6 +195,11 @@ impl Vocabulary {
             add_begin: false,
             add_end: false,
             add_space_prefix: false,
+            merge_spaces: false,
+            charsmap: Vec::new(),
+            strips_before: Vec::new(),
+            strips_after: Vec::new(),
+            chat_templates: Vec::new(),
             lowercase: false,
             strip_accents: false,
         }

@@ -10,141 +10,16 @@ use std::ops::Range;
 
 use regex::Regex;
 
+mod table;
+
 use super::error::TokenizeError;
-
-/// Ordinary words: contractions, letters, digits and signs with the space before, blanks.
-const GPT_2: Stage = Stage {
-    pattern: r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+",
-    blanks: Blanks::All,
-};
-/// Digits one by one.
-const DIGIT: Stage = Stage {
-    pattern: r"\p{N}",
-    blanks: Blanks::Never,
-};
-/// Words with the sign before; digits in threes; signs with the line breaks after; line breaks with the blanks before.
-const LLAMA_3: Stage = Stage {
-    pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
-    blanks: Blanks::WithoutLineBreak,
-};
-/// As [`LLAMA_3`], digits one by one.
-const QWEN_2: Stage = Stage {
-    pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
-    blanks: Blanks::WithoutLineBreak,
-};
-/// As [`QWEN_2`], with combining marks as part of words.
-const QWEN_35: Stage = Stage {
-    pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
-    blanks: Blanks::WithoutLineBreak,
-};
-/// Runs of punctuation and of these signs.
-const PUNCTUATION: Stage = Stage {
-    pattern: r"[\p{P}$+<=>^~|]+",
-    blanks: Blanks::Never,
-};
-/// Runs of digits.
-const NUMBER: Stage = Stage {
-    pattern: r"\p{N}+",
-    blanks: Blanks::Never,
-};
-/// ASCII digits in threes.
-const THREE_DIGITS: Stage = Stage {
-    pattern: "[0-9]{3}",
-    blanks: Blanks::Never,
-};
-
-/// A pre-tokeniser of the table.
-struct Definition {
-    /// Its names in model files.
-    names: &'static [&'static str],
-    stages: &'static [Stage],
-    /// A word that is a token is taken whole even where merges would not lead to it.
-    whole_words: bool,
-    /// Models that use it begin with a begin token even where the file doesn't say so.
-    adds_begin: bool,
-}
-
-impl Definition {
-    const fn new(names: &'static [&'static str], stages: &'static [Stage]) -> Self {
-        Definition {
-            names,
-            stages,
-            whole_words: false,
-            adds_begin: false,
-        }
-    }
-}
-
-const TABLE: &[Definition] = &[
-    Definition::new(&["default"], &[PUNCTUATION, GPT_2, NUMBER, THREE_DIGITS]),
-    Definition::new(
-        &[
-            "gpt-2",
-            "phi-2",
-            "mpt",
-            "olmo",
-            "jais",
-            "trillion",
-            "granite-docling",
-        ],
-        &[GPT_2],
-    ),
-    Definition::new(
-        &[
-            "starcoder",
-            "refact",
-            "command-r",
-            "smollm",
-            "codeshell",
-            "exaone",
-        ],
-        &[DIGIT, GPT_2],
-    ),
-    Definition {
-        whole_words: true,
-        adds_begin: true,
-        ..Definition::new(
-            &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"],
-            &[LLAMA_3],
-        )
-    },
-    Definition::new(&["dbrx", "smaug-bpe"], &[LLAMA_3]),
-    Definition::new(
-        &[
-            "qwen2",
-            "stablelm2",
-            "deepseek-r1-qwen",
-            "megrez",
-            "hunyuan",
-        ],
-        &[QWEN_2],
-    ),
-    Definition::new(&["qwen35"], &[QWEN_35]),
-];
+use table::{Blanks, Definition, Stage, TABLE};
 
 /// The definition that model files call `name`.
 fn definition(name: &str) -> Option<&'static Definition> {
     TABLE
         .iter()
         .find(|definition| definition.names.contains(&name))
-}
-
-/// One regular expression of a pre-tokeniser.
-#[derive(Clone, Copy, Debug)]
-struct Stage {
-    pattern: &'static str,
-    blanks: Blanks,
-}
-
-/// Which matches that end in a blank are the plain `\s+` whose last blank a following word takes.
-#[derive(Clone, Copy, Debug)]
-enum Blanks {
-    /// None: the pattern has no `\s+`.
-    Never,
-    /// All.
-    All,
-    /// Those that don't end in a line break, as another branch matches these.
-    WithoutLineBreak,
 }
 
 /// Cuts text into words.
@@ -204,6 +79,11 @@ pub fn names() -> Vec<&'static str> {
         .flat_map(|definition| definition.names)
         .copied()
         .collect()
+}
+
+/// The first of the names under which the pre-tokeniser called `name` is known.
+pub fn representative(name: &str) -> Option<&'static str> {
+    definition(name).map(|definition| definition.names[0])
 }
 
 /// Models that use this pre-tokeniser begin with a begin token even where the file doesn't say so.
