@@ -104,6 +104,60 @@ pub enum TokenizeError {
         /// The character.
         character: char,
     },
+    /// The library for `tokenizer.json` refuses the file or a text.
+    #[error("{doing} failed: {why}")]
+    HuggingFace {
+        /// What was done.
+        doing: &'static str,
+        /// The library's own words.
+        why: String,
+    },
+    /// The library for `tokenizer.json` panicked, so the file is not one it was made for.
+    #[error(
+        "{doing} failed: the library panicked ({why}); the file is damaged or beyond what it supports"
+    )]
+    HuggingFacePanicked {
+        /// What was done.
+        doing: &'static str,
+        /// The library's own words.
+        why: String,
+    },
+    /// The decoder of a `tokenizer.json` can't be applied to one token at a time.
+    #[error("decoder {found} of tokenizer.json is not supported; supported: {known}")]
+    UnsupportedDecoder {
+        /// The decoder, as the file has it.
+        found: String,
+        /// Those supported.
+        known: &'static str,
+    },
+    /// Token ids are higher than a file of its size can number one by one.
+    #[error(
+        "tokenizer.json has a token with id {id}, but its {bytes} bytes can't hold that many tokens; number them from 0 without gaps"
+    )]
+    IdsTooSparse {
+        /// The highest id.
+        id: u32,
+        /// Size of the file.
+        bytes: usize,
+    },
+    /// `tokenizer_config.json` names a token that `tokenizer.json` lacks.
+    #[error("tokenizer_config.json gives '{text}' as {role}, but tokenizer.json has no such token")]
+    NamedTokenMissing {
+        /// Which of its members.
+        role: &'static str,
+        /// The token's text.
+        text: String,
+    },
+    /// The model computes logits for fewer tokens than the vocabulary has.
+    #[error(
+        "the vocabulary has {tokens} tokens but the model gives logits for {logits}; use the tokenizer that belongs to the model"
+    )]
+    LargerThanModel {
+        /// Tokens of the vocabulary.
+        tokens: u32,
+        /// Logits of the model.
+        logits: u32,
+    },
     /// The special tokens could not be compiled into a matcher.
     #[error("the {count} special tokens could not be compiled into a matcher: {why}")]
     SpecialTokens {

@@ -11,6 +11,7 @@ mod charsmap;
 mod detokenize;
 mod error;
 mod from_gguf;
+mod hugging_face;
 mod merge;
 mod pieces;
 pub mod pre_tokenize;
@@ -24,6 +25,7 @@ mod wordpiece;
 use bpe::Bpe;
 pub use detokenize::{DetokenizeOptions, Detokenizer};
 pub use error::TokenizeError;
+use hugging_face::HuggingFace;
 use pieces::{PieceIndex, Pieces};
 use special::{Fragment, SpecialTokens};
 use spm::Spm;
@@ -63,6 +65,7 @@ enum Model {
     Bpe(Bpe),
     WordPiece(WordPiece),
     Unigram(Unigram),
+    HuggingFace(Box<HuggingFace>),
 }
 
 /// Texts of control tokens that end an answer even where the model file doesn't name them.
@@ -105,21 +108,13 @@ impl Tokenizer {
             VocabularyKind::Unigram => Model::Unigram(Unigram::new(vocabulary)?),
         };
         let special = vocabulary.special;
-        let mut ends_generation: Vec<u32> =
-            [special.end, special.end_of_turn, special.end_of_message]
-                .into_iter()
-                .flatten()
-                .collect();
-        ends_generation.extend((0u32..).zip(&vocabulary.tokens).filter_map(|(id, token)| {
-            let steers = matches!(token.kind, TokenKind::Control | TokenKind::UserDefined);
-            (steers
-                && GENERATION_ENDS
-                    .iter()
-                    .any(|end| end.as_bytes() == token.text))
-            .then_some(id)
-        }));
-        ends_generation.sort_unstable();
-        ends_generation.dedup();
+        let steering = (0u32..)
+            .zip(&vocabulary.tokens)
+            .filter(|(_, token)| matches!(token.kind, TokenKind::Control | TokenKind::UserDefined));
+        let ends_generation = generation_ends(
+            &special,
+            steering.map(|(id, token)| (id, token.text.as_slice())),
+        );
         Ok(Tokenizer {
             model,
             pieces: Arc::new(pieces),
@@ -161,7 +156,14 @@ impl Tokenizer {
             });
         }
         let before = out.len();
-        let result = self.encode_fragments(text, options, out);
+        let EncodeOptions {
+            add_special,
+            parse_special,
+        } = options;
+        let result = match &self.model {
+            Model::HuggingFace(library) => library.encode(text, add_special, parse_special, out),
+            _ => self.encode_fragments(text, options, out),
+        };
         if result.is_err() {
             out.truncate(before);
         }
@@ -188,6 +190,7 @@ impl Tokenizer {
                         words.encode(&self.pieces, &self.index, text, out)?
                     }
                     Model::Unigram(unigram) => unigram.encode(text, out)?,
+                    Model::HuggingFace(library) => library.encode(text, false, false, out)?,
                 },
             }
             after_special = matches!(fragment, Fragment::Token(_));
@@ -201,6 +204,7 @@ impl Tokenizer {
         let adds_space_prefix = match &self.model {
             Model::Spm(spm) => spm.adds_space_prefix(),
             Model::Unigram(unigram) => unigram.adds_space_prefix(),
+            Model::HuggingFace(library) => library.drops_first_space(),
             Model::Bpe(_) => false,
             // The first word of a text is written like any other, with the space before it.
             Model::WordPiece(_) => true,
@@ -288,11 +292,54 @@ impl Tokenizer {
         self.begin
     }
 
+    /// Adds tokens that end an answer, as a model's generation settings may list them.
+    ///
+    /// # Errors
+    /// [`TokenizeError::IdOutOfRange`].
+    pub fn add_generation_ends(&mut self, ids: &[u32]) -> Result<(), TokenizeError> {
+        for &id in ids {
+            self.piece(id)?;
+        }
+        self.ends_generation.extend_from_slice(ids);
+        self.ends_generation.sort_unstable();
+        self.ends_generation.dedup();
+        Ok(())
+    }
+
+    /// Checks that every token has a logit in a model that computes `logits` of them. A model may have more, as padding;
+    /// those are never chosen.
+    ///
+    /// # Errors
+    /// [`TokenizeError::LargerThanModel`].
+    pub fn check_model(&self, logits: u32) -> Result<(), TokenizeError> {
+        if self.token_count > logits {
+            return Err(TokenizeError::LargerThanModel {
+                tokens: self.token_count,
+                logits,
+            });
+        }
+        Ok(())
+    }
+
     /// Generation ends when the model emits `id`: the end token, the end of a turn or message, or a control token that is
     /// known to mean one of these.
     pub fn ends_generation(&self, id: u32) -> bool {
         self.ends_generation.binary_search(&id).is_ok()
     }
+}
+
+/// The named tokens that end an answer, and those of `steering` (id and text) that are known to mean it, ascending.
+fn generation_ends<'t>(
+    special: &SpecialIds,
+    steering: impl Iterator<Item = (u32, &'t [u8])>,
+) -> Vec<u32> {
+    let named = [special.end, special.end_of_turn, special.end_of_message];
+    let mut ends: Vec<u32> = named.into_iter().flatten().collect();
+    let known = |text: &[u8]| GENERATION_ENDS.iter().any(|end| end.as_bytes() == text);
+    ends.extend(steering.filter_map(|(id, text)| known(text).then_some(id)));
+    ends.sort_unstable();
+    ends.dedup();
+    ends
 }
 
 #[cfg(test)]
