@@ -107,36 +107,45 @@ impl OpenModel {
         let vocabulary = Vocabulary::from_gguf(&gguf);
         let tokenizer = vocabulary.and_then(|v| Tokenizer::new(&v));
         Ok(OpenModel {
+            tokenizer: fitting(tokenizer, &model),
             model,
             file: Some(File::Gguf(gguf)),
-            tokenizer: tokenizer.map(Arc::new).map_err(Arc::new),
         })
     }
 
     fn open_folder(path: &Path) -> Result<Self, RuntimeError> {
         let folder = HuggingFaceFolder::open(path).map_err(anynpu_graphs::ModelError::from)?;
-        let folder = HuggingFaceModel::new(&folder).map_err(anynpu_graphs::ModelError::from)?;
-        let tokenizer = TokenizeError::UnknownModel {
-            model: "tokenizer.json".into(),
-            known: "the vocabularies of GGUF files".into(),
+        let text = |name| folder.read_text(name).map_err(anynpu_graphs::ModelError::from);
+        let tokenizer = match text("tokenizer.json")? {
+            Some(json) => {
+                let config = text("tokenizer_config.json")?;
+                Tokenizer::from_hugging_face(&json, config.as_deref())
+            }
+            None => Err(TokenizeError::UnknownModel {
+                model: "none".into(),
+                known: "a tokenizer.json in the model's folder".into(),
+            }),
         };
+        let folder = HuggingFaceModel::new(&folder).map_err(anynpu_graphs::ModelError::from)?;
+        let model = Model::from_hugging_face(&folder, 0)?;
         Ok(OpenModel {
-            model: Model::from_hugging_face(&folder, 0)?,
+            tokenizer: fitting(tokenizer, &model),
+            model,
             file: Some(File::Folder(folder)),
-            tokenizer: Err(Arc::new(tokenizer)),
         })
     }
 
-    /// A model made elsewhere, with its tokenizer if it has one.
+    /// A model made elsewhere, with its tokenizer if it has one. A tokenizer with more tokens than the model has logits
+    /// is refused by [`OpenModel::tokenizer`].
     pub fn new(model: Model, tokenizer: Option<Tokenizer>) -> Self {
         let none = || TokenizeError::UnknownModel {
             model: "none".into(),
             known: "a tokenizer given with the model".into(),
         };
         OpenModel {
+            tokenizer: fitting(tokenizer.ok_or_else(none), &model),
             model,
             file: None,
-            tokenizer: tokenizer.map(Arc::new).ok_or_else(|| Arc::new(none())),
         }
     }
 
@@ -196,6 +205,18 @@ impl OpenModel {
     pub fn default_context(&self) -> u32 {
         self.model.info().context_length.min(DEFAULT_CONTEXT)
     }
+}
+
+/// The tokenizer, if every token of it has a logit.
+fn fitting(
+    tokenizer: Result<Tokenizer, TokenizeError>,
+    model: &Model,
+) -> Result<Arc<Tokenizer>, Arc<TokenizeError>> {
+    let checked = tokenizer.and_then(|tokenizer| {
+        tokenizer.check_model(model.info().vocabulary)?;
+        Ok(tokenizer)
+    });
+    checked.map(Arc::new).map_err(Arc::new)
 }
 
 /// Largest context that is used without being asked for.
