@@ -6,6 +6,7 @@ use anynpu_graphs::ModelError;
 use anynpu_hal::{HalError, Reason, RegistryError};
 use thiserror::Error;
 
+use crate::chat::ChatError;
 use crate::sample::SampleError;
 use crate::snapshot::SnapshotError;
 use crate::tokenize::TokenizeError;
@@ -51,6 +52,9 @@ pub enum RuntimeError {
     /// The model has no vocabulary that can be used, so text can be neither read nor written.
     #[error("this model's vocabulary can't be used: {0}")]
     Vocabulary(Arc<TokenizeError>),
+    /// A conversation that can't become a prompt.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// Options of sampling, or logits, that make no sense.
     #[error(transparent)]
     Sample(#[from] SampleError),

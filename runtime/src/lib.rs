@@ -10,6 +10,7 @@
 //! The three main types: [`Runtime`], [`LoadedModel`], [`Session`].
 
 mod cancel;
+pub mod chat;
 mod embed;
 mod error;
 pub mod evaluate;
@@ -29,6 +30,7 @@ pub mod tokenize;
 
 pub use anynpu_graphs::arch::Kind;
 pub use cancel::CancelToken;
+pub use chat::{Chat, Message};
 pub use embed::{Embedder, Pooling};
 pub use error::RuntimeError;
 pub use evaluate::{Divergence, EVALUATION_CONTEXT, EvaluateOptions, Evaluation};

@@ -149,12 +149,7 @@ impl Tokenizer {
         options: EncodeOptions,
         out: &mut Vec<u32>,
     ) -> Result<(), TokenizeError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(TokenizeError::TextTooLong {
-                bytes: text.len(),
-                limit: MAX_TEXT_BYTES,
-            });
-        }
+        check_length(text)?;
         let before = out.len();
         let EncodeOptions {
             add_special,
@@ -177,8 +172,19 @@ impl Tokenizer {
         out: &mut Vec<u32>,
     ) -> Result<(), TokenizeError> {
         out.extend(self.begin.filter(|_| options.add_special));
+        let fragments = self.special_tokens.split(text, options.parse_special);
+        self.encode_each(fragments, out)?;
+        out.extend(self.end.filter(|_| options.add_special));
+        Ok(())
+    }
+
+    fn encode_each<'t>(
+        &self,
+        fragments: impl Iterator<Item = Fragment<'t>>,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TokenizeError> {
         let mut after_special = true;
-        for fragment in self.special_tokens.split(text, options.parse_special) {
+        for fragment in fragments {
             match fragment {
                 Fragment::Token(id) => out.push(id),
                 Fragment::Text(text) => match &self.model {
@@ -195,8 +201,25 @@ impl Tokenizer {
             }
             after_special = matches!(fragment, Fragment::Token(_));
         }
-        out.extend(self.end.filter(|_| options.add_special));
         Ok(())
+    }
+
+    /// The token ids of the text that a chat template rendered. Texts of special tokens are read as
+    /// these tokens, save where one covers an `untrusted` position (byte offsets, ascending), which
+    /// is text of users. Nothing is added: the template says where a text begins.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_rendered(
+        &self,
+        text: &str,
+        untrusted: &[usize],
+    ) -> Result<Vec<u32>, TokenizeError> {
+        check_length(text)?;
+        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+        let fragments = self.special_tokens.split_except(text, true, untrusted);
+        self.encode_each(fragments, &mut out)?;
+        Ok(out)
     }
 
     /// Renders a stream of this vocabulary's tokens.
@@ -340,6 +363,16 @@ fn generation_ends<'t>(
     ends.sort_unstable();
     ends.dedup();
     ends
+}
+
+fn check_length(text: &str) -> Result<(), TokenizeError> {
+    match text.len() > MAX_TEXT_BYTES {
+        true => Err(TokenizeError::TextTooLong {
+            bytes: text.len(),
+            limit: MAX_TEXT_BYTES,
+        }),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

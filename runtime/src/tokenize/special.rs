@@ -64,16 +64,37 @@ impl SpecialTokens {
         text: &'t str,
         special: bool,
     ) -> impl Iterator<Item = Fragment<'t>> {
+        self.split_except(text, special, &[])
+    }
+
+    /// As [`split`](Self::split), but a token that covers one of the `untrusted` positions (ascending)
+    /// is no token.
+    pub(super) fn split_except<'t>(
+        &self,
+        text: &'t str,
+        special: bool,
+        untrusted: &[usize],
+    ) -> impl Iterator<Item = Fragment<'t>> {
         let matcher = if special { &self.asked } else { &self.always };
+        let find = move |mut from: usize| {
+            let automaton = matcher.automaton.as_ref()?;
+            loop {
+                let found = automaton.find(Input::new(text).range(from..))?;
+                let first = untrusted.partition_point(|&at| at < found.start());
+                if untrusted.get(first).is_none_or(|&at| at >= found.end()) {
+                    return Some(found);
+                }
+                let first = text[found.start()..].chars().next();
+                from = found.start() + first.map_or(1, char::len_utf8);
+            }
+        };
         let mut done = 0;
         let mut token = None;
         std::iter::from_fn(move || {
             if let Some(id) = token.take() {
                 return Some(Fragment::Token(id));
             }
-            let automaton = matcher.automaton.as_ref();
-            let next = automaton.and_then(|found| found.find(Input::new(text).range(done..)));
-            let Some(next) = next else {
+            let Some(next) = find(done) else {
                 let rest = &text[done..];
                 done = text.len();
                 return (!rest.is_empty()).then_some(Fragment::Text(rest));
@@ -204,6 +225,26 @@ mod tests {
             special.split("xabcd", false).collect::<Vec<_>>(),
             [Text("x"), Token(2), Text("d")]
         );
+    }
+
+    #[test]
+    fn a_token_that_covers_an_untrusted_position_is_text() {
+        let tokens = [
+            ("<s>", TokenKind::Control),
+            ("<s><u>", TokenKind::Control),
+            ("<u>", TokenKind::UserDefined),
+        ];
+        let special = matchers(&tokens);
+        let split = |text, untrusted: &[usize]| {
+            let parts = special.split_except(text, true, untrusted);
+            parts.collect::<Vec<_>>()
+        };
+        assert_eq!(split("é<s>a", &[]), [Text("é"), Token(0), Text("a")]);
+        assert_eq!(split("é<s>a<s>", &[3]), [Text("é<s>a"), Token(0)]);
+        assert_eq!(split("<s>a", &[3]), [Token(0), Text("a")]);
+        assert_eq!(split("<u><s>", &[0]), [Text("<u>"), Token(0)]);
+        assert_eq!(split("<s><u>", &[4]), [Text("<s><u>")]);
+        assert_eq!(split("<s><u>", &[0]), [Text("<s>"), Token(2)]);
     }
 
     #[test]
