@@ -31,7 +31,8 @@ pub enum Command {
     /// Generate text, streaming it as it comes
     #[command(after_help = "Examples:\n  anynpu run\n  \
         anynpu run model.gguf -p 'Once upon a time' -n 100 --temp 0\n  \
-        anynpu run model.gguf -f prompt.txt --seed 7 --json")]
+        anynpu run model.gguf -f prompt.txt --seed 7 --json\n  \
+        anynpu run model.gguf --chat --system 'Answer briefly.'")]
     Run(RunArgs),
     /// List every driver and device found, and why a driver is not usable
     #[command(after_help = "Example:\n  anynpu devices --json")]
@@ -191,6 +192,16 @@ pub struct RunArgs {
     /// What to do when the context is full
     #[arg(long, value_name = "WHAT", default_value = "error")]
     pub on_full: OnFull,
+    /// Hold a conversation: each line of standard input is a message, after the prompt if one is
+    /// given; /clear begins anew, /exit ends, Ctrl-C stops an answer
+    #[arg(long)]
+    pub chat: bool,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// The date that the model may be told, YYYY-MM-DD; today (UTC) if left out
+    #[arg(long, value_name = "DATE", requires = "chat")]
+    pub date: Option<String>,
     #[command(flatten)]
     pub placement: PlacementArgs,
     #[command(flatten)]

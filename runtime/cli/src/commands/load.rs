@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use anynpu::plan::{Pin, Placement};
@@ -106,14 +107,23 @@ impl PlacementArgs {
     }
 }
 
-/// Cancelled by Ctrl-C; a second Ctrl-C ends the process at once.
+/// Whether nothing is being done that Ctrl-C could stop.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Says whether the program waits for the user, so that Ctrl-C ends it at once.
+pub fn waiting(yes: bool) {
+    WAITING.store(yes, Ordering::Relaxed);
+}
+
+/// Cancelled by Ctrl-C; a second Ctrl-C, or one while the program waits for the user, ends the
+/// process at once.
 pub fn interrupt() -> CancelToken {
     static TOKEN: OnceLock<CancelToken> = OnceLock::new();
     let token = TOKEN.get_or_init(|| {
         let token = CancelToken::new();
         let handler = token.clone();
         let set = ctrlc::set_handler(move || {
-            if handler.is_cancelled() {
+            if handler.is_cancelled() || WAITING.load(Ordering::Relaxed) {
                 std::process::exit(130);
             }
             handler.cancel();

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod bench;
+mod chat;
 mod detokenize;
 mod devices;
 mod doctor;

@@ -8,17 +8,16 @@ use anynpu::sample::SampleOptions;
 use anynpu::{FinishReason, GenerateOptions, GenerationReport, SessionOptions};
 
 use crate::args::{OnFull, RunArgs};
-use crate::commands::load;
+use crate::commands::{chat, load};
 use crate::output;
 
 /// Generates, streaming unless one JSON document was asked for.
 pub fn execute(args: &RunArgs) -> anyhow::Result<()> {
+    if args.chat {
+        return chat::execute(args);
+    }
     let options = options(args)?;
-    let prompt = match (&args.prompt, &args.file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => load::read_text(path)?,
-        (None, None) => String::new(),
-    };
+    let prompt = prompt(args)?.unwrap_or_default();
     let model = args.placement.load(&args.model, args.ctx)?;
     let mut session = model.session(SessionOptions::new())?;
     let mut failure: Option<io::Error> = None;
@@ -56,7 +55,16 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<()> {
     }
 }
 
-fn options(args: &RunArgs) -> anyhow::Result<GenerateOptions> {
+/// The text given, if one was.
+pub(super) fn prompt(args: &RunArgs) -> anyhow::Result<Option<String>> {
+    Ok(match (&args.prompt, &args.file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(load::read_text(path)?),
+        (None, None) => None,
+    })
+}
+
+pub(super) fn options(args: &RunArgs) -> anyhow::Result<GenerateOptions> {
     let seed = match args.seed {
         Some(seed) => seed,
         None => SystemTime::now()
@@ -85,7 +93,7 @@ fn options(args: &RunArgs) -> anyhow::Result<GenerateOptions> {
 }
 
 /// One line a phase: what ran where, how fast.
-fn summarise(report: &GenerationReport, context: u32) {
+pub(super) fn summarise(report: &GenerationReport, context: u32) {
     for phase in &report.plan.phases {
         let segments: Vec<String> = phase
             .segments
