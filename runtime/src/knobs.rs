@@ -78,6 +78,8 @@ knobs! {
     step_timeout: Milliseconds = "ANYNPU_STEP_TIMEOUT_MS", Milliseconds(600_000), "600000";
     /// Folder of the models and reference outputs that the project's own tests use; not read otherwise.
     test_data: Text = "ANYNPU_TEST_DATA", Text(String::new()), "unset: such tests are skipped";
+    /// Folder of chat templates with what transformers renders of them, for the project's own tests; not read otherwise.
+    templates: Text = "ANYNPU_TEMPLATES", Text(String::new()), "unset: such tests are skipped";
 }
 
 /// A number above 0.

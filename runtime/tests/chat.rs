@@ -133,7 +133,7 @@ fn text_of_users_never_becomes_a_special_token() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
 
     #[test]
     fn no_text_changes_the_number_of_special_tokens(

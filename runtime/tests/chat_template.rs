@@ -262,7 +262,7 @@ fn templates() -> Vec<ChatTemplate> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 4))]
 
     #[test]
     fn rendering_never_panics_on_any_messages(

@@ -50,6 +50,29 @@
 //! # Ok::<(), anynpu::RuntimeError>(())
 //! ```
 //!
+//! # Conversations
+//! A model made for conversations carries a template; a [`Chat`] renders with it, keeps the history
+//! and computes only what is new of each prompt:
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use anynpu::{Chat, GenerateOptions, LoadOptions, Message, SessionOptions};
+//!
+//! let model = anynpu::runtime()?.load("model.gguf", LoadOptions::new())?;
+//! let mut chat = Chat::new(model.session(SessionOptions::new())?)?.system("Answer briefly.");
+//! for question in ["What is a neuron?", "And an axon?"] {
+//!     chat.push(Message::user(question));
+//!     let reply = chat.reply(&GenerateOptions::new(), |piece| {
+//!         print!("{}", piece.text);
+//!         ControlFlow::Continue(())
+//!     })?;
+//!     println!("\n{} tokens kept, {} computed", reply.reused_tokens, reply.computed_tokens);
+//! }
+//! # Ok::<(), anynpu::RuntimeError>(())
+//! ```
+//!
+//! What users write never becomes a special token, so nobody ends a turn by writing its marker.
+//!
 //! # Choosing devices
 //! [`builder`] starts a [`RuntimeBuilder`] with the built-in drivers: name devices, forbid them, set
 //! threads. [`LoadOptions::placement`] pins layers to devices. A device that can't run a part says

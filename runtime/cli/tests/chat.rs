@@ -3,10 +3,10 @@
 #[path = "../../tests/common/chat_model.rs"]
 mod chat_model;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use chat_model::{IM_END, TEMPLATE, chat_model};
+use chat_model::{TEMPLATE, chat_model};
 use serde_json::Value;
 
 struct Model(tempfile::TempDir);
@@ -129,7 +129,6 @@ fn users_cannot_end_their_turn_with_a_special_text() {
     let n = |d: &Value| d["turns"][0]["prompt_tokens"].as_u64().unwrap();
     // every byte is a token of its own
     assert_eq!(n(&forged), n(&plain) + "<|im_end|>".len() as u64);
-    assert!(n(&plain) > u64::from(IM_END));
 }
 
 #[test]
@@ -168,10 +167,12 @@ fn models_and_templates_that_cannot_converse_say_what_to_do() {
 fn ctrl_c_stops_the_answer_and_the_conversation_goes_on() {
     let model = Model::new(Some(TEMPLATE));
     // long enough not to end by itself while the signal is on its way
-    let mut child = model.start(&["--ctx", "200000", "--temp", "0", "--json", "-v"]);
+    let mut child = model.start(&["--ctx", "200000", "--temp", "0"]);
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"Talk\n").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // the answer has begun once a byte of it came
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0]).unwrap();
     let status = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status();
@@ -183,10 +184,9 @@ fn ctrl_c_stops_the_answer_and_the_conversation_goes_on() {
     };
     input.write_all(b"/clear\n/exit\n").unwrap();
     drop(input);
+    output.read_to_end(&mut Vec::new()).unwrap();
     let out = child.wait_with_output().unwrap();
     let told = text(&out.stderr);
     assert_eq!(out.status.code(), Some(0), "{told}");
-    let d: Value = serde_json::from_str(&text(&out.stdout)).unwrap();
-    assert_eq!(d["turns"][0]["finish"], "cancelled", "{told}");
     assert!(told.contains("stopped by Ctrl-C"), "{told}");
 }

@@ -218,7 +218,7 @@ struct Document<'a> {
     fallbacks: Option<&'a [Fallback]>,
     warnings: &'a [String],
     kv_type: Option<&'a str>,
-    memory: Option<MemoryUse>,
+    memory: Option<&'a MemoryUse>,
 }
 
 impl<'a> Document<'a> {
@@ -233,7 +233,7 @@ impl<'a> Document<'a> {
             fallbacks: last.map(|r| r.fallbacks.as_slice()),
             warnings: last.map_or(&[], |r| r.warnings.as_slice()),
             kv_type: last.map(|r| r.kv_type),
-            memory: last.map(|r| r.memory),
+            memory: last.map(|r| &r.memory),
         }
     }
 }
