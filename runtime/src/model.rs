@@ -16,7 +16,6 @@ use anynpu_ir::DType;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::chat::ChatTemplate;
 use crate::exec::{Limits, Program, output_width};
 use crate::memory::MemoryPlan;
 use crate::plan::{Because, NodeWhy, Placement, PlanReport, PlanRequest, PlanSet, Refusal, plan};
@@ -749,14 +748,6 @@ impl LoadedModel {
     /// What is wrong with the model's vocabulary.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, RuntimeError> {
         self.inner.open.tokenizer()
-    }
-
-    /// Its chat template.
-    ///
-    /// # Errors
-    /// A model without one, or one that can't be parsed.
-    pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
-        self.inner.open.chat_template()
     }
 
     /// The runtime it is loaded on.

@@ -13,7 +13,7 @@ use super::message::Message;
 use super::template::{ChatInput, ChatTemplate};
 use crate::tokenize::Tokenizer;
 use crate::{
-    FinishReason, GenerateOptions, GenerationReport, OnFull, OpenModel, Piece, Prompt,
+    FinishReason, GenerateOptions, GenerationReport, LoadedModel, OnFull, OpenModel, Piece, Prompt,
     RuntimeError, Session, TokenId,
 };
 
@@ -240,6 +240,16 @@ impl Reply {
     /// Why it ended.
     pub fn finish(&self) -> FinishReason {
         self.report.finish
+    }
+}
+
+impl LoadedModel {
+    /// The model's chat template.
+    ///
+    /// # Errors
+    /// As [`OpenModel::chat_template`].
+    pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
+        self.open().chat_template()
     }
 }
 
