@@ -17,8 +17,10 @@ pub mod evaluate;
 mod exec;
 mod generate;
 pub mod knobs;
+mod load_options;
 pub mod memory;
 mod model;
+mod open;
 pub mod plan;
 mod runtime;
 pub mod sample;
@@ -38,10 +40,9 @@ pub use exec::{Executed, ExecutedDevice, Logits};
 pub use generate::{
     FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,
 };
-pub use model::{
-    DEFAULT_CONTEXT, Fallback, KvType, LoadOptions, LoadProgress, LoadStage, LoadedModel,
-    ModelSource, OpenModel, ProgressFn, SMALL_CACHE,
-};
+pub use load_options::{KvType, LoadOptions, LoadProgress, LoadStage, ProgressFn, SMALL_CACHE};
+pub use model::{Fallback, LoadedModel};
+pub use open::{DEFAULT_CONTEXT, ModelSource, OpenModel};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use session::{Session, SessionOptions};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};

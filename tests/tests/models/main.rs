@@ -2,6 +2,7 @@
 
 mod architectures;
 mod hugging_face;
+mod minilm;
 mod quantised;
 mod stories;
 mod story;

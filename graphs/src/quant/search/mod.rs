@@ -36,14 +36,14 @@ pub fn quantize_row_searched(
     }
     quantize_row(dtype, row, out)?;
     match dtype {
-        DType::Q4_0 => each(row, importance, out, |p, b| legacy::q4_0(p, b), dtype),
-        DType::Q4_1 => each(row, importance, out, |p, b| legacy::q4_1(p, b), dtype),
-        DType::Q5_0 => each(row, importance, out, |p, b| legacy::q5_0(p, b), dtype),
-        DType::Q5_1 => each(row, importance, out, |p, b| legacy::q5_1(p, b), dtype),
-        DType::Q8_0 => each(row, importance, out, |p, b| legacy::q8_0(p, b), dtype),
-        DType::Q4_K => each(row, importance, out, |p, b| k::q4_k(p, b), dtype),
-        DType::Q5_K => each(row, importance, out, |p, b| k::q5_k(p, b), dtype),
-        DType::Q6_K => each(row, importance, out, |p, b| k::q6_k(p, b), dtype),
+        DType::Q4_0 => each(row, importance, out, legacy::q4_0, dtype),
+        DType::Q4_1 => each(row, importance, out, legacy::q4_1, dtype),
+        DType::Q5_0 => each(row, importance, out, legacy::q5_0, dtype),
+        DType::Q5_1 => each(row, importance, out, legacy::q5_1, dtype),
+        DType::Q8_0 => each(row, importance, out, legacy::q8_0, dtype),
+        DType::Q4_K => each(row, importance, out, k::q4_k, dtype),
+        DType::Q5_K => each(row, importance, out, k::q5_k, dtype),
+        DType::Q6_K => each(row, importance, out, k::q6_k, dtype),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,183 @@
+//! How a model is loaded.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::str::FromStr;
+
+use anynpu_graphs::Model;
+use anynpu_ir::DType;
+
+use crate::plan::Placement;
+use crate::{CancelToken, RuntimeError};
+
+/// The type that the KV cache is kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvType {
+    /// F32 for F32 models and for small caches ([`SMALL_CACHE`]); else F16.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+}
+
+/// Bytes up to which an F32 cache is small: it costs little, and rounding it can be the largest
+/// error of a small model.
+pub const SMALL_CACHE: u64 = 16 << 20;
+
+impl KvType {
+    /// The type for `model` with a context of `context` tokens.
+    pub fn resolve(self, model: &Model, context: u32) -> DType {
+        let small = || {
+            let bytes = model.state_bytes(DType::F32, context);
+            bytes.is_some_and(|b| b <= SMALL_CACHE)
+        };
+        match self {
+            KvType::F32 => DType::F32,
+            KvType::F16 => DType::F16,
+            KvType::Auto if model.is_f32() || small() => DType::F32,
+            KvType::Auto => DType::F16,
+        }
+    }
+}
+
+impl FromStr for KvType {
+    type Err = RuntimeError;
+
+    fn from_str(s: &str) -> Result<Self, RuntimeError> {
+        match s {
+            "auto" => Ok(KvType::Auto),
+            "f32" => Ok(KvType::F32),
+            "f16" => Ok(KvType::F16),
+            _ => Err(RuntimeError::Option {
+                option: "kv type",
+                found: format!("'{s}'"),
+                expected: "auto, f32 or f16".into(),
+            }),
+        }
+    }
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadProgress {
+    /// What is being done.
+    pub stage: LoadStage,
+    /// Parts of the stage that are done.
+    pub done: u64,
+    /// Parts of the stage.
+    pub total: u64,
+}
+
+/// A stage of loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadStage {
+    /// Reading the file's metadata.
+    Read,
+    /// Planning.
+    Plan,
+    /// Preparing weights on the devices.
+    Compile,
+}
+
+/// Told how far loading has come; stops it by returning [`ControlFlow::Break`].
+pub type ProgressFn = Box<dyn FnMut(LoadProgress) -> ControlFlow<()> + Send>;
+
+/// How to load a model.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Tokens the context holds; [`OpenModel::default_context`] if not said.
+    pub context: Option<u32>,
+    /// Type of the KV cache.
+    pub kv_type: KvType,
+    /// Where nodes run.
+    pub placement: Placement,
+    /// Most tokens of one step of prefill; `ANYNPU_PREFILL_CHUNK` if not said.
+    pub prefill_chunk: Option<u32>,
+    /// Prompt length that the plan's times assume; 512 or the context if not said.
+    pub prompt: Option<u32>,
+    /// Told how far loading has come.
+    pub progress: Option<ProgressFn>,
+    /// Stops loading from elsewhere.
+    pub cancel: CancelToken,
+}
+
+impl LoadOptions {
+    /// Defaults.
+    pub fn new() -> Self {
+        LoadOptions::default()
+    }
+
+    /// Sets the context.
+    #[must_use]
+    pub fn context(mut self, tokens: u32) -> Self {
+        self.context = Some(tokens);
+        self
+    }
+
+    /// Sets the type of the KV cache.
+    #[must_use]
+    pub fn kv_type(mut self, kv_type: KvType) -> Self {
+        self.kv_type = kv_type;
+        self
+    }
+
+    /// Sets where nodes run.
+    #[must_use]
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Sets what is told of the progress.
+    #[must_use]
+    pub fn progress(
+        mut self,
+        told: impl FnMut(LoadProgress) -> ControlFlow<()> + Send + 'static,
+    ) -> Self {
+        self.progress = Some(Box::new(told));
+        self
+    }
+
+    /// Sets what stops loading from elsewhere.
+    #[must_use]
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = token;
+        self
+    }
+
+    /// Tells of progress; an error if loading is to stop.
+    pub(crate) fn tell(
+        &mut self,
+        stage: LoadStage,
+        done: u64,
+        total: u64,
+    ) -> Result<(), RuntimeError> {
+        let progress = LoadProgress { stage, done, total };
+        let stop = self
+            .progress
+            .as_mut()
+            .is_some_and(|told| told(progress).is_break());
+        match stop || self.cancel.is_cancelled() {
+            true => Err(RuntimeError::Cancelled { what: "loading" }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("context", &self.context)
+            .field("kv_type", &self.kv_type)
+            .field("placement", &self.placement)
+            .field("prefill_chunk", &self.prefill_chunk)
+            .field("prompt", &self.prompt)
+            .finish_non_exhaustive()
+    }
+}
