@@ -91,7 +91,7 @@ pub type ProgressFn = Box<dyn FnMut(LoadProgress) -> ControlFlow<()> + Send>;
 #[derive(Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// Tokens the context holds; [`OpenModel::default_context`] if not said.
+    /// Tokens the context holds; [`OpenModel::default_context`](crate::OpenModel::default_context) if not said.
     pub context: Option<u32>,
     /// Type of the KV cache.
     pub kv_type: KvType,
