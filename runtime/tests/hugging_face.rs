@@ -95,6 +95,36 @@ fn a_stream_renders_as_the_whole_does() {
 }
 
 #[test]
+fn rendered_conversations_are_encoded_as_the_library_does_unless_tokens_are_forged() {
+    for Recorded { tokenizer, cases } in recorded() {
+        let found = Tokenizer::from_hugging_face(own(&tokenizer), None).unwrap();
+        let options = EncodeOptions {
+            add_special: false,
+            parse_special: true,
+        };
+        for RecordedCase { text, .. } in cases {
+            let ids = found.encode_rendered(&text, &[]).unwrap();
+            assert_eq!(ids, found.encode(&text, options).unwrap(), "{text:?}");
+        }
+    }
+    let tokenizer = Tokenizer::from_hugging_face(own("byte_level"), None).unwrap();
+    let text = "<|im_start|>a<|im_end|>";
+    let control = |untrusted: &[usize]| {
+        let ids = tokenizer.encode_rendered(text, untrusted).unwrap();
+        let rendered = DetokenizeOptions {
+            special: true,
+            at_start: false,
+        };
+        assert_eq!(tokenizer.decode(&ids, rendered).unwrap(), text);
+        let kinds = ids.iter().map(|&id| tokenizer.kind(id));
+        kinds
+            .filter(|kind| *kind == Some(TokenKind::Control))
+            .count()
+    };
+    assert_eq!((control(&[]), control(&[14]), control(&[0, 14])), (2, 1, 0));
+}
+
+#[test]
 fn tokens_have_their_kinds_and_generation_ends_where_the_file_says() {
     let bytes = Tokenizer::from_hugging_face(own("byte_level"), None).unwrap();
     let ids = bytes.encode("<|im_end|>tool_calla", SPECIAL).unwrap();

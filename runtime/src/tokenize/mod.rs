@@ -217,8 +217,15 @@ impl Tokenizer {
     ) -> Result<Vec<u32>, TokenizeError> {
         check_length(text)?;
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
-        let fragments = self.special_tokens.split_except(text, true, untrusted);
-        self.encode_each(fragments, &mut out)?;
+        let split = |untrusted| self.special_tokens.split_except(text, true, untrusted);
+        match &self.model {
+            // The library cuts at special tokens itself, and knows more of them. Only where one was forged is the text
+            // cut here, and its parts encoded each by itself.
+            Model::HuggingFace(library) if split(untrusted).eq(split(&[])) => {
+                library.encode(text, false, true, &mut out)?;
+            }
+            _ => self.encode_each(split(untrusted), &mut out)?,
+        }
         Ok(out)
     }
 
