@@ -195,6 +195,8 @@ pub struct GenerationReport {
     pub text: String,
     /// Tokens put in before the first was generated.
     pub prompt_tokens: usize,
+    /// Tokens forgotten to make room ([`OnFull::Slide`]).
+    pub forgotten_tokens: usize,
     /// Why it ended.
     pub finish: FinishReason,
     /// Where nodes were to run.
@@ -273,6 +275,7 @@ impl Session {
             detokenizer: tokenizer.detokenizer(text),
             stops: StopMatcher::new(&options.stops)?,
             choices: choices as usize,
+            forgotten: 0,
             odds: options.probabilities.map(|top| Odds::new(choices, top)),
             tokens: Vec::with_capacity(most.min(MOST_RESERVED)),
             text: String::with_capacity(8 * most.min(MOST_RESERVED)),
@@ -366,7 +369,10 @@ impl Session {
                 match options.on_full {
                     OnFull::Error => return Ok(FinishReason::ContextFull),
                     OnFull::Slide => {
-                        if let Some(reason) = self.slide(tokenizer, &options.cancel)? {
+                        let held = self.tokens.len();
+                        let full = self.slide(tokenizer, &options.cancel)?;
+                        generation.forgotten += held.saturating_sub(self.tokens.len());
+                        if let Some(reason) = full {
                             return Ok(reason);
                         }
                     }
@@ -421,6 +427,7 @@ impl Session {
             .map(|first| generation.last.duration_since(first));
         GenerationReport {
             prompt_tokens: input.len(),
+            forgotten_tokens: generation.forgotten,
             finish,
             plan: self.model.plan_report(),
             executed: self.executed(),
@@ -509,6 +516,8 @@ struct Generation<F> {
     stops: StopMatcher,
     /// Tokens that can be chosen.
     choices: usize,
+    /// Tokens forgotten to make room.
+    forgotten: usize,
     /// How likely tokens are, if that is asked for.
     odds: Option<Odds>,
     tokens: Vec<TokenId>,

@@ -234,9 +234,9 @@ impl Session {
         tokens: &[TokenId],
         cancel: Option<&CancelToken>,
     ) -> Result<usize, RuntimeError> {
-        let Some(last) = tokens.len().checked_sub(1) else {
+        if tokens.is_empty() {
             return Err(RuntimeError::EmptyPrompt);
-        };
+        }
         self.wake(cancel)?;
         self.check_tokens(tokens)?;
         if tokens.len() > self.context() as usize {
@@ -246,11 +246,19 @@ impl Session {
                 room: self.context(),
             });
         }
-        let same = self.tokens.iter().zip(tokens);
-        let same = same.take_while(|(a, b)| a == b).count().min(last);
-        self.truncate(same);
+        let same = self.keep_common(tokens);
         self.prefill(&tokens[same..], cancel)?;
         Ok(same)
+    }
+
+    /// Forgets all but what the session's tokens and `tokens` have in common from the start on, the
+    /// last of `tokens` aside, for which logits are still wanted. Gives the number of tokens kept.
+    pub(crate) fn keep_common(&mut self, tokens: &[TokenId]) -> usize {
+        let same = self.tokens.iter().zip(tokens);
+        let same = same.take_while(|(a, b)| a == b).count();
+        let same = same.min(tokens.len().saturating_sub(1));
+        self.truncate(same);
+        same
     }
 
     /// Forgets the tokens from `length` on; the KV rows of those before stay.

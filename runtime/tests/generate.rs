@@ -225,6 +225,8 @@ fn generation_ends_where_it_is_told_to() {
         (FinishReason::MaxTokens, 60)
     );
     assert_eq!(slid.tokens[..16], full.tokens[..]);
+    // half of the context each time: 64 tokens were put in, and 14 are left
+    assert_eq!((full.forgotten_tokens, slid.forgotten_tokens), (0, 50));
 
     let cancel = CancelToken::new();
     let options = GenerateOptions::greedy().cancel(cancel.clone());

@@ -8,7 +8,7 @@ use anynpu_ir::{
 
 use super::config::{ExpertsConfig, MAX_WIDTH, Rope};
 use super::family::Family;
-use super::{Architecture, DecoderConfig, Kind, LOGITS, ModelFile, Weights, input};
+use super::{Architecture, DecoderConfig, Kind, LOGITS, ModelFile, Weights, input, layer_name};
 use crate::ModelError;
 
 pub(super) const EMBEDDING: &str = "token_embd.weight";
@@ -383,12 +383,8 @@ impl<'a> Builder<'a> {
         x: ValueId,
         dims: [u32; 2],
     ) -> Result<ValueId, ModelError> {
-        let weight = self.weights.required(self.graph, &tensor(n, from), &dims)?;
-        let bias = format!("blk.{n}.{from}.bias");
-        let bias = self.weights.optional(self.graph, &bias, &dims[..1])?;
-        let mut operands = vec![x, weight];
-        operands.extend(bias);
-        Ok(self.graph.add(layer_name(n, name), Op::Linear, &operands)?)
+        let (name, from) = (layer_name(n, name), format!("blk.{n}.{from}"));
+        self.weights.linear(self.graph, &name, &from, x, dims)
     }
 
     fn norm(&mut self, name: &str, tensor: &str, x: ValueId) -> Result<ValueId, ModelError> {
@@ -438,10 +434,6 @@ impl<'a> Builder<'a> {
             expected: format!("at most {MAX_WIDTH} elements together"),
         })
     }
-}
-
-fn layer_name(n: u32, name: &str) -> String {
-    format!("layers.{n}.{name}")
 }
 
 fn tensor(n: u32, name: &str) -> String {

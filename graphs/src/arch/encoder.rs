@@ -8,7 +8,7 @@ use anynpu_ir::{
 };
 
 use super::encoder_config::{Bottleneck, EncoderConfig, HeadActivation, Norm};
-use super::{Architecture, HIDDEN, Kind, ModelFile, SCORES, Weights, input};
+use super::{Architecture, HIDDEN, Kind, ModelFile, SCORES, Weights, input, layer_name};
 use crate::ModelError;
 
 /// Builds the graph of `file`, an encoder called `name`.
@@ -330,8 +330,6 @@ impl Builder<'_> {
         self.norm(&layer_name(n, name), &tensor(n, from), x, width)
     }
 
-    /// Node `name`: the product of `x` with tensor `from.weight` of shape `dims`, and its bias if
-    /// the file has one.
     fn linear(
         &mut self,
         name: &str,
@@ -339,12 +337,7 @@ impl Builder<'_> {
         x: ValueId,
         dims: [u32; 2],
     ) -> Result<ValueId, ModelError> {
-        let weight = self.weight(&format!("{from}.weight"), &dims)?;
-        let bias = format!("{from}.bias");
-        let bias = self.weights.optional(self.graph, &bias, &dims[..1])?;
-        let mut operands = vec![x, weight];
-        operands.extend(bias);
-        Ok(self.graph.add(name, Op::Linear, &operands)?)
+        self.weights.linear(self.graph, name, from, x, dims)
     }
 
     /// Nodes `name.norm…`: `x` normed with tensors `from.weight` and `from.bias`.
@@ -382,10 +375,6 @@ impl Builder<'_> {
             .graph
             .add_constant(name, ty, x.to_le_bytes().to_vec())?)
     }
-}
-
-fn layer_name(n: u32, name: &str) -> String {
-    format!("layers.{n}.{name}")
 }
 
 fn tensor(n: u32, name: &str) -> String {

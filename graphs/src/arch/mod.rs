@@ -25,7 +25,7 @@ pub mod family;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use anynpu_ir::{Graph, RopeStyle, Shape, TensorType, ValueId};
+use anynpu_ir::{Graph, Op, RopeStyle, Shape, TensorType, ValueId};
 
 use crate::ModelError;
 use crate::import::excerpt;
@@ -330,6 +330,30 @@ impl Weights<'_> {
         }
         Ok(Some(graph.add_weight(name, ty)?))
     }
+}
+
+impl Weights<'_> {
+    /// Node `name`: the product of `x` with tensor `from.weight` of shape `dims`, and tensor
+    /// `from.bias` added if the file has it.
+    fn linear(
+        &self,
+        graph: &mut Graph,
+        name: &str,
+        from: &str,
+        x: ValueId,
+        dims: [u32; 2],
+    ) -> Result<ValueId, ModelError> {
+        let weight = self.required(graph, &format!("{from}.weight"), &dims)?;
+        let bias = self.optional(graph, &format!("{from}.bias"), &dims[..1])?;
+        let mut operands = vec![x, weight];
+        operands.extend(bias);
+        Ok(graph.add(name, Op::Linear, &operands)?)
+    }
+}
+
+/// The name of a node of layer `n`.
+fn layer_name(n: u32, name: &str) -> String {
+    format!("layers.{n}.{name}")
 }
 
 #[cfg(test)]

@@ -1,56 +1,13 @@
 //! The command line as scripts see it: exit status, standard output, standard error.
 
+mod common;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use common::{anynpu, done, json, refused, text};
 use serde_json::Value;
-
-fn anynpu(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_anynpu"))
-        .args(args)
-        .env_remove("ANYNPU_THREADS")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Standard output of a command that must succeed.
-fn done(args: &[&str]) -> String {
-    let out = anynpu(args);
-    let error = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(0), "{args:?}: {error}");
-    text(&out.stdout)
-}
-
-/// The JSON document of a command that must succeed.
-fn json(args: &[&str]) -> Value {
-    let document: Value = serde_json::from_str(&done(args)).unwrap();
-    let versioned = match &document {
-        Value::Array(rows) => &rows[0],
-        d => d,
-    };
-    assert_eq!(versioned["schema_version"], 1, "{args:?}");
-    document
-}
-
-/// Standard error of a command that must fail with `status` and say every word of `words`.
-fn refused(args: &[&str], status: i32, words: &[&str]) {
-    let out = anynpu(args);
-    let error = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(status), "{args:?}: {error}");
-    assert!(!error.contains("panicked"), "{args:?}: {error}");
-    for word in words {
-        assert!(
-            error.contains(word),
-            "{args:?} should say {word:?}: {error}"
-        );
-    }
-}
 
 struct Folder(tempfile::TempDir);
 
@@ -157,6 +114,20 @@ fn run_json_has_the_keys_that_scripts_read() {
         planned <= held + held / 10 + (64 << 20),
         "planned {planned}, held {held}"
     );
+}
+
+#[test]
+fn a_decoder_embeds_nothing_and_an_encoder_generates_nothing() {
+    refused(&["embed", "-p", "x"], 1, &["is a decoder", "an encoder"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let bert = path.join("../../tests/data/architectures/bert.gguf");
+    let bert = bert.to_str().unwrap();
+    refused(
+        &["run", bert, "-n", "1"],
+        1,
+        &["is an encoder", "a decoder"],
+    );
+    refused(&["embed", bert, "-p", "x"], 1, &["vocabulary"]);
 }
 
 #[test]
@@ -448,6 +419,7 @@ fn every_command_has_help_with_an_example() {
         "devices",
         "plan",
         "logits",
+        "embed",
         "tokenize",
         "detokenize",
         "inspect",

@@ -1,42 +1,11 @@
 //! `anynpu quantize` and `anynpu perplexity` as scripts see them.
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
+use common::{anynpu, json, refused, text};
 use serde_json::Value;
-
-fn anynpu(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_anynpu"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    let out = anynpu(args);
-    let error = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(0), "{args:?}: {error}");
-    let document: Value = serde_json::from_str(&text(&out.stdout)).unwrap();
-    assert_eq!(document["schema_version"], 1);
-    document
-}
-
-fn refused(args: &[&str], status: i32, words: &[&str]) {
-    let out = anynpu(args);
-    let error = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(status), "{args:?}: {error}");
-    for word in words {
-        assert!(
-            error.contains(word),
-            "{args:?} should say {word:?}: {error}"
-        );
-    }
-}
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -193,11 +193,7 @@ impl Chat {
                 n => dropped += n,
             }
         };
-        let held = self.session.tokens().iter().zip(&prompt);
-        let common = held.take_while(|(a, b)| a == b).count();
-        // the last one is computed in any case, for the logits after it
-        let reused = common.min(prompt.len().saturating_sub(1));
-        self.session.truncate(reused);
+        let reused = self.session.keep_common(&prompt);
         let report = self
             .session
             .generate(Prompt::Tokens(&prompt[reused..]), options, receive)?;
@@ -253,22 +249,14 @@ impl LoadedModel {
     }
 }
 
-/// Key of the default template, and prefix of named ones.
-const TEMPLATE: &str = "tokenizer.chat_template";
-
 impl OpenModel {
     /// The model's chat template, with its special tokens as variables.
     ///
     /// # Errors
-    /// A model without one ([`ChatError::NoTemplate`]), or one that can't be parsed.
+    /// A model without one ([`ChatError::NoTemplate`]), or one that can't be parsed; a model whose
+    /// vocabulary can't be used.
     pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
-        let source = match self.gguf() {
-            Some(gguf) => gguf
-                .metadata()
-                .find::<&str>(TEMPLATE)
-                .map_err(ChatError::from)?,
-            None => None,
-        };
+        let source = self.tokenizer()?.chat_template();
         match source.filter(|s| !s.trim().is_empty()) {
             Some(source) => Ok(ChatTemplate::new(source, self.special_texts()?)?),
             None => Err(self.no_template().into()),
@@ -278,23 +266,14 @@ impl OpenModel {
     /// A named template, e.g. `tool_use`.
     ///
     /// # Errors
-    /// A name that the model doesn't have; a template that can't be parsed.
+    /// A name that the model doesn't have; a template that can't be parsed; a model whose vocabulary
+    /// can't be used.
     pub fn chat_template_named(&self, name: &str) -> Result<ChatTemplate, RuntimeError> {
-        let key = format!("{TEMPLATE}.{name}");
-        let metadata = self.gguf().map(|gguf| gguf.metadata());
-        let source = match &metadata {
-            Some(metadata) => metadata.find::<&str>(&key).map_err(ChatError::from)?,
-            None => None,
-        };
-        if let Some(source) = source {
+        let tokenizer = self.tokenizer()?;
+        if let Some(source) = tokenizer.chat_template_named(name) {
             return Ok(ChatTemplate::new(source, self.special_texts()?)?);
         }
-        let prefix = format!("{TEMPLATE}.");
-        let known: Vec<String> = metadata
-            .iter()
-            .flat_map(|metadata| metadata.iter())
-            .filter_map(|(key, _)| key.strip_prefix(&prefix).map(str::to_owned))
-            .collect();
+        let known: Vec<&str> = tokenizer.chat_template_names().collect();
         Err(ChatError::NoSuchTemplate {
             model: self.model().info().name.clone(),
             name: name.to_owned(),

@@ -2,15 +2,13 @@
 
 use thiserror::Error;
 
-use anynpu_graphs::import::gguf::GgufError;
-
 /// What can go wrong when a conversation becomes a prompt.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ChatError {
     /// The model carries no template, so it was not made for conversations.
     #[error(
-        "model '{model}' carries no chat template (metadata 'tokenizer.chat_template'), so it was not made for conversations; generate from a plain prompt instead"
+        "model '{model}' carries no chat template (metadata 'tokenizer.chat_template', or 'chat_template' of tokenizer_config.json), so it was not made for conversations; generate from a plain prompt instead"
     )]
     NoTemplate {
         /// The model's name.
@@ -26,9 +24,6 @@ pub enum ChatError {
         /// Names it has, separated by commas.
         known: String,
     },
-    /// Metadata that should be a template and is none.
-    #[error(transparent)]
-    Metadata(#[from] GgufError),
     /// A template larger than the limit.
     #[error("the chat template has {bytes} bytes; at most {limit} are read")]
     SourceTooLarge {

@@ -11,6 +11,12 @@ use anynpu_runtime::{EvaluateOptions, LoadOptions, LoadedModel, Runtime};
 use anynpu_tests::test_data;
 use serde_json::Value;
 
+/// The parts of a text that empty lines keep apart.
+fn parts(text: &str) -> Vec<&str> {
+    let parts = text.split("\n\n").map(str::trim);
+    parts.filter(|t| !t.is_empty()).collect()
+}
+
 fn quantised(source: &Gguf, mixture: Mixture) -> Gguf {
     let options = QuantizeOptions::new(mixture);
     let go = &mut |_| ControlFlow::Continue(());
@@ -68,11 +74,7 @@ fn stories260k_in_our_types_diverges_no_more_than_the_reference_files() {
         return;
     };
     let text = std::fs::read_to_string(text).unwrap();
-    let texts: Vec<&str> = text
-        .split("\n\n")
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
-        .collect();
+    let texts = parts(&text);
     let open =
         |format: &str| Gguf::open(folder.join(format!("stories260K-{format}.gguf"))).unwrap();
     let source = open("F32");
@@ -98,11 +100,7 @@ fn the_perplexity_on_record_comes_out_again() {
     let golden: Value = serde_json::from_slice(&golden).unwrap();
     let golden = &golden["ppl"]["own_stories"];
     let text = std::fs::read_to_string(text).unwrap();
-    let texts: Vec<&str> = text
-        .split("\n\n")
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
-        .collect();
+    let texts = parts(&text);
     let source = Gguf::open(folder.join("stories260K-F32.gguf")).unwrap();
     let found = load(&source)
         .evaluate(&texts, EvaluateOptions::new())

@@ -148,6 +148,12 @@ pub(super) fn summarise(report: &GenerationReport, context: u32) {
             fallback.node, fallback.wanted, fallback.ran_on, fallback.reason
         ));
     }
+    if report.forgotten_tokens > 0 {
+        output::note(&format!(
+            "the context of {context} was full: {} tokens were forgotten",
+            report.forgotten_tokens
+        ));
+    }
     match report.finish {
         FinishReason::Cancelled => output::note("stopped by Ctrl-C"),
         FinishReason::ContextFull => output::note(&format!("the context of {context} is full")),
