@@ -449,6 +449,7 @@ fn broken_importance_matrices_are_refused_with_the_reason() {
         ),
         (counts(-1.0), "measured -1 times"),
         (counts(f32::INFINITY), "measured inf times"),
+        (counts(1e-40), "weight 0 of 'a' is 1 of"),
         (present(&[]), "no entries"),
         (b"GGUF\x03\0\0\0".to_vec(), "truncated"),
     ] {

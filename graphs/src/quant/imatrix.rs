@@ -185,17 +185,18 @@ fn means(name: &str, sums: &[f32], count: f32) -> Result<Vec<f32>, String> {
     if !count.is_finite() || count < 0.0 {
         return Err(format!("'{}' was measured {count} times", excerpt(name)));
     }
-    if let Some(i) = sums.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
-        let (name, value) = (excerpt(name), sums[i]);
-        return Err(format!(
-            "weight {i} of '{name}' is {value}; expected a finite number from 0"
-        ));
-    }
-    // What was never measured (an expert never chosen) matters equally in all its columns.
-    Ok(match count > 0.0 {
-        true => sums.iter().map(|s| s / count).collect(),
-        false => vec![1.0; sums.len()],
-    })
+    let mean = |(i, &sum): (usize, &f32)| {
+        // What was never measured (an expert never chosen) matters equally in all its columns.
+        let mean = if count > 0.0 { sum / count } else { 1.0 };
+        match sum >= 0.0 && sum.is_finite() && mean.is_finite() {
+            true => Ok(mean),
+            false => Err(format!(
+                "weight {i} of '{}' is {sum} of {count}; expected a finite number from 0",
+                excerpt(name)
+            )),
+        }
+    };
+    sums.iter().enumerate().map(mean).collect()
 }
 
 fn from_gguf(gguf: &Gguf, label: &Arc<str>) -> Result<Imatrix, String> {
@@ -224,7 +225,7 @@ fn from_gguf(gguf: &Gguf, label: &Arc<str>) -> Result<Imatrix, String> {
         };
         let sums = floats(tensor.name())?;
         let counts = floats(&format!("{name}.counts"))?;
-        if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) {
+        if counts.is_empty() || sums.is_empty() || !sums.len().is_multiple_of(counts.len()) {
             return Err(format!(
                 "'{}' has {} weights for {} counts",
                 excerpt(name),
