@@ -156,6 +156,12 @@ aarch64_tests() {
   return $status
 }
 
+# Whole models. The quantiser has no code of its own for a processor, and many minutes of work under
+# the emulator.
+aarch64_models() { # aarch64_models CPU FOLDER[:NAME]…
+  skipped_under_emulation="--skip quantised" aarch64_tests "$@"
+}
+
 # Type checks of the library packages and the command line for a target without a linker here.
 packages=(-p anynpu-ir -p anynpu-hal -p anynpu-graphs -p anynpu-cpu -p anynpu-backends
   -p anynpu-runtime -p anynpu)

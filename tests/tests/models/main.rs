@@ -4,6 +4,7 @@ mod architectures;
 mod hugging_face;
 mod minilm;
 mod quantised;
+mod quantised_architectures;
 mod stories;
 mod story;
 
