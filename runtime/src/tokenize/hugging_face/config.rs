@@ -34,7 +34,10 @@ impl Definition {
     }
 }
 
-fn parse<T: DeserializeOwned>(doing: &'static str, json: &[u8]) -> Result<T, TokenizeError> {
+pub(super) fn parse<T: DeserializeOwned>(
+    doing: &'static str,
+    json: &[u8],
+) -> Result<T, TokenizeError> {
     serde_json::from_slice(json).map_err(|error| TokenizeError::HuggingFace {
         doing,
         why: super::excerpt_of_message(&error.to_string()),

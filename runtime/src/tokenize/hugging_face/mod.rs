@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokenizers::{Encoding, PostProcessor as _, Token};
 
+mod charsmaps;
 mod config;
 mod decoder;
 
@@ -19,6 +20,7 @@ use super::pieces::{PieceIndex, Pieces};
 use super::special::SpecialTokens;
 use super::vocabulary::{SpecialIds, TokenKind, Vocabulary, VocabularyKind, excerpt};
 use super::{Model, Tokenizer, generation_ends};
+use charsmaps::SoundCharsmaps;
 use config::{Config, Definition};
 use decoder::Rendering;
 
@@ -57,6 +59,7 @@ impl Tokenizer {
     /// A file that the library refuses or panics on; a decoder that can't be applied token by token; token ids beyond
     /// what a file of that size can number; a configuration that is no JSON object, or names tokens that are not there.
     pub fn from_hugging_face(json: &[u8], config: Option<&[u8]>) -> Result<Self, TokenizeError> {
+        config::parse::<SoundCharsmaps>("reading tokenizer.json", json)?;
         let definition = Definition::parse(json)?;
         let config = config.map(Config::parse).transpose()?.unwrap_or_default();
         let rendering = Rendering::of(definition.decoder.as_ref())?;
