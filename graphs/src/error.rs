@@ -3,7 +3,7 @@
 use anynpu_ir::{GraphError, TensorType};
 use thiserror::Error;
 
-use crate::import::gguf::GgufError;
+use crate::import::gguf::{GgufError, GgufWriteError};
 use crate::import::hugging_face::HuggingFaceError;
 
 /// A model file that no graph can be built from.
@@ -70,6 +70,9 @@ pub enum ModelError {
     /// The folder can't be read, or asks for what can't be computed.
     #[error(transparent)]
     HuggingFace(Box<HuggingFaceError>),
+    /// The model can't be written as GGUF.
+    #[error(transparent)]
+    GgufWrite(GgufWriteError),
     /// The tensors don't fit together.
     #[error("the graph of this model can't be built: {0}")]
     Graph(#[from] GraphError),

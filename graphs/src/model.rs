@@ -1,5 +1,6 @@
 //! A model: its graph, its figures and the bytes of its tensors.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -12,8 +13,9 @@ use crate::import::hugging_face::HuggingFaceModel;
 
 /// Where a model's tensors are; usually a mapped file.
 pub trait TensorData: Debug + Send + Sync {
-    /// The tensor called `name`: its element type and its bytes, row-major.
-    fn tensor(&self, name: &str) -> Option<(DType, &[u8])>;
+    /// The tensor called `name`: its element type and its bytes, row-major. They are owned where they
+    /// were made from what the file has, which is done again for each call.
+    fn tensor(&self, name: &str) -> Option<(DType, Cow<'_, [u8]>)>;
 
     /// Tells that the tensor will not be read again, so that its memory may be given back.
     fn release(&self, name: &str) {
@@ -244,7 +246,7 @@ mod tests {
     struct NoData;
 
     impl TensorData for NoData {
-        fn tensor(&self, _: &str) -> Option<(DType, &[u8])> {
+        fn tensor(&self, _: &str) -> Option<(DType, Cow<'_, [u8]>)> {
             None
         }
     }

@@ -117,7 +117,10 @@ fn tensors_come_back_with_their_bytes() {
     assert_eq!((b.elements(), b.byte_len()), (128, Some(72)));
     let data = b.data().unwrap();
     assert_eq!((&data[..50], &data[50..]), (&[2; 50][..], &[3; 22][..]));
-    assert_eq!(TensorData::tensor(&file, "b"), Some((DType::Q4_0, data)));
+    assert_eq!(
+        TensorData::tensor(&file, "b"),
+        Some((DType::Q4_0, data.into()))
+    );
     file.release("b");
     let scalar = file.require_tensor("scalar").unwrap();
     assert_eq!((scalar.dims(), scalar.elements()), (&[][..], 1));

@@ -1,6 +1,7 @@
 //! An opened device.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -54,12 +55,13 @@ pub struct DeviceInfo {
 }
 
 /// A weight's bytes in its file's format.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WeightView<'a> {
     /// Element type.
     pub dtype: DType,
-    /// Row-major data, rows of whole blocks.
-    pub bytes: &'a [u8],
+    /// Row-major data, rows of whole blocks. Owned where it was made from what the file has, which
+    /// is done again for each view.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// Where weights come from; usually a mapped model file.

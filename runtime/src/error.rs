@@ -46,6 +46,14 @@ pub enum RuntimeError {
     /// A model that can't be used.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A model that is to be written as GGUF and wasn't read from a Hugging Face folder.
+    #[error(
+        "model '{model}' was not read from a Hugging Face folder, so it isn't converted to GGUF"
+    )]
+    NotAFolder {
+        /// The model's name.
+        model: String,
+    },
     /// Text that can't be tokenised, or a vocabulary that can't be used.
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anynpu_graphs::Model;
 use anynpu_graphs::arch::{MetaValue, ModelFile};
 use anynpu_graphs::import::gguf::Gguf;
-use anynpu_graphs::import::hugging_face::{HuggingFaceFolder, HuggingFaceModel};
+use anynpu_graphs::import::hugging_face::{HuggingFaceFolder, HuggingFaceGguf, HuggingFaceModel};
 
 use crate::RuntimeError;
 use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
@@ -172,6 +172,46 @@ impl OpenModel {
             Some(File::Folder(folder)) => Some(folder),
             _ => None,
         }
+    }
+
+    /// The GGUF file of a model that came from a Hugging Face folder, with its vocabulary; to be
+    /// written by [`anynpu_graphs::quant::quantize_file`].
+    ///
+    /// # Errors
+    /// A model that came from elsewhere; one whose architecture or vocabulary has no exact
+    /// counterpart in GGUF.
+    pub fn to_gguf(&self) -> Result<HuggingFaceGguf, RuntimeError> {
+        let Some(folder) = self.folder() else {
+            return Err(RuntimeError::NotAFolder {
+                model: self.model.info().name.clone(),
+            });
+        };
+        let text = |name| {
+            let text = folder.folder().read_text(name);
+            text.map_err(anynpu_graphs::ModelError::from)
+        };
+        let mut gguf = folder.to_gguf()?;
+        let Some(json) = text("tokenizer.json")? else {
+            let header = gguf.header().set("tokenizer.ggml.model", "none");
+            header.map_err(anynpu_graphs::ModelError::GgufWrite)?;
+            gguf.warn(
+                "the folder has no tokenizer.json, so the file has no vocabulary and the model runs \
+                 on token ids only"
+                    .to_owned(),
+            );
+            return Ok(gguf);
+        };
+        self.tokenizer()?;
+        let config = text("tokenizer_config.json")?;
+        let architecture = &self.model.info().architecture;
+        let (mut vocabulary, warnings) =
+            Vocabulary::from_hugging_face(&json, config.as_deref(), architecture)?;
+        // other readers expect a token for each row
+        vocabulary.pad(gguf.vocabulary());
+        let written = vocabulary.write_gguf(gguf.header());
+        written.map_err(anynpu_graphs::ModelError::GgufWrite)?;
+        warnings.into_iter().for_each(|w| gguf.warn(w));
+        Ok(gguf)
     }
 
     /// Its metadata, in GGUF's terms.

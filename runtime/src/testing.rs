@@ -3,6 +3,7 @@
 //! Integration tests include this file by its path, so it uses nothing of this crate.
 #![allow(dead_code)] // each includer uses a part
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -51,9 +52,9 @@ impl ModelFile for File<'_> {
 }
 
 impl TensorData for Tensors {
-    fn tensor(&self, name: &str) -> Option<(DType, &[u8])> {
+    fn tensor(&self, name: &str) -> Option<(DType, Cow<'_, [u8]>)> {
         let (ty, bytes) = self.0.get(name)?;
-        Some((ty.dtype, bytes))
+        Some((ty.dtype, bytes.into()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The weights of a module: matrices packed for the kernels, small ones as f32.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use anynpu_hal::{HalError, MemoryNeed, WeightSource, WeightView};
@@ -66,7 +67,7 @@ fn raw_weight<'a>(
     let view = match &weight.inline {
         Some(data) => WeightView {
             dtype: ty.dtype,
-            bytes: data,
+            bytes: Cow::Borrowed(data),
         },
         None => source.weight(&weight.name)?,
     };
@@ -252,7 +253,7 @@ fn pack(
         name: weight.name.clone(),
         why: format!("{} is not a matrix", graph.ty(weight.value)),
     })?;
-    let matrix = PackedMatrix::pack(pool, view.dtype, rows, cols, view.bytes);
+    let matrix = PackedMatrix::pack(pool, view.dtype, rows, cols, &view.bytes);
     let matrix = matrix.map_err(|e| HalError::Weight {
         name: weight.name.clone(),
         why: e.to_string(),
@@ -320,7 +321,7 @@ pub(crate) fn dequantized(
     let view = raw_weight(graph, source, id)?;
     let ty = graph.ty(graph.weight(id).value);
     let mut data = vec![0.0; ty.shape.elements(&SymbolValues::default()).unwrap_or(0)];
-    anynpu_ir::block::dequantize(view.dtype, view.bytes, &mut data).map_err(|e| {
+    anynpu_ir::block::dequantize(view.dtype, &view.bytes, &mut data).map_err(|e| {
         HalError::Weight {
             name: graph.weight(id).name.clone(),
             why: e.to_string(),

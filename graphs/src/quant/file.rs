@@ -15,11 +15,9 @@ use thiserror::Error;
 
 use super::implied::implied_importance;
 use super::mixture::{Choice, Rules};
+use super::source::{FILE_TYPE, QUANTIZATION_VERSION, QuantizeSource, SourceTensor};
 use super::{Imatrix, ImatrixError, Mixture, QuantizeError, quantize_row_searched};
-use crate::TensorData;
-use crate::import::gguf::{
-    GgmlType, Gguf, GgufError, GgufWriteError, GgufWriter, Tensor, TensorWriter,
-};
+use crate::import::gguf::{GgmlType, GgufError, GgufWriteError, GgufWriter, TensorWriter};
 
 /// A model that can't be written with other types.
 #[derive(Debug, Error)]
@@ -48,6 +46,20 @@ pub enum QuantizeFileError {
         tensor: String,
         /// Why not.
         source: BlockError,
+    },
+    /// A tensor that was there when the model was opened.
+    #[error("tensor '{tensor}' can't be read any more; were the model's files changed meanwhile?")]
+    MissingTensor {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor of a type with a layout that is not known.
+    #[error("tensor '{tensor}' is {found}, which can't be decoded or copied")]
+    Type {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: GgmlType,
     },
     /// One part of a model that is split into several files.
     #[error("the model is split into {parts} files; join them into one first")]
@@ -220,23 +232,20 @@ pub struct ImatrixUse {
 }
 
 /// Writes `source` with other types to `path`, which is there whole or not at all: it is written
-/// beside its place and moved there at the end. One tensor is worked on at a time, a part of it in
-/// memory. `progress` stops the work by returning [`ControlFlow::Break`].
+/// beside its place and moved there at the end. One tensor is worked on at a time; of those of a
+/// folder that GGUF has in another form a copy is in memory, of others a part. `progress` stops the work by returning [`ControlFlow::Break`].
 ///
 /// # Errors
 /// A source that is split or has tensors that can't be decoded, values that a type can't hold, an
 /// importance matrix of another model, an output that can't be written.
-pub fn quantize_file(
-    source: &Gguf,
+pub fn quantize_file<'a>(
+    source: impl Into<QuantizeSource<'a>>,
     path: &Path,
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(QuantizeProgress) -> ControlFlow<()>,
 ) -> Result<QuantizeReport, QuantizeFileError> {
-    let same = |a: &Path, b: &Path| match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    };
-    if source.file().path().is_some_and(|from| same(from, path)) {
+    let source = source.into();
+    if source.is_at(path) {
         return Err(QuantizeFileError::Same {
             path: path.display().to_string(),
         });
@@ -262,13 +271,13 @@ pub fn quantize_file(
 ///
 /// # Errors
 /// As [`quantize_file`].
-pub fn quantize_gguf<W: Write>(
-    source: &Gguf,
+pub fn quantize_gguf<'a, W: Write>(
+    source: impl Into<QuantizeSource<'a>>,
     out: W,
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(QuantizeProgress) -> ControlFlow<()>,
 ) -> Result<(QuantizeReport, W), QuantizeFileError> {
-    let job = Job::plan(source, options)?;
+    let job = Job::plan(source.into(), options)?;
     let (report, out) = job.write(Counted::new(out), progress)?;
     Ok((report, out.inner))
 }
@@ -297,7 +306,7 @@ impl From<GgufWriteError> for QuantizeFileError {
 
 /// One tensor's part of the work.
 struct Task<'a> {
-    tensor: Tensor<'a>,
+    tensor: SourceTensor,
     /// `None`: the bytes are copied.
     to: Option<(DType, DType)>,
     instead_of: Option<DType>,
@@ -313,31 +322,31 @@ struct Weights<'a> {
 
 /// A model, what becomes of each tensor, and the header of the result.
 struct Job<'a> {
-    source: &'a Gguf,
+    source: QuantizeSource<'a>,
     options: &'a QuantizeOptions,
     tasks: Vec<Task<'a>>,
     header: GgufWriter,
     imatrix: Option<ImatrixUse>,
 }
 
-/// Keys that say how a file was quantised; those of the source are no longer true.
-const IMATRIX_KEYS: &str = "quantize.imatrix.";
-const FILE_TYPE: &str = "general.file_type";
-const QUANTIZATION_VERSION: &str = "general.quantization_version";
 /// The version of the block formats' layouts.
 const LAYOUT_VERSION: u32 = 2;
 
 impl<'a> Job<'a> {
-    fn plan(source: &'a Gguf, options: &'a QuantizeOptions) -> Result<Self, QuantizeFileError> {
-        let parts = source.metadata().get("split.count");
-        let parts = parts.and_then(|v| v.as_integer()).unwrap_or(0);
+    fn plan(
+        source: QuantizeSource<'a>,
+        options: &'a QuantizeOptions,
+    ) -> Result<Self, QuantizeFileError> {
+        let parts = source.parts();
         if parts > 1 {
-            let parts = u64::try_from(parts).unwrap_or(u64::MAX);
             return Err(QuantizeFileError::Split { parts });
         }
-        let rules = Rules::new(source, options.mixture, options.imatrix.is_some());
-        let mut tasks = Vec::with_capacity(source.tensors().len());
-        for tensor in source.tensors() {
+        let tensors = source.tensors();
+        let names = tensors.iter().map(|t| t.name.as_str());
+        let imatrix = options.imatrix.is_some();
+        let rules = Rules::new(source.file(), names, options.mixture, imatrix);
+        let mut tasks = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
             tasks.push(task(source, tensor, &rules, options.imatrix.as_ref())?);
         }
         let imatrix = match &options.imatrix {
@@ -380,26 +389,29 @@ impl<'a> Job<'a> {
         for task in &self.tasks {
             let errors = match task.to {
                 None => {
-                    data.append(task.tensor.name(), task.tensor.data()?)?;
+                    data.append(&task.tensor.name, &self.source.data(&task.tensor.name)?)?;
                     advance(task.tensor.elements())?;
                     Errors::default()
                 }
-                Some(types) => convert(task, types, threads, &mut data, &mut advance)?,
+                Some(types) => {
+                    let bytes = self.source.data(&task.tensor.name)?;
+                    convert(task, types, &bytes, threads, &mut data, &mut advance)?
+                }
             };
-            TensorData::release(self.source, task.tensor.name());
+            self.source.release(&task.tensor.name);
             tensors.push(task.quality(errors));
             sums.push(errors);
         }
         let out = data.finish()?;
         let report = QuantizeReport {
             mixture: self.options.mixture.name(),
-            input_bytes: self.source.file().len() as u64,
+            input_bytes: self.source.bytes(),
             output_bytes: out.bytes,
             parameters: total,
             bits_per_weight: 8.0 * tensors.iter().map(|t| t.bytes as f64).sum::<f64>()
                 / total.max(1) as f64,
             formats: formats(&self.tasks, &tensors, &sums),
-            warnings: warnings(&self.tasks, self.imatrix.as_ref()),
+            warnings: warnings(self.source, &self.tasks, self.imatrix.as_ref()),
             tensors,
             imatrix: self.imatrix,
         };
@@ -408,22 +420,28 @@ impl<'a> Job<'a> {
 }
 
 fn task<'a>(
-    source: &'a Gguf,
-    tensor: Tensor<'a>,
+    source: QuantizeSource<'a>,
+    tensor: SourceTensor,
     rules: &Rules,
     imatrix: Option<&'a Imatrix>,
 ) -> Result<Task<'a>, QuantizeFileError> {
-    let dims = tensor.dims();
-    let (to, instead_of) = match rules.choose(tensor.name(), dims) {
+    let dims = &tensor.dims;
+    let (to, instead_of) = match rules.choose(&tensor.name, dims) {
         Choice::Keep => (None, None),
         Choice::To(dtype) => (Some(dtype), None),
         Choice::Instead { wanted, to } => (Some(to), Some(wanted)),
     };
-    let from = tensor.ggml_type();
+    let from = tensor.ggml_type;
+    let unknown = |tensor: &SourceTensor| QuantizeFileError::Type {
+        tensor: tensor.name.clone(),
+        found: from,
+    };
     let is_table = from.dtype().is_some_and(|d| !block::is_decodable(d));
     let Some(to) = to.filter(|&to| GgmlType::of(to) != Some(from) && !is_table) else {
         // Bytes of an unknown length can't be copied either.
-        tensor.data()?;
+        if tensor.bytes.is_none() {
+            return Err(unknown(&tensor));
+        }
         return Ok(Task {
             tensor,
             to: None,
@@ -431,10 +449,10 @@ fn task<'a>(
             weights: None,
         });
     };
-    let columns = dims.first().copied().unwrap_or(1);
+    let columns = tensor.columns();
     let matrices = dims.iter().skip(2).product();
     let measured = match imatrix {
-        Some(imatrix) if to.is_block() => imatrix.weights(tensor.name(), columns, matrices)?,
+        Some(imatrix) if to.is_block() => imatrix.weights(&tensor.name, columns, matrices)?,
         _ => None,
     };
     let weights = match measured {
@@ -443,7 +461,7 @@ fn task<'a>(
             from: Weighting::Imatrix,
         }),
         None if to.is_block() => {
-            let implied = implied_importance(source, tensor.name(), columns);
+            let implied = implied_importance(source, &tensor.name, columns);
             implied.map(|values| Weights {
                 values: values.into(),
                 from: Weighting::Norm,
@@ -452,7 +470,7 @@ fn task<'a>(
         None => None,
     };
     Ok(Task {
-        to: Some((tensor.dtype()?, to)),
+        to: Some((from.dtype().ok_or_else(|| unknown(&tensor))?, to)),
         tensor,
         instead_of,
         weights,
@@ -465,7 +483,7 @@ fn imatrix_use(imatrix: &Imatrix, tasks: &[Task<'_>]) -> Result<ImatrixUse, Imat
         .iter()
         .filter(quantized)
         .filter(|t| !t.is_measured())
-        .map(|t| t.tensor.name().to_owned())
+        .map(|t| t.tensor.name.clone())
         .collect();
     let used = tasks.iter().filter(|t| t.is_measured()).count();
     if used == 0 && !missing.is_empty() {
@@ -481,22 +499,12 @@ fn imatrix_use(imatrix: &Imatrix, tasks: &[Task<'_>]) -> Result<ImatrixUse, Imat
 
 /// The header: the source's metadata with what changed.
 fn header(
-    source: &Gguf,
+    source: QuantizeSource<'_>,
     options: &QuantizeOptions,
     tasks: &[Task<'_>],
     imatrix: Option<&ImatrixUse>,
 ) -> Result<GgufWriter, GgufWriteError> {
-    let alignment = source.alignment();
-    let mut plan = match source.metadata().get("general.alignment") {
-        Some(_) => GgufWriter::with_alignment(alignment as u32)?,
-        None => GgufWriter::new(),
-    };
-    for (key, value) in source.metadata().iter() {
-        let replaced = [FILE_TYPE, QUANTIZATION_VERSION, "general.alignment"].contains(&key);
-        if !replaced && !key.starts_with(IMATRIX_KEYS) {
-            plan.set_value(key, value)?;
-        }
-    }
+    let mut plan = source.header()?;
     plan.set(FILE_TYPE, &options.mixture.file_type())?;
     plan.set(QUANTIZATION_VERSION, &LAYOUT_VERSION)?;
     if let (Some(imatrix), Some(used)) = (&options.imatrix, imatrix) {
@@ -512,11 +520,10 @@ fn header(
         }
     }
     for task in tasks {
-        let name = task.tensor.name();
-        match task.to.and_then(|(_, to)| GgmlType::of(to)) {
-            Some(ty) => plan.tensor_of_type(name, ty, task.tensor.dims())?,
-            None => plan.tensor_of_type(name, task.tensor.ggml_type(), task.tensor.dims())?,
-        }
+        let tensor = &task.tensor;
+        let to = task.to.and_then(|(_, to)| GgmlType::of(to));
+        let ty = to.unwrap_or(tensor.ggml_type);
+        plan.tensor_of_type(&tensor.name, ty, &tensor.dims)?;
     }
     Ok(plan)
 }
@@ -552,21 +559,21 @@ impl Task<'_> {
     }
 
     fn bytes(&self) -> u64 {
-        let columns = self.tensor.dims().first().copied().unwrap_or(1);
+        let columns = self.tensor.columns();
         match self.to {
             Some((_, to)) => {
                 let blocks = self.tensor.elements() / columns * (columns / to.block_len() as u64);
                 blocks * to.block_bytes() as u64
             }
-            None => self.tensor.byte_len().unwrap_or(0),
+            None => self.tensor.bytes.unwrap_or(0),
         }
     }
 
     fn quality(&self, errors: Errors) -> TensorQuality {
-        let from = self.tensor.ggml_type();
+        let from = self.tensor.ggml_type;
         let from = from.name().unwrap_or("unknown").to_lowercase();
         TensorQuality {
-            name: self.tensor.name().to_owned(),
+            name: self.tensor.name.clone(),
             to: self.to.map_or(from.clone(), |(_, to)| to.name().to_owned()),
             from,
             instead_of: self.instead_of.map(DType::name),
@@ -581,7 +588,7 @@ impl Task<'_> {
 fn formats(tasks: &[Task<'_>], tensors: &[TensorQuality], errors: &[Errors]) -> Vec<FormatQuality> {
     let mut formats: Vec<(FormatQuality, Errors)> = Vec::new();
     for ((task, tensor), errors) in tasks.iter().zip(tensors).zip(errors) {
-        let from = task.tensor.ggml_type();
+        let from = task.tensor.ggml_type;
         let ours = task.to.map(|(_, to)| to).or(from.dtype());
         let dtype = match ours {
             Some(dtype) => dtype.name(),
@@ -618,8 +625,12 @@ fn formats(tasks: &[Task<'_>], tensors: &[TensorQuality], errors: &[Errors]) -> 
     formats
 }
 
-fn warnings(tasks: &[Task<'_>], imatrix: Option<&ImatrixUse>) -> Vec<String> {
-    let mut warnings = Vec::new();
+fn warnings(
+    source: QuantizeSource<'_>,
+    tasks: &[Task<'_>],
+    imatrix: Option<&ImatrixUse>,
+) -> Vec<String> {
+    let mut warnings = source.warnings().to_vec();
     let again = |t: &&Task<'_>| {
         t.to.is_some_and(|(from, to)| from.is_block() && to.is_block())
     };
@@ -632,11 +643,11 @@ fn warnings(tasks: &[Task<'_>], imatrix: Option<&ImatrixUse>) -> Vec<String> {
     }
     for task in tasks {
         if let (Some(wanted), Some((_, to))) = (task.instead_of, task.to) {
-            let columns = task.tensor.dims().first().copied().unwrap_or(1);
+            let columns = task.tensor.columns();
             warnings.push(format!(
                 "tensor '{}' is {to} instead of {wanted}: its rows of {columns} elements are no \
                  multiple of {}",
-                task.tensor.name(),
+                task.tensor.name,
                 wanted.block_len()
             ));
         }
@@ -658,14 +669,14 @@ const SLAB: usize = 4 << 20;
 fn convert<W: Write>(
     task: &Task<'_>,
     (from, to): (DType, DType),
+    bytes: &[u8],
     threads: usize,
     data: &mut TensorWriter<W>,
     advance: &mut dyn FnMut(u64) -> Result<(), QuantizeFileError>,
 ) -> Result<Errors, QuantizeFileError> {
-    let name = task.tensor.name();
-    let columns = task.tensor.dims().first().copied().unwrap_or(1) as usize;
-    let per_matrix = task.tensor.dims().get(1).copied().unwrap_or(1);
-    let bytes = task.tensor.data()?;
+    let name = task.tensor.name.as_str();
+    let columns = task.tensor.columns() as usize;
+    let per_matrix = task.tensor.dims.get(1).copied().unwrap_or(1);
     // Whole blocks both: the reader checked the source's rows, the rules chose the target by them.
     let (Some(read), Some(written)) = (from.row_bytes(columns), to.row_bytes(columns)) else {
         let source = QuantizeError::PartialBlock {

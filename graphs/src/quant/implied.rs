@@ -4,21 +4,16 @@
 //! weights: normalised values have a mean square of 1. Where no importance matrix was measured,
 //! these squares are the better guess than all columns alike.
 
-use anynpu_ir::DType;
-
-use crate::import::gguf::Gguf;
+use super::source::QuantizeSource;
 
 /// A weight a column of the matrix called `name`, if it reads the output of a norm.
-pub(super) fn implied_importance(gguf: &Gguf, name: &str, columns: u64) -> Option<Vec<f32>> {
-    let norm = gguf.tensor(&norm_before(name)?)?;
-    if norm.dtype().ok()? != DType::F32 || norm.elements() != columns {
-        return None;
-    }
-    let (weights, _) = norm.data().ok()?.as_chunks::<4>();
-    let squares: Vec<f32> = weights
-        .iter()
-        .map(|b| f32::from_le_bytes(*b).powi(2))
-        .collect();
+pub(super) fn implied_importance(
+    source: QuantizeSource<'_>,
+    name: &str,
+    columns: u64,
+) -> Option<Vec<f32>> {
+    let mut squares = source.vector(&norm_before(name)?, columns)?;
+    squares.iter_mut().for_each(|w| *w = w.powi(2));
     squares.iter().all(|s| s.is_finite()).then_some(squares)
 }
 

@@ -14,7 +14,7 @@ use std::str::FromStr;
 use anynpu_ir::DType;
 use thiserror::Error;
 
-use crate::import::gguf::Gguf;
+use crate::arch::{MetaValue, ModelFile};
 
 /// A mixture of types for a whole file.
 #[allow(non_camel_case_types)]
@@ -160,29 +160,33 @@ enum Role {
 }
 
 impl Rules {
-    pub(super) fn new(gguf: &Gguf, mixture: Mixture, imatrix: bool) -> Rules {
-        let metadata = gguf.metadata();
-        let architecture: String = metadata
-            .find::<&str>("general.architecture")
-            .ok()
-            .flatten()
-            .unwrap_or_default()
-            .to_owned();
-        let number = |key: &str| -> Option<u64> {
-            let value = metadata.get(&format!("{architecture}.{key}"))?;
-            value.as_integer().and_then(|n| u64::try_from(n).ok())
+    /// Of the model whose metadata `file` has, with tensors of these names.
+    pub(super) fn new<'n>(
+        file: &dyn ModelFile,
+        names: impl Iterator<Item = &'n str> + Clone,
+        mixture: Mixture,
+        imatrix: bool,
+    ) -> Rules {
+        let architecture = match file.metadata("general.architecture") {
+            Some(MetaValue::Text(name)) => name,
+            _ => "",
         };
-        let values: BTreeSet<u64> = gguf
-            .tensors()
-            .filter(|t| role(t.name()) == Role::Values)
-            .filter_map(|t| layer(t.name()))
+        let number = |key: &str| match file.metadata(&format!("{architecture}.{key}")) {
+            Some(MetaValue::Unsigned(n)) => Some(n),
+            Some(MetaValue::Signed(n)) => u64::try_from(n).ok(),
+            _ => None,
+        };
+        let values: BTreeSet<u64> = names
+            .clone()
+            .filter(|name| role(name) == Role::Values)
+            .filter_map(layer)
             .collect();
         let layers = number("block_count").unwrap_or(values.len() as u64);
         let heads = number("attention.head_count");
         Rules {
             mixture,
             imatrix,
-            tied: gguf.tensor("output.weight").is_none(),
+            tied: !names.clone().any(|name| name == "output.weight"),
             values: values.into_iter().collect(),
             layers,
             experts: number("expert_count").unwrap_or(0),

@@ -35,6 +35,7 @@ mod k;
 mod legacy;
 mod mixture;
 mod search;
+mod source;
 
 use anynpu_ir::{DType, block};
 use thiserror::Error;
@@ -46,6 +47,7 @@ pub use file::{
 pub use imatrix::{Imatrix, ImatrixError};
 pub use mixture::{Mixture, UnknownMixture};
 pub use search::quantize_row_searched;
+pub use source::QuantizeSource;
 
 /// A row that can't be quantised.
 #[derive(Clone, Debug, Error, PartialEq)]

@@ -77,7 +77,8 @@ pub enum Command {
     /// Write a GGUF file with its weights in another type
     #[command(
         after_help = "Examples:\n  anynpu quantize model-f32.gguf model-q4.gguf --type Q4_K_M\n  \
-        anynpu quantize in.gguf out.gguf --type Q4_0 --imatrix imatrix.gguf --quality text.txt\n\n\
+        anynpu quantize in.gguf out.gguf --type Q4_0 --imatrix imatrix.gguf --quality text.txt\n  \
+        anynpu quantize hugging-face-folder model.gguf --type Q8_0\n\n\
         Types: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K"
     )]
     Quantize(QuantizeArgs),
@@ -306,7 +307,7 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
-    /// The .gguf file to read
+    /// The .gguf file or Hugging Face folder to read
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The .gguf file to write

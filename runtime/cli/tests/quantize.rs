@@ -86,6 +86,62 @@ fn a_quantised_model_is_reported_and_runs() {
 }
 
 #[test]
+fn a_hugging_face_folder_becomes_a_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.gguf");
+    let out = out.to_str().unwrap();
+    let data = repository().join("tests/data/hugging_face");
+    let data = |name: &str| data.join(name).to_str().unwrap().to_owned();
+    let d = json(&[
+        "quantize",
+        &data("llama-llama3"),
+        out,
+        "--type",
+        "F16",
+        "--json",
+    ]);
+    assert_eq!(d["type"], "F16");
+    assert_eq!(d["output_bytes"], std::fs::metadata(out).unwrap().len());
+    assert!(d["input_bytes"].as_u64().unwrap() > d["output_bytes"].as_u64().unwrap());
+    let warning = d["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("no tokenizer.json"), "{warning}");
+    let inspected = json(&["inspect", out, "--json"]);
+    assert_eq!(inspected["info"]["architecture"], "llama");
+    let tensors = inspected["tensors"].as_array().unwrap();
+    assert!(tensors.iter().any(|t| t["name"] == "rope_freqs.weight"));
+
+    std::fs::remove_file(out).unwrap();
+    let refused_folder = |folder: &str, words: &[&str]| {
+        refused(&["quantize", folder, out, "--type", "F16"], 1, words);
+        assert!(!Path::new(out).exists());
+    };
+    refused_folder(&data("bert"), &["encoder", "only decoders", "bert"]);
+    let copy = folder.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new(&data("llama")).join(file), copy.join(file)).unwrap();
+    }
+    let tokenizers = repository().join("tests/data/tokenizers");
+    let copy_tokenizer = |name: &str| {
+        std::fs::copy(tokenizers.join(name), copy.join("tokenizer.json")).unwrap();
+    };
+    let copied = copy.to_str().unwrap();
+    copy_tokenizer("unigram.json");
+    refused_folder(copied, &["tokens but the model gives logits for 64"]);
+    let safetensors = copy.join("model.safetensors");
+    let before = std::fs::read(&safetensors).unwrap();
+    std::fs::remove_file(copy.join("tokenizer.json")).unwrap();
+    let over = safetensors.to_str().unwrap();
+    refused(
+        &["quantize", copied, over, "--type", "F16"],
+        1,
+        &["another file"],
+    );
+    assert_eq!(std::fs::read(&safetensors).unwrap(), before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn perplexity_counts_every_token_of_texts_that_fit_and_half_of_windows() {
     let folder = tempfile::tempdir().unwrap();
     let (all, first) = texts(folder.path());

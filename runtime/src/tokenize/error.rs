@@ -148,6 +148,18 @@ pub enum TokenizeError {
         /// The token's text.
         text: String,
     },
+    /// A `tokenizer.json` that no vocabulary of a GGUF file does the same as.
+    #[error(
+        "tokenizer.json can't be written to GGUF: its {part} is {found}, which GGUF has no exact counterpart for; expected {expected}"
+    )]
+    NoGgufForm {
+        /// The part of the file.
+        part: String,
+        /// What it is.
+        found: String,
+        /// What could be written.
+        expected: String,
+    },
     /// The model computes logits for fewer tokens than the vocabulary has.
     #[error(
         "the vocabulary has {tokens} tokens but the model gives logits for {logits}; use the tokenizer that belongs to the model"

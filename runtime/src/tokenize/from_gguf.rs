@@ -8,12 +8,12 @@ use super::vocabulary::{
     Merge, SpecialIds, TokenEntry, TokenKind, Vocabulary, VocabularyKind, excerpt, parse_byte_token,
 };
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const SCORES: &str = "tokenizer.ggml.scores";
-const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
 
 /// The tokenizer models, by their names in GGUF files.
-const MODELS: [(&str, VocabularyKind); 5] = [
+pub(super) const MODELS: [(&str, VocabularyKind); 5] = [
     ("llama", VocabularyKind::Spm),
     ("gpt2", VocabularyKind::Bpe),
     ("bert", VocabularyKind::WordPiece),
@@ -253,13 +253,21 @@ fn strips(metadata: Metadata<'_>, vocabulary: &mut Vocabulary) -> Result<(), Tok
     } else if vocabulary.pre_tokenizer == "modern-bert" {
         vocabulary.strips_before = ids(&|token| token.text == b"[MASK]");
     } else if architecture == Some("phi3") && vocabulary.kind == VocabularyKind::Spm {
-        const NOT: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
         vocabulary.strips_after = ids(&|token| {
             matches!(token.kind, TokenKind::Control | TokenKind::UserDefined)
-                && !NOT.contains(&token.text.as_slice())
+                && !NOT_OF_PHI3.contains(&token.text.as_slice())
         });
     }
     Ok(())
+}
+
+/// The special tokens of Phi 3 that don't take the blanks after them.
+const NOT_OF_PHI3: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
+
+/// Whether an added token with this text takes the blanks before it, and those after it, in a model that is one of
+/// Phi 3's or not.
+pub(super) fn strips_of_phi3(text: &str, phi3: bool) -> (bool, bool) {
+    (false, phi3 && !NOT_OF_PHI3.contains(&text.as_bytes()))
 }
 
 /// The usual template, and those listed under other names.

@@ -18,6 +18,7 @@ pub mod pre_tokenize;
 mod special;
 mod spm;
 mod stop;
+mod to_gguf;
 mod unigram;
 mod vocabulary;
 mod wordpiece;

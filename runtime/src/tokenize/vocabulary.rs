@@ -205,6 +205,15 @@ impl Vocabulary {
         }
     }
 
+    /// Adds unused tokens until there are `count`.
+    pub fn pad(&mut self, count: u32) {
+        let missing = self.tokens.len()..count as usize;
+        self.tokens.extend(missing.map(|id| TokenEntry {
+            kind: TokenKind::Unused,
+            ..TokenEntry::normal(format!("[PAD{id}]"))
+        }));
+    }
+
     /// Checks what every kind relies on: sizes, ids in range, scores that can be ordered.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Ops without a kernel: the reference runs them on the bound memory.
 
+use std::borrow::Cow;
+
 use anynpu_hal::HalError;
 use anynpu_ir::{DType, NodeId, StateId};
 
@@ -32,7 +34,8 @@ impl Frame<'_> {
                 let shape = operand.ty.shape.resolve(self.symbols());
                 operands.push((operand.ty.dtype, shape, self.bytes(&operand)?));
             }
-            let views = operands.iter().map(|&(dtype, ref shape, bytes)| {
+            let views = operands.iter().map(|(dtype, shape, bytes)| {
+                let dtype = *dtype;
                 TensorRef::new(shape, DataRef::Raw { dtype, bytes }).map_err(failed)
             });
             let views = views.collect::<Result<Vec<TensorRef<'_>>, HalError>>()?;
@@ -57,13 +60,13 @@ impl Frame<'_> {
     ///
     /// # Safety
     /// Nothing may write the operand's memory while the slice lives.
-    unsafe fn bytes(&self, operand: &Operand) -> Result<&[u8], HalError> {
+    unsafe fn bytes(&self, operand: &Operand) -> Result<Cow<'_, [u8]>, HalError> {
         if let Place::Weight(id) = operand.place {
             return Ok(self.module.weights.raw(&self.program.graph, id)?.bytes);
         }
         let (start, bytes) = self.memory(operand)?;
         // SAFETY: `memory` checked the range; the caller vouches for the absence of writers.
-        Ok(unsafe { std::slice::from_raw_parts(start, bytes) })
+        Ok(unsafe { std::slice::from_raw_parts(start, bytes) }.into())
     }
 
     fn bound_states(&self, ids: &[StateId]) -> Result<BoundStates<'_>, HalError> {

@@ -198,15 +198,19 @@ pub fn evaluate(
         check(id, input)?;
         given[id.index()] = Some(input);
     }
+    let mut views = Vec::with_capacity(run.weights().len());
     for &w in run.weights() {
         let weight = graph.weight(w);
-        let (dtype, bytes) = match &weight.inline {
-            Some(bytes) => (graph.ty(weight.value).dtype, &bytes[..]),
+        views.push(match &weight.inline {
+            Some(bytes) => (graph.ty(weight.value).dtype, Cow::Borrowed(&bytes[..])),
             None => {
                 let view = weights.weight(&weight.name)?;
                 (view.dtype, view.bytes)
             }
-        };
+        });
+    }
+    for (&w, (dtype, bytes)) in run.weights().iter().zip(&views) {
+        let (weight, dtype) = (graph.weight(w), *dtype);
         let shape = &shapes[weight.value.index()];
         let tensor = TensorRef::new(shape, DataRef::Raw { dtype, bytes })?;
         check(weight.value, tensor)?;

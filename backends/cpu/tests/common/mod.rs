@@ -26,7 +26,7 @@ impl WeightSource for Weights {
         })?;
         Ok(WeightView {
             dtype: *dtype,
-            bytes,
+            bytes: bytes.into(),
         })
     }
 }

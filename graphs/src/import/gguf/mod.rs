@@ -15,6 +15,7 @@ mod reader;
 mod tensor;
 mod writer;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -227,9 +228,9 @@ fn meta_value(value: Value<'_>) -> MetaValue<'_> {
 }
 
 impl TensorData for Gguf {
-    fn tensor(&self, name: &str) -> Option<(DType, &[u8])> {
+    fn tensor(&self, name: &str) -> Option<(DType, Cow<'_, [u8]>)> {
         let tensor = Gguf::tensor(self, name)?;
-        Some((tensor.dtype().ok()?, tensor.data().ok()?))
+        Some((tensor.dtype().ok()?, tensor.data().ok()?.into()))
     }
 
     fn release(&self, name: &str) {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anynpu_ir::TensorType;
 use thiserror::Error;
 
 use crate::import::safetensors::{INDEX, SINGLE, SafeTensorsError};
@@ -97,6 +98,23 @@ pub enum HuggingFaceError {
         file: Arc<str>,
         /// The tensor.
         tensor: String,
+    },
+    /// Experts that are not alike.
+    #[error(
+        "{file}: tensor '{tensor}' is {found}; expected {expected}, a matrix as tensor '{first}' of \
+         the first expert is"
+    )]
+    Experts {
+        /// The configuration.
+        file: Arc<str>,
+        /// The tensor.
+        tensor: String,
+        /// What it is.
+        found: TensorType,
+        /// The first expert's.
+        first: String,
+        /// What that is.
+        expected: TensorType,
     },
     /// The tensors can't be read.
     #[error(transparent)]

@@ -13,6 +13,7 @@ mod error;
 mod model;
 mod rope;
 mod tables;
+mod to_gguf;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use super::safetensors::{INDEX, SINGLE, SafeTensors, SafeTensorsError, Shards};
 
 pub use error::HuggingFaceError;
 pub use model::HuggingFaceModel;
+pub use to_gguf::HuggingFaceGguf;
 
 use config::Config;
 

@@ -1,13 +1,13 @@
 //! A folder as architectures and runtimes see it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::borrow::Cow;
+use std::sync::Arc;
 
-use anynpu_ir::{DType, RopeStyle, TensorType};
+use anynpu_ir::{DType, Dim, RopeStyle, Shape, TensorType};
 use half::{bf16, f16};
 use serde_json::Value;
 
-use super::tables::{Meta, Translation, translate};
+use super::tables::{Form, Meta, Name, Translation, translate};
 use super::{HuggingFaceError, HuggingFaceFolder};
 use crate::arch::{MetaValue, ModelFile};
 use crate::import::safetensors::Tensor;
@@ -15,20 +15,29 @@ use crate::{ModelError, TensorData};
 
 /// A folder whose configuration was understood; its metadata and tensors have GGUF's names.
 ///
-/// Tensors stay in their files, but vectors of 16-bit elements (norms and biases), which are given
-/// as F32 and copied when they are first read.
+/// Tensors stay in their files, but for what GGUF has in another form and is made whenever it is
+/// read: vectors of 16-bit elements (norms and biases) are F32, Gemma's norms have 1 added, and the
+/// matrices of a layer's experts, each a tensor of its own in the folder, are one.
 #[derive(Clone, Debug)]
 pub struct HuggingFaceModel {
     folder: HuggingFaceFolder,
     translation: Arc<Translation>,
     /// Whether the folder's names have [`Translation::base`] before them.
     based: bool,
-    /// By the folder's names: vectors widened to F32.
-    widened: Arc<BTreeMap<String, OnceLock<Vec<u8>>>>,
 }
 
 /// Vectors longer than this stay as they are.
 const LONGEST_WIDENED: u64 = 1 << 24;
+
+/// Where a tensor that GGUF has comes from.
+enum Source<'a> {
+    /// One of the folder's tensors.
+    Tensor(Tensor<'a>, Form),
+    /// One a matrix.
+    Experts(Vec<Tensor<'a>>),
+    /// The configuration.
+    Figures(&'a [f32]),
+}
 
 impl HuggingFaceModel {
     /// Says what the configuration of `folder` means.
@@ -43,18 +52,10 @@ impl HuggingFaceModel {
             let key = format!("{}.pooling_type", translation.architecture);
             translation.metadata.insert(key, Meta::Unsigned(pooling));
         }
-        let tensors = folder.tensors();
         let base = translation.base;
-        let vector = |t: &Tensor<'_>| {
-            t.shape().len() == 1
-                && t.shape()[0] <= LONGEST_WIDENED
-                && matches!(t.dtype(), Ok(DType::F16 | DType::BF16))
-        };
-        let vectors = tensors.tensors().filter(vector);
-        let widened = vectors.map(|t| (t.name().to_owned(), OnceLock::new()));
+        let mut tensors = folder.tensors().tensors();
         let model = HuggingFaceModel {
-            based: tensors.tensors().any(|t| t.name().starts_with(base)),
-            widened: Arc::new(widened.collect()),
+            based: tensors.any(|t| t.name().starts_with(base)),
             folder: folder.clone(),
             translation: Arc::new(translation),
         };
@@ -64,7 +65,7 @@ impl HuggingFaceModel {
             }
         }
         if let Some(vocabulary) = config.count("vocab_size")?
-            && let Some(table) = model.find("token_embd.weight")?
+            && let Some(Source::Tensor(table, _)) = model.find("token_embd.weight")?
             && table.shape().first() != Some(&vocabulary.into())
         {
             let rows = table.shape().first().copied().unwrap_or_default();
@@ -79,8 +80,13 @@ impl HuggingFaceModel {
         &self.folder
     }
 
-    /// The folder's name of a tensor that GGUF calls `ours`, if the model has it.
-    fn translated(&self, ours: &str) -> Option<String> {
+    pub(super) fn translation(&self) -> &Translation {
+        &self.translation
+    }
+
+    /// The folder's name of a tensor that GGUF calls `ours`, with `*` for an expert's number, if the
+    /// model has it.
+    fn translated(&self, ours: &str) -> Option<(String, &Name)> {
         let (stem, kind) = ours.rsplit_once('.')?;
         let mut numbers = Vec::new();
         let parts = stem.split('.').map(|part| {
@@ -106,15 +112,11 @@ impl HuggingFaceModel {
         for number in numbers {
             theirs = theirs.replacen('#', number, 1);
         }
-        Some(format!("{theirs}.{kind}"))
+        Some((format!("{theirs}.{kind}"), name))
     }
 
-    /// The tensor that GGUF calls `ours`; `None` if the model is without it. An error if the folder
-    /// lacks it.
-    fn find(&self, ours: &str) -> Result<Option<Tensor<'_>>, HuggingFaceError> {
-        let Some(theirs) = self.translated(ours) else {
-            return Ok(None);
-        };
+    /// The folder's tensor of this name.
+    fn theirs(&self, theirs: String) -> Result<Tensor<'_>, HuggingFaceError> {
         let tensors = self.folder.tensors();
         let found = tensors.tensor(&theirs).or_else(|| {
             // as the first releases named norms
@@ -124,13 +126,27 @@ impl HuggingFaceModel {
             let old = old.or(stem.map(|s| format!("{s}LayerNorm.beta")));
             tensors.tensor(&old?)
         });
-        match found {
-            None => Err(HuggingFaceError::MissingTensor {
-                file: self.folder.reader().file,
-                tensor: theirs,
-            }),
-            found => Ok(found),
+        found.ok_or_else(|| HuggingFaceError::MissingTensor {
+            file: self.folder.reader().file,
+            tensor: theirs,
+        })
+    }
+
+    /// Where the tensor that GGUF calls `ours` comes from; `None` if the model is without it. An
+    /// error if the folder lacks it.
+    fn find(&self, ours: &str) -> Result<Option<Source<'_>>, HuggingFaceError> {
+        if let Some(figures) = self.translation.figures.get(ours) {
+            return Ok(Some(Source::Figures(figures)));
         }
+        let Some((theirs, name)) = self.translated(ours) else {
+            return Ok(None);
+        };
+        if name.form != Form::Experts {
+            return Ok(Some(Source::Tensor(self.theirs(theirs)?, name.form)));
+        }
+        let expert = |n: u32| self.theirs(theirs.replace('*', &n.to_string()));
+        let experts = (0..self.translation.experts).map(expert);
+        Ok(Some(Source::Experts(experts.collect::<Result<_, _>>()?)))
     }
 
     /// `error` with the names that the folder has.
@@ -141,7 +157,7 @@ impl HuggingFaceModel {
             None => key,
         };
         let tensor = |ours: String| match self.translated(&ours) {
-            Some(theirs) => theirs,
+            Some((theirs, _)) => theirs,
             None => ours,
         };
         match error {
@@ -217,44 +233,117 @@ impl ModelFile for HuggingFaceModel {
     }
 
     fn tensor(&self, name: &str) -> Result<Option<TensorType>, ModelError> {
-        let Some(tensor) = self.find(name)? else {
-            return Ok(None);
-        };
-        let mut ty = tensor.tensor_type()?;
-        if self.widened.contains_key(tensor.name()) {
-            ty.dtype = DType::F32;
+        Ok(match self.find(name)? {
+            None => None,
+            Some(Source::Figures(figures)) => {
+                let count = u32::try_from(figures.len()).unwrap_or(u32::MAX);
+                Some(TensorType::new(DType::F32, Shape::fixed(&[count])))
+            }
+            Some(Source::Tensor(tensor, form)) => {
+                let mut ty = tensor.tensor_type()?;
+                if is_made(&tensor, form) {
+                    ty.dtype = DType::F32;
+                }
+                Some(ty)
+            }
+            Some(Source::Experts(experts)) => Some(self.stacked(&experts)?),
+        })
+    }
+}
+
+impl HuggingFaceModel {
+    /// The type of all experts' matrices as one tensor.
+    fn stacked(&self, experts: &[Tensor<'_>]) -> Result<TensorType, ModelError> {
+        let mut one: Option<TensorType> = None;
+        for expert in experts {
+            let ty = expert.tensor_type()?;
+            if one.as_ref().is_some_and(|one| *one != ty) || ty.shape.rank() != 2 {
+                return Err(HuggingFaceError::Experts {
+                    file: self.folder.reader().file,
+                    tensor: expert.name().to_owned(),
+                    found: ty,
+                    first: experts[0].name().to_owned(),
+                    expected: experts[0].tensor_type()?,
+                }
+                .into());
+            }
+            one = Some(ty);
         }
-        Ok(Some(ty))
+        let count = u32::try_from(experts.len()).unwrap_or(u32::MAX);
+        let one = one.unwrap_or(TensorType::new(DType::F32, []));
+        let mut dims = vec![Dim::Fixed(count)];
+        dims.extend_from_slice(one.shape.dims());
+        Ok(TensorType::new(one.dtype, dims))
     }
 }
 
 impl TensorData for HuggingFaceModel {
-    fn tensor(&self, name: &str) -> Option<(DType, &[u8])> {
-        let tensor = self.find(name).ok()??;
-        let (dtype, data) = (tensor.dtype().ok()?, tensor.data());
-        match self.widened.get(tensor.name()) {
-            None => Some((dtype, data)),
-            Some(own) => Some((DType::F32, own.get_or_init(|| widened(dtype, data)))),
+    fn tensor(&self, name: &str) -> Option<(DType, Cow<'_, [u8]>)> {
+        match self.find(name).ok()?? {
+            Source::Figures(figures) => {
+                let bytes = figures.iter().flat_map(|x| x.to_le_bytes()).collect();
+                Some((DType::F32, Cow::Owned(bytes)))
+            }
+            Source::Tensor(tensor, form) => {
+                let (dtype, data) = (tensor.dtype().ok()?, tensor.data());
+                Some(match is_made(&tensor, form) {
+                    true => (DType::F32, made(dtype, data, form).into()),
+                    false => (dtype, data.into()),
+                })
+            }
+            Source::Experts(experts) => {
+                let dtype = experts.first()?.dtype().ok()?;
+                let bytes = experts.iter().map(|e| e.data().len()).sum();
+                let mut stack = Vec::with_capacity(bytes);
+                for expert in experts {
+                    stack.extend_from_slice(expert.data());
+                    // not held beside the copy; read again it is there again
+                    expert.release();
+                }
+                Some((dtype, stack.into()))
+            }
         }
     }
 
     fn release(&self, name: &str) {
-        if let Ok(Some(tensor)) = self.find(name) {
-            tensor.release();
+        match self.find(name) {
+            Ok(Some(Source::Tensor(tensor, _))) => tensor.release(),
+            Ok(Some(Source::Experts(experts))) => experts.iter().for_each(Tensor::release),
+            _ => {}
         }
     }
 }
 
-/// 16-bit elements as F32.
-fn widened(dtype: DType, data: &[u8]) -> Vec<u8> {
-    let wide = |bits: &[u8]| {
-        let bits = [bits[0], bits[1]];
-        match dtype {
-            DType::BF16 => bf16::from_le_bytes(bits).to_f32(),
-            _ => f16::from_le_bytes(bits).to_f32(),
+/// Whether the elements are other ones than the folder's.
+fn is_made(tensor: &Tensor<'_>, form: Form) -> bool {
+    let vector = tensor.shape().len() == 1 && tensor.shape()[0] <= LONGEST_WIDENED;
+    match tensor.dtype() {
+        Ok(DType::F16 | DType::BF16) => vector,
+        Ok(DType::F32) => vector && form == Form::PlusOne,
+        _ => false,
+    }
+}
+
+/// The elements as F32, in `form`.
+fn made(dtype: DType, data: &[u8], form: Form) -> Vec<u8> {
+    let add = if form == Form::PlusOne { 1.0 } else { 0.0 };
+    let bytes = |x: f32| (x + add).to_le_bytes();
+    let (pairs, _) = data.as_chunks::<2>();
+    match dtype {
+        DType::BF16 => pairs
+            .iter()
+            .flat_map(|b| bytes(bf16::from_le_bytes(*b).to_f32()))
+            .collect(),
+        DType::F16 => pairs
+            .iter()
+            .flat_map(|b| bytes(f16::from_le_bytes(*b).to_f32()))
+            .collect(),
+        _ => {
+            let (words, _) = data.as_chunks::<4>();
+            words
+                .iter()
+                .flat_map(|b| bytes(f32::from_le_bytes(*b)))
+                .collect()
         }
-    };
-    data.chunks_exact(2)
-        .flat_map(|b| wide(b).to_le_bytes())
-        .collect()
+    }
 }

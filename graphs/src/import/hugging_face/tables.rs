@@ -20,6 +20,10 @@ pub(super) struct Translation {
     pub base: &'static str,
     /// Whether the rotary embedding is there, and pairs elements of the two halves of a head.
     pub half_split_rope: bool,
+    /// Vectors that the configuration gives and GGUF has as tensors, by GGUF's names.
+    pub figures: BTreeMap<&'static str, Vec<f32>>,
+    /// Experts of a layer.
+    pub experts: u32,
 }
 
 /// A metadata value.
@@ -32,6 +36,17 @@ pub(super) enum Meta {
     Flags(Vec<bool>),
 }
 
+/// How a tensor of the folder becomes GGUF's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As it is.
+    Plain,
+    /// With 1 added to each element.
+    PlusOne,
+    /// `*` in its name stands for each expert's number; the matrices become one tensor.
+    Experts,
+}
+
 /// Names of a tensor, without `.weight` or `.bias`: `#` stands for a number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Name {
@@ -41,6 +56,8 @@ pub(super) struct Name {
     pub theirs: &'static str,
     /// Whether it has a bias. It must be there then; else it is not used even if it is there.
     pub bias: bool,
+    /// What is done with it.
+    pub form: Form,
 }
 
 impl Translation {
@@ -52,6 +69,8 @@ impl Translation {
             names: Vec::new(),
             base,
             half_split_rope: false,
+            figures: BTreeMap::new(),
+            experts: 0,
         };
         let name = Meta::Text(architecture);
         let key = "general.architecture".to_owned();
@@ -80,9 +99,17 @@ impl Translation {
 
     /// Adds tensors, all with a bias or all without.
     pub fn add(&mut self, bias: bool, names: &[(&'static str, &'static str)]) {
-        let names = names
-            .iter()
-            .map(|&(ours, theirs)| Name { ours, theirs, bias });
+        self.add_as(Form::Plain, bias, names);
+    }
+
+    /// As [`Translation::add`], in `form`.
+    pub fn add_as(&mut self, form: Form, bias: bool, names: &[(&'static str, &'static str)]) {
+        let names = names.iter().map(|&(ours, theirs)| Name {
+            ours,
+            theirs,
+            bias,
+            form,
+        });
         self.names.extend(names);
     }
 }

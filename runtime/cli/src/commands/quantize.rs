@@ -4,9 +4,12 @@ use std::num::NonZero;
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use anynpu::Evaluation;
+use anynpu::{Evaluation, OpenModel};
 use anynpu_graphs::import::gguf::Gguf;
-use anynpu_graphs::quant::{Imatrix, QuantizeOptions, QuantizeReport, quantize_file};
+use anynpu_graphs::import::hugging_face::HuggingFaceFolder;
+use anynpu_graphs::quant::{
+    Imatrix, QuantizeOptions, QuantizeReport, QuantizeSource, quantize_file,
+};
 use serde::Serialize;
 
 use crate::args::{ModelArg, QuantizeArgs};
@@ -30,7 +33,16 @@ pub fn execute(args: &QuantizeArgs) -> anyhow::Result<()> {
         Some(path) => Some(load::read_text(path)?),
         None => None,
     };
-    let source = Gguf::open(&args.input).with_context(|| args.input.display().to_string())?;
+    let told = || args.input.display().to_string();
+    let (gguf, folder);
+    let source: QuantizeSource<'_> = if HuggingFaceFolder::is_at(&args.input) {
+        let open = OpenModel::open(args.input.as_path());
+        folder = open.and_then(|m| m.to_gguf()).with_context(told)?;
+        (&folder).into()
+    } else {
+        gguf = Gguf::open(&args.input).with_context(told)?;
+        (&gguf).into()
+    };
     let mut options = QuantizeOptions::new(args.mixture);
     options.threads = args
         .placement
@@ -41,7 +53,7 @@ pub fn execute(args: &QuantizeArgs) -> anyhow::Result<()> {
     }
     let bar = output::progress_bar("quantising");
     let interrupt = load::interrupt();
-    let report = quantize_file(&source, &args.output, &options, &mut |p| {
+    let report = quantize_file(source, &args.output, &options, &mut |p| {
         bar.set_length(p.total.max(1));
         bar.set_position(p.done);
         match interrupt.is_cancelled() {

@@ -14,6 +14,7 @@ use tokenizers::{Encoding, PostProcessor as _, Token};
 mod charsmaps;
 mod config;
 mod decoder;
+mod vocabulary;
 
 use super::error::TokenizeError;
 use super::pieces::{PieceIndex, Pieces};

@@ -10,9 +10,12 @@ use std::ops::Range;
 
 use regex::Regex;
 
+mod published;
 mod table;
 
 use super::error::TokenizeError;
+pub(super) use published::GPT_2;
+use published::PUBLISHED;
 use table::{Blanks, Definition, Stage, TABLE};
 
 /// The definition that model files call `name`.
@@ -84,6 +87,13 @@ pub fn names() -> Vec<&'static str> {
 /// The first of the names under which the pre-tokeniser called `name` is known.
 pub fn representative(name: &str) -> Option<&'static str> {
     definition(name).map(|definition| definition.names[0])
+}
+
+/// The name in GGUF files of the pre-tokeniser that was published with these expressions, one a stage.
+pub(super) fn published(stages: &[&str], whole_words: bool) -> Option<&'static str> {
+    let (_, names) = PUBLISHED.iter().find(|(own, _)| *own == stages)?;
+    let fits = |name: &&&str| definition(name).is_some_and(|d| d.whole_words == whole_words);
+    names.iter().find(fits).copied()
 }
 
 /// Models that use this pre-tokeniser begin with a begin token even where the file doesn't say so.
