@@ -15,6 +15,7 @@ mod embed;
 mod error;
 pub mod evaluate;
 mod exec;
+mod folder;
 mod generate;
 pub mod knobs;
 mod load_options;

@@ -9,6 +9,7 @@ use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::import::hugging_face::{HuggingFaceFolder, HuggingFaceGguf, HuggingFaceModel};
 
 use crate::RuntimeError;
+use crate::folder::{self, TokenizerFiles};
 use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
 
 /// Where a model comes from.
@@ -102,21 +103,7 @@ impl OpenModel {
 
     fn open_folder(path: &Path) -> Result<Self, RuntimeError> {
         let folder = HuggingFaceFolder::open(path).map_err(anynpu_graphs::ModelError::from)?;
-        let text = |name| {
-            folder
-                .read_text(name)
-                .map_err(anynpu_graphs::ModelError::from)
-        };
-        let tokenizer = match text("tokenizer.json")? {
-            Some(json) => {
-                let config = text("tokenizer_config.json")?;
-                Tokenizer::from_hugging_face(&json, config.as_deref())
-            }
-            None => Err(TokenizeError::UnknownModel {
-                model: "none".into(),
-                known: "a tokenizer.json in the model's folder".into(),
-            }),
-        };
+        let tokenizer = folder::tokenizer(&folder)?;
         let folder = HuggingFaceModel::new(&folder).map_err(anynpu_graphs::ModelError::from)?;
         let model = Model::from_hugging_face(&folder, 0)?;
         Ok(OpenModel {
@@ -186,12 +173,8 @@ impl OpenModel {
                 model: self.model.info().name.clone(),
             });
         };
-        let text = |name| {
-            let text = folder.folder().read_text(name);
-            text.map_err(anynpu_graphs::ModelError::from)
-        };
         let mut gguf = folder.to_gguf()?;
-        let Some(json) = text("tokenizer.json")? else {
+        let Some(files) = TokenizerFiles::read(folder.folder())? else {
             let header = gguf.header().set("tokenizer.ggml.model", "none");
             header.map_err(anynpu_graphs::ModelError::GgufWrite)?;
             gguf.warn(
@@ -201,11 +184,24 @@ impl OpenModel {
             );
             return Ok(gguf);
         };
-        self.tokenizer()?;
-        let config = text("tokenizer_config.json")?;
+        let tokenizer = self.tokenizer()?;
         let architecture = &self.model.info().architecture;
         let (mut vocabulary, warnings) =
-            Vocabulary::from_hugging_face(&json, config.as_deref(), architecture)?;
+            Vocabulary::from_hugging_face(&files.json, files.config.as_deref(), architecture)?;
+        vocabulary.chat_templates = tokenizer.chat_templates().to_vec();
+        let ends = folder::folder_ends(folder.folder(), tokenizer.token_count())?;
+        let known = Tokenizer::new(&vocabulary)?;
+        let unknown = ends.into_iter().filter(|&id| !known.ends_generation(id));
+        let mut unknown = unknown.collect::<Vec<_>>().into_iter();
+        // the format has room for two beside the end token
+        vocabulary.special.end_of_turn = unknown.next();
+        vocabulary.special.end_of_message = unknown.next();
+        if let Some(id) = unknown.next() {
+            gguf.warn(format!(
+                "token {id} and {} others end generation, for which GGUF has no place",
+                unknown.len()
+            ));
+        }
         // other readers expect a token for each row
         vocabulary.pad(gguf.vocabulary());
         let written = vocabulary.write_gguf(gguf.header());

@@ -26,6 +26,8 @@ use crate::{
 pub struct Chat {
     session: Session,
     template: ChatTemplate,
+    /// Whether the template is the model's own choice, which depends on whether there are tools.
+    chosen: bool,
     tokenizer: Arc<Tokenizer>,
     guard: Guard,
     messages: Vec<Message>,
@@ -33,6 +35,9 @@ pub struct Chat {
     variables: Map<String, Json>,
     date: Option<Date>,
 }
+
+/// Name of the template for conversations with tools.
+const TOOL_USE: &str = "tool_use";
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,14 +57,17 @@ pub struct Reply {
 }
 
 impl Chat {
-    /// A conversation in `session`, by its model's template.
+    /// A conversation in `session`, by its model's template; with [`Chat::tools`] by the one named
+    /// `tool_use`, if the model has one.
     ///
     /// # Errors
     /// A model without a template or with one that can't be parsed, or whose vocabulary can't be
     /// used.
     pub fn new(session: Session) -> Result<Self, RuntimeError> {
         let template = session.model().chat_template()?;
-        Chat::with_template(session, template)
+        let mut chat = Chat::with_template(session, template)?;
+        chat.chosen = true;
+        Ok(chat)
     }
 
     /// A conversation by this template.
@@ -73,6 +81,7 @@ impl Chat {
             tokenizer,
             session,
             template,
+            chosen: false,
             messages: Vec::new(),
             tools: None,
             variables: Map::new(),
@@ -145,9 +154,25 @@ impl Chat {
         if let Some(date) = self.date {
             input = input.date(date);
         }
-        let rendered = self.template.render_guarded(&input, &self.guard)?;
+        let tool_use = self.tool_template()?;
+        let template = tool_use.as_ref().unwrap_or(&self.template);
+        let rendered = template.render_guarded(&input, &self.guard)?;
         let (text, untrusted) = (&rendered.text, &rendered.untrusted);
         Ok(self.tokenizer.encode_rendered(text, untrusted)?)
+    }
+
+    /// The model's template for conversations with tools, if this is one and it has one.
+    fn tool_template(&self) -> Result<Option<ChatTemplate>, RuntimeError> {
+        let named = self.tokenizer.chat_template_named(TOOL_USE);
+        match self.chosen && self.tools.is_some() && named.is_some() {
+            true => self
+                .session
+                .model()
+                .open()
+                .chat_template_named(TOOL_USE)
+                .map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Generates the model's answer to the conversation and adds it, handing each piece of text to
@@ -253,13 +278,21 @@ impl OpenModel {
     /// The model's chat template, with its special tokens as variables.
     ///
     /// # Errors
-    /// A model without one ([`ChatError::NoTemplate`]), or one that can't be parsed; a model whose
+    /// A model without one ([`ChatError::NoTemplate`], or [`ChatError::NoSuchTemplate`] if it has
+    /// others by name), or one that can't be parsed; a model whose
     /// vocabulary can't be used.
     pub fn chat_template(&self) -> Result<ChatTemplate, RuntimeError> {
         let source = self.tokenizer()?.chat_template();
         match source.filter(|s| !s.trim().is_empty()) {
             Some(source) => Ok(ChatTemplate::new(source, self.special_texts()?)?),
-            None => Err(self.no_template().into()),
+            None if self
+                .tokenizer()?
+                .chat_template_names()
+                .all(|n| n == "default") =>
+            {
+                Err(self.no_template().into())
+            }
+            None => self.chat_template_named("default"),
         }
     }
 

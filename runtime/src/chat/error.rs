@@ -8,7 +8,7 @@ use thiserror::Error;
 pub enum ChatError {
     /// The model carries no template, so it was not made for conversations.
     #[error(
-        "model '{model}' carries no chat template (metadata 'tokenizer.chat_template', or 'chat_template' of tokenizer_config.json), so it was not made for conversations; generate from a plain prompt instead"
+        "model '{model}' carries no chat template (metadata 'tokenizer.chat_template', chat_template.jinja, or 'chat_template' of tokenizer_config.json), so it was not made for conversations; generate from a plain prompt instead"
     )]
     NoTemplate {
         /// The model's name.

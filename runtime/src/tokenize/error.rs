@@ -148,6 +148,14 @@ pub enum TokenizeError {
         /// The token's text.
         text: String,
     },
+    /// A file beside `tokenizer.json` that can't be used.
+    #[error("{file} {why}")]
+    FolderFile {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A `tokenizer.json` that no vocabulary of a GGUF file does the same as.
     #[error(
         "tokenizer.json can't be written to GGUF: its {part} is {found}, which GGUF has no exact counterpart for; expected {expected}"

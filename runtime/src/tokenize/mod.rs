@@ -313,9 +313,19 @@ impl Tokenizer {
         found.map(|(_, text)| text.as_str())
     }
 
+    /// The model's chat templates by name; the usual one is named `default`.
+    pub fn chat_templates(&self) -> &[(String, String)] {
+        &self.chat_templates
+    }
+
     /// The names of the model's chat templates; the usual one is named `default`.
     pub fn chat_template_names(&self) -> impl Iterator<Item = &str> {
         self.chat_templates.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Replaces the model's chat templates, by name.
+    pub fn set_chat_templates(&mut self, templates: Vec<(String, String)>) {
+        self.chat_templates = templates;
     }
 
     /// The begin token, if the vocabulary says to add it.

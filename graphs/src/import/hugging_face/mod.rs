@@ -34,6 +34,8 @@ use config::Config;
 pub const CONFIG: &str = "config.json";
 /// Files of JSON larger than this are not read.
 const MAX_JSON: u64 = 64 << 20;
+/// More files of a kind than any folder has.
+const MAX_NAMES: usize = 1000;
 
 /// The files of a folder, read and checked. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -149,6 +151,40 @@ impl HuggingFaceFolder {
             Some(folder) => read(&folder.join(name)),
             None => Ok(None),
         }
+    }
+
+    /// The names, without `.extension`, of the files in its folder `inner` that end so, in order; none
+    /// if there is no such folder.
+    ///
+    /// # Errors
+    /// A folder that can't be read, or has more than 1000 such files.
+    pub fn names_in(&self, inner: &str, extension: &str) -> Result<Vec<String>, HuggingFaceError> {
+        let Some(folder) = &self.inner.path else {
+            return Ok(Vec::new());
+        };
+        let path = folder.join(inner);
+        let failed = |source| HuggingFaceError::Io {
+            path: path.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_str().and_then(|n| n.strip_suffix(extension));
+            if let Some(name) = name.and_then(|n| n.strip_suffix('.')) {
+                names.push(name.to_owned());
+            }
+            if names.len() > MAX_NAMES {
+                let problem = format!("has more than {MAX_NAMES} files");
+                return Err(failed(std::io::Error::other(problem)));
+            }
+        }
+        names.sort();
+        Ok(names)
     }
 
     fn reader(&self) -> Config<'_> {

@@ -63,7 +63,7 @@ struct Fields {
     cls_token: Option<TokenName>,
     pad_token: Option<TokenName>,
     mask_token: Option<TokenName>,
-    chat_template: Option<Templates>,
+    chat_template: Option<Value>,
 }
 
 /// A token's text, alone or with its properties.
@@ -82,17 +82,31 @@ impl TokenName {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
+/// The chat templates of `chat_template`: one, or several by name, of which the last of a name counts.
+fn templates(value: Value) -> Result<Vec<(String, String)>, TokenizeError> {
+    let refused = |found: &Value| TokenizeError::FolderFile {
+        file: "tokenizer_config.json".into(),
+        why: format!(
+            "has {} in 'chat_template'; expected a text, or a list of objects with texts 'name' and 'template'",
+            quoted(&found.to_string())
+        ),
+    };
+    let list = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::String(text) => return Ok(vec![("default".to_owned(), text)]),
+        Value::Array(list) => list,
+        other => return Err(refused(&other)),
+    };
+    let mut templates: Vec<(String, String)> = Vec::new();
+    for item in &list {
+        let text = |key: &str| item.get(key).and_then(Value::as_str);
+        let (Some(name), Some(template)) = (text("name"), text("template")) else {
+            return Err(refused(item));
+        };
+        templates.retain(|(known, _)| known != name);
+        templates.push((name.to_owned(), template.to_owned()));
+    }
+    Ok(templates)
 }
 
 /// Beginnings of the tokenizer classes that put the configuration's `add_bos_token` and `add_eos_token` into effect.
@@ -101,13 +115,7 @@ const CLASSES_WITH_FLAGS: [&str; 4] = ["Llama", "CodeLlama", "Gemma", "Cohere"];
 impl Config {
     pub(super) fn parse(json: &[u8]) -> Result<Self, TokenizeError> {
         let mut fields: Fields = parse("reading tokenizer_config.json", json)?;
-        let chat_templates = match fields.chat_template.take() {
-            None => Vec::new(),
-            Some(Templates::One(text)) => vec![("default".to_owned(), text)],
-            Some(Templates::Named(list)) => {
-                list.into_iter().map(|t| (t.name, t.template)).collect()
-            }
-        };
+        let chat_templates = templates(fields.chat_template.take().unwrap_or_default())?;
         Ok(Config {
             fields,
             chat_templates,
