@@ -17,10 +17,23 @@ pub trait TensorData: Debug + Send + Sync {
     /// were made from what the file has, which is done again for each call.
     fn tensor(&self, name: &str) -> Option<(DType, Cow<'_, [u8]>)>;
 
+    /// The length of the tensor's data, and its first and last bytes, `most` of each or all.
+    fn sample(&self, name: &str, most: usize) -> Option<(u64, Vec<u8>, Vec<u8>)> {
+        let (_, bytes) = self.tensor(name)?;
+        Some(sample(&bytes, &bytes, bytes.len() as u64, most))
+    }
+
     /// Tells that the tensor will not be read again, so that its memory may be given back.
     fn release(&self, name: &str) {
         let _ = name;
     }
+}
+
+/// The length and the ends of data that begins as `first` and ends as `last`.
+pub(crate) fn sample(first: &[u8], last: &[u8], len: u64, most: usize) -> (u64, Vec<u8>, Vec<u8>) {
+    let first = &first[..first.len().min(most)];
+    let last = &last[last.len().saturating_sub(most)..];
+    (len, first.to_vec(), last.to_vec())
 }
 
 /// A model, ready to be planned and compiled.

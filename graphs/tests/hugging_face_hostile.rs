@@ -161,6 +161,81 @@ fn biases_are_used_as_the_configuration_says_not_as_the_file_has_them() {
 }
 
 #[test]
+fn experts_that_are_not_alike_are_named() {
+    let all = |last: &[u64]| {
+        let shards = all_families();
+        let mut tensors: Vec<(String, Vec<u64>)> = shards
+            .tensors()
+            .map(|t| (t.name().to_owned(), t.shape().to_vec()))
+            .collect();
+        let name = "model.layers.0.block_sparse_moe.experts.1.w1.weight";
+        let one = tensors.iter_mut().find(|(n, _)| n == name);
+        one.unwrap().1 = last.to_vec();
+        tensors.retain(|(n, _)| n != name || !last.is_empty());
+        let file = SafeTensors::from_vec("tensors", folders::tensors(&tensors)).unwrap();
+        let config = config("mixtral").to_string();
+        let folder = HuggingFaceFolder::in_memory("f", config.as_bytes(), Shards::of(file))?;
+        Model::from_hugging_face(&HuggingFaceModel::new(&folder)?, 0)
+    };
+    all(&[6, 4]).unwrap();
+    let missing = all(&[]).unwrap_err().to_string();
+    assert!(
+        missing.contains("asks for tensor") && missing.contains("experts.1.w1.weight"),
+        "{missing}"
+    );
+    for shape in [&[6, 5][..], &[24], &[1, 6, 4]] {
+        let error = all(shape).unwrap_err().to_string();
+        assert!(
+            error.contains("experts.1.w1.weight") && error.contains("experts.0.w1.weight"),
+            "{error}"
+        );
+    }
+}
+
+/// What is made of tensors: norms with 1 added, experts joined.
+#[test]
+fn tensors_that_gguf_has_in_another_form_are_made() {
+    let f32s = |model: &Model, name: &str| -> Vec<f32> {
+        let (_, bytes) = model.data().tensor(name).unwrap();
+        let (words, _) = bytes.as_chunks::<4>();
+        words.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let (gemma, llama) = (build(&config("gemma")), build(&config("llama")));
+    let (gemma, llama) = (gemma.unwrap(), llama.unwrap());
+    for name in ["output_norm.weight", "blk.0.attn_norm.weight"] {
+        let plain = f32s(&llama, name);
+        let one_more: Vec<f32> = plain.iter().map(|x| x + 1.0).collect();
+        assert_eq!(f32s(&gemma, name), one_more);
+    }
+    let mixtral = build(&config("mixtral")).unwrap();
+    let shards = all_families();
+    let expert = |n: u32| {
+        let name = format!("model.layers.0.block_sparse_moe.experts.{n}.w2.weight");
+        shards.tensor(&name).unwrap().data().to_vec()
+    };
+    let (dtype, stack) = mixtral.data().tensor("blk.0.ffn_down_exps.weight").unwrap();
+    assert_eq!(dtype.name(), "f32");
+    assert_eq!(*stack, [expert(0), expert(1)].concat());
+    for model in [&mixtral, &gemma] {
+        for weight in model
+            .graph()
+            .weights()
+            .iter()
+            .filter(|w| w.inline.is_none())
+        {
+            let data = model.data();
+            let (_, bytes) = data.tensor(&weight.name).unwrap();
+            let (len, first, last) = data.sample(&weight.name, 8).unwrap();
+            assert_eq!(len, bytes.len() as u64);
+            assert_eq!(
+                (&first[..], &last[..]),
+                (&bytes[..8], &bytes[bytes.len() - 8..])
+            );
+        }
+    }
+}
+
+#[test]
 fn a_folder_without_its_files_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let open = || HuggingFaceFolder::open(dir.path()).unwrap_err().to_string();

@@ -274,10 +274,10 @@ fn fingerprint(model: &Model) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(model.graph().to_string().as_bytes());
     for weight in model.graph().weights() {
-        if let Some((_, bytes)) = model.data().tensor(&weight.name) {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes[..bytes.len().min(SAMPLE)]);
-            hasher.update(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
+        if let Some((len, first, last)) = model.data().sample(&weight.name, SAMPLE) {
+            hasher.update(&len.to_le_bytes());
+            hasher.update(&first);
+            hasher.update(&last);
         }
     }
     *hasher.finalize().as_bytes()

@@ -123,6 +123,7 @@ impl DecoderConfig {
             base: rope_base.unwrap_or(10_000.0),
             scaling: rope_scaling(&meta, original_context)?,
         };
+        let own_scale = meta.float("attention.scale", |x| x >= 0.0, "a number, 0 or above")?;
         let scale_by = match family.wide_scale_layers.contains(&layers) {
             true => hidden / heads,
             false => key_dim,
@@ -143,7 +144,10 @@ impl DecoderConfig {
             rope_dims,
             rope,
             window_rope: window_rope(&meta, family, rope)?,
-            attention_scale: 1.0 / (scale_by as f32).sqrt(),
+            // 0 stands for "not given"
+            attention_scale: own_scale
+                .filter(|&x| x > 0.0)
+                .unwrap_or(1.0 / (scale_by as f32).sqrt()),
             soft_caps: soft_caps(&meta, family)?,
             windows: windows(&meta, family, layers)?,
             experts,

@@ -427,6 +427,8 @@ fn task<'a>(
 ) -> Result<Task<'a>, QuantizeFileError> {
     let dims = &tensor.dims;
     let (to, instead_of) = match rules.choose(&tensor.name, dims) {
+        // as converters of folders write routers
+        Choice::Keep if source.is_folder() => (Some(DType::F32), None),
         Choice::Keep => (None, None),
         Choice::To(dtype) => (Some(dtype), None),
         Choice::Instead { wanted, to } => (Some(to), Some(wanted)),

@@ -68,6 +68,10 @@ impl<'a> QuantizeSource<'a> {
         }
     }
 
+    pub(super) fn is_folder(self) -> bool {
+        matches!(self, QuantizeSource::HuggingFace(_))
+    }
+
     pub(super) fn tensors(self) -> Vec<SourceTensor> {
         match self {
             QuantizeSource::Gguf(gguf) => gguf

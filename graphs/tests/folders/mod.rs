@@ -247,8 +247,22 @@ pub fn all_families() -> Shards {
         ("mlp.gate_proj", 6, 4),
         ("mlp.up_proj", 6, 4),
         ("mlp.down_proj", 4, 6),
+        ("self_attn.qkv_proj", 8, 4),
+        ("mlp.gate_up_proj", 12, 4),
+        ("block_sparse_moe.gate", 2, 4),
+        ("mlp.gate", 2, 4),
     ] {
         linear(format!("{layer}.{name}"), rows, columns);
+    }
+    for expert in 0..2 {
+        let mixtral = format!("{layer}.block_sparse_moe.experts.{expert}");
+        linear(format!("{mixtral}.w1"), 6, 4);
+        linear(format!("{mixtral}.w2"), 4, 6);
+        linear(format!("{mixtral}.w3"), 6, 4);
+        let qwen = format!("{layer}.mlp.experts.{expert}");
+        linear(format!("{qwen}.gate_proj"), 3, 4);
+        linear(format!("{qwen}.up_proj"), 3, 4);
+        linear(format!("{qwen}.down_proj"), 4, 3);
     }
     for base in ["bert", "mobilebert"] {
         let narrow = if base == "bert" { 4 } else { 2 };
@@ -320,6 +334,8 @@ pub fn all_families() -> Shards {
         ("model.norm", &[4]),
         ("model.layers.0.input_layernorm", &[4]),
         ("model.layers.0.post_attention_layernorm", &[4]),
+        ("model.layers.0.pre_feedforward_layernorm", &[4]),
+        ("model.layers.0.post_feedforward_layernorm", &[4]),
         ("model.layers.0.self_attn.q_norm", &[2]),
         ("model.layers.0.self_attn.k_norm", &[2]),
         ("bert.embeddings.word_embeddings", &[5, 4]),
@@ -337,11 +353,17 @@ pub fn all_families() -> Shards {
 }
 
 /// Every `model_type` that can be read.
-pub const MODEL_TYPES: [&str; 7] = [
+pub const MODEL_TYPES: [&str; 13] = [
     "llama",
     "mistral",
+    "mixtral",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
     "bert",
     "distilbert",
     "mobilebert",
@@ -387,7 +409,11 @@ pub fn config(model_type: &str) -> Value {
             "attention_bias": true,
             "mlp_bias": true,
             "head_dim": 2,
-            "hidden_act": "silu",
+            "hidden_act": if model_type.starts_with("gemma") { "gelu_pytorch_tanh" } else { "silu" },
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 3,
+            "norm_topk_prob": true,
             "hidden_size": 4,
             "intermediate_size": 6,
             "max_position_embeddings": 8,
@@ -560,6 +586,139 @@ pub fn refused() -> Vec<(&'static str, Value, &'static str)> {
             "qwen2",
             json!({"layer_types": ["sliding_attention"]}),
             "layer_types",
+        ),
+        (
+            "mixtral",
+            json!({"num_local_experts": 3}),
+            "model.layers.0.block_sparse_moe.gate.weight",
+        ),
+        (
+            "mixtral",
+            json!({"num_local_experts": 0}),
+            "'num_local_experts' is 0",
+        ),
+        (
+            "mixtral",
+            json!({"num_local_experts": null}),
+            "'num_local_experts' is missing",
+        ),
+        (
+            "mixtral",
+            json!({"num_local_experts": 4_294_967_295u64}),
+            "num_local_experts",
+        ),
+        (
+            "mixtral",
+            json!({"num_experts_per_tok": 3}),
+            "num_experts_per_tok",
+        ),
+        (
+            "mixtral",
+            json!({"intermediate_size": 7}),
+            "model.layers.0.block_sparse_moe.experts.*.w1",
+        ),
+        ("mixtral", json!({"sliding_window": 0}), "sliding_window"),
+        (
+            "qwen3_moe",
+            json!({"norm_topk_prob": false}),
+            "'norm_topk_prob' is false",
+        ),
+        (
+            "qwen3_moe",
+            json!({"norm_topk_prob": null}),
+            "norm_topk_prob",
+        ),
+        (
+            "qwen3_moe",
+            json!({"mlp_only_layers": [0]}),
+            "mlp_only_layers",
+        ),
+        (
+            "qwen3_moe",
+            json!({"decoder_sparse_step": 2}),
+            "decoder_sparse_step",
+        ),
+        (
+            "qwen3_moe",
+            json!({"use_sliding_window": true}),
+            "use_sliding_window",
+        ),
+        (
+            "qwen3_moe",
+            json!({"num_experts": 3}),
+            "model.layers.0.mlp.gate.weight",
+        ),
+        (
+            "gemma",
+            json!({"hidden_act": "gelu"}),
+            "'hidden_act' is 'gelu'; expected gelu_pytorch_tanh",
+        ),
+        (
+            "gemma2",
+            json!({"hidden_activation": "silu"}),
+            "hidden_activation",
+        ),
+        (
+            "gemma2",
+            json!({"attn_logit_softcapping": -1}),
+            "attn_logit_softcapping",
+        ),
+        (
+            "gemma2",
+            json!({"query_pre_attn_scalar": 0}),
+            "query_pre_attn_scalar",
+        ),
+        (
+            "gemma3_text",
+            json!({"use_bidirectional_attention": true}),
+            "use_bidirectional_attention",
+        ),
+        (
+            "gemma3_text",
+            json!({"layer_types": ["full_attention", "full_attention"]}),
+            "layer_types",
+        ),
+        (
+            "gemma3_text",
+            json!({"sliding_window_pattern": 0}),
+            "sliding_window_pattern",
+        ),
+        (
+            "gemma3_text",
+            json!({"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2}}}),
+            "rope_parameters.sliding_attention.rope_type",
+        ),
+        (
+            "gemma3_text",
+            json!({"rope_local_base_freq": -1}),
+            "rope_local_base_freq",
+        ),
+        (
+            "phi3",
+            json!({"partial_rotary_factor": 1.5}),
+            "partial_rotary_factor",
+        ),
+        (
+            "phi3",
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1]}}),
+            "factor",
+        ),
+        (
+            "phi3",
+            json!({"original_max_position_embeddings": 4,
+                "rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [1]}}),
+            "'rope_scaling.short_factor' is a list of 2",
+        ),
+        (
+            "phi3",
+            json!({"original_max_position_embeddings": 4,
+                "rope_scaling": {"type": "su", "short_factor": [1], "long_factor": [0]}}),
+            "rope_scaling.long_factor",
+        ),
+        (
+            "phi3",
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            "or longrope",
         ),
         ("bert", json!({"is_decoder": true}), "is_decoder"),
         (

@@ -91,6 +91,9 @@ def fill(model: torch.nn.Module, name: str):
             # without normalisation the residual stream must be kept small
             free = getattr(model.config, "normalization_type", None) == "no_norm"
             scale, around = 0.1, 0.6 if free else 1.0
+            if model.config.model_type.startswith("gemma"):
+                # stored less 1
+                around = 0.0
         noise = rng.standard_normal(shape) * scale + around
         tensor.data.copy_(torch.from_numpy(noise.astype(np.float32)))
 
@@ -105,7 +108,11 @@ def write(name: str, model, dtype=torch.float32, shard: str = "1GB", edit=None):
     for file in folder.iterdir():
         file.chmod(0o644)
     model, told = type(model).from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
+        folder,
+        dtype=torch.float64,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        output_loading_info=True,
     )
     assert not told["missing_keys"], told
     ids = torch.tensor([[(3 * i + 1) % VOCABULARY for i in range(TOKENS)]])
@@ -117,7 +124,8 @@ def write(name: str, model, dtype=torch.float32, shard: str = "1GB", edit=None):
 
 
 def decoder(kind: str, name: str, shard: str = "1GB", dtype=torch.float32, edit=None, **keys):
-    config = getattr(transformers, f"{kind}Config")(**(DECODER | keys))
+    text = "Text" if kind == "Gemma3" else ""
+    config = getattr(transformers, f"{kind}{text}Config")(**(DECODER | keys))
     write(name, getattr(transformers, f"{kind}ForCausalLM")(config), dtype, shard, edit)
 
 
@@ -127,13 +135,14 @@ def encoder(kind: str, name: str, base: dict, edit=None, **keys):
         write(name + suffix, getattr(transformers, kind + cls)(config), edit=edit)
 
 
-def old_config(**keys):
+def old_config(*without, **keys):
     """Writes the configuration as older releases did: rotary figures at its top, scaling apart."""
 
     def edit(folder):
         file = folder / "config.json"
         config = json.loads(file.read_text())
-        config.pop("rope_parameters")
+        for member in ["rope_parameters", *without]:
+            config.pop(member)
         config["torch_dtype"] = config.pop("dtype")
         file.write_text(json.dumps(config | keys, indent=2, sort_keys=True) + "\n")
 
@@ -175,6 +184,32 @@ def main():
     decoder("Qwen2", "qwen2", tie_word_embeddings=True, **rope("default", rope_theta=1e6))
     decoder("Qwen2", "qwen2-window", use_sliding_window=True, sliding_window=5, max_window_layers=1)
     decoder("Qwen3", "qwen3", head_dim=16, **rope("default", rope_theta=1e6))
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    decoder("Mixtral", "mixtral", **experts)
+    decoder("Mixtral", "mixtral-bf16", dtype=torch.bfloat16, **experts)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+    decoder("Qwen3Moe", "qwen3moe", head_dim=16, **experts)
+    gemma = {"head_dim": 8, "tie_word_embeddings": True}
+    decoder("Gemma", "gemma", **gemma)
+    decoder("Gemma", "gemma-bf16", dtype=torch.bfloat16, **gemma)
+    scores = {"query_pre_attn_scalar": 8, "sliding_window": 5}
+    decoder("Gemma2", "gemma2", **(gemma | scores))
+    decoder("Gemma2", "gemma2-scaled", **(gemma | scores | {"query_pre_attn_scalar": 20, "attn_logit_softcapping": None}))
+    kinds = {"layer_types": ["sliding_attention", "full_attention"]}
+    decoder("Gemma3", "gemma3", **(gemma | scores | kinds))
+    linear = {"rope_type": "linear", "factor": 4.0}
+    old = {"rope_theta": 1e5, "rope_local_base_freq": 100.0, "rope_scaling": linear, "sliding_window_pattern": 2}
+    ropes = {
+        "full_attention": linear | {"rope_theta": 1e5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    edit = old_config("layer_types", "_sliding_window_pattern", **old)
+    decoder("Gemma3", "gemma3-old", edit=edit, rope_parameters=ropes, **(gemma | scores | kinds))
+    decoder("Phi3", "phi3")
+    decoder("Phi3", "phi3-window", sliding_window=5, **rope("default", partial_rotary_factor=0.75))
+    long = {"short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1.0, 1.5, 3.0, 6.0]}
+    decoder("Phi3", "phi3-long", original_max_position_embeddings=16, **rope("longrope", **long))
+    decoder("Phi3", "phi3-short", original_max_position_embeddings=32, **rope("longrope", **long))
     encoder("Bert", "bert", BERT)
     encoder("Bert", "bert-old", BERT, edit=old_names, hidden_act="gelu_new")
     encoder("DistilBert", "distilbert", DISTILBERT)

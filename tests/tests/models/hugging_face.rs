@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::quant::{Mixture, QuantizeOptions, quantize_gguf};
-use anynpu_runtime::{KvType, LoadOptions, LoadedModel, OpenModel, Prompt, Runtime};
+use anynpu_runtime::{KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Prompt, Runtime};
 use anynpu_tests::test_data;
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ const VOCABULARY: u32 = 64;
 const BOUND: f32 = 1e-4;
 
 /// Folders of decoders with F32 weights.
-const DECODERS: [&str; 10] = [
+const DECODERS: [&str; 20] = [
     "llama",
     "llama-linear",
     "llama-llama3",
@@ -28,7 +28,20 @@ const DECODERS: [&str; 10] = [
     "qwen2",
     "qwen2-window",
     "qwen3",
+    "mixtral",
+    "qwen3moe",
+    "gemma",
+    "gemma2",
+    "gemma2-scaled",
+    "gemma3",
+    "gemma3-old",
+    "phi3",
+    "phi3-window",
+    "phi3-long",
 ];
+
+/// Those that GGUF has no place for.
+const FOLDERS_ONLY: [&str; 1] = ["gemma2-scaled"];
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -63,13 +76,19 @@ fn decoders_give_the_logits_of_transformers() {
     }
 }
 
-/// The folder as a GGUF file with weights in `mixture`, loaded.
-fn converted(folder: PathBuf, mixture: Mixture) -> LoadedModel {
+/// The folder as a GGUF file with weights in `mixture`.
+fn written(folder: PathBuf, mixture: Mixture) -> Vec<u8> {
     let gguf = OpenModel::open(folder).unwrap().to_gguf().unwrap();
     let options = QuantizeOptions::new(mixture);
     let mut go_on = |_| ControlFlow::Continue(());
     let (report, bytes) = quantize_gguf(&gguf, Vec::new(), &options, &mut go_on).unwrap();
     assert_eq!(report.output_bytes, bytes.len() as u64);
+    bytes
+}
+
+/// As [`written`], loaded.
+fn converted(folder: PathBuf, mixture: Mixture) -> LoadedModel {
+    let bytes = written(folder, mixture);
     let drivers = anynpu_backends::drivers();
     let runtime = Runtime::builder().drivers(drivers).build().unwrap();
     let options = LoadOptions::new().kv_type(KvType::F32);
@@ -81,7 +100,7 @@ fn converted(folder: PathBuf, mixture: Mixture) -> LoadedModel {
 /// windows and YaRN's own betas.
 #[test]
 fn decoders_written_as_gguf_give_the_same_logits() {
-    for name in DECODERS {
+    for name in DECODERS.into_iter().filter(|n| !FOLDERS_ONLY.contains(n)) {
         let model = converted(data(name), Mixture::F32);
         assert!(model.info().formats.iter().all(|f| f.dtype == "f32"));
         assert_close(name, &logits(&model, &tokens()), BOUND);
@@ -90,6 +109,8 @@ fn decoders_written_as_gguf_give_the_same_logits() {
         ("llama-tied-bf16", Mixture::BF16),
         ("llama-sharded-f16", Mixture::F16),
         ("llama-sharded-f16", Mixture::F32),
+        ("gemma-bf16", Mixture::BF16),
+        ("mixtral-bf16", Mixture::BF16),
     ] {
         let model = converted(data(name), mixture);
         assert_eq!(model.info().formats[0].dtype, mixture.base().name());
@@ -117,13 +138,51 @@ fn the_stories_folder_written_as_gguf_tells_the_same_story() {
 
 #[test]
 fn weights_of_16_bits_and_in_several_files_run_as_they_are() {
-    for (name, dtype) in [("llama-tied-bf16", "bf16"), ("llama-sharded-f16", "f16")] {
+    // norms, and with Gemma the factor of the embedding
+    for (name, dtype, f32s) in [
+        ("llama-tied-bf16", "bf16", 5),
+        ("llama-sharded-f16", "f16", 5),
+        ("gemma-bf16", "bf16", 6),
+        ("mixtral-bf16", "bf16", 5),
+    ] {
         let model = load(data(name));
         let formats = &model.info().formats;
         assert_eq!(formats[0].dtype, dtype, "{name}");
-        // norms
-        assert_eq!((formats[1].dtype, formats[1].tensors), ("f32", 5), "{name}");
+        let rest = (formats[1].dtype, formats[1].tensors);
+        assert_eq!(rest, ("f32", f32s), "{name}");
         assert_close(name, &logits(&model, &tokens()), BOUND);
+    }
+}
+
+/// Contexts up to the original one have frequencies of their own.
+#[test]
+fn listed_rotary_factors_follow_the_context() {
+    let name = "phi3-short";
+    let open = OpenModel::open(data(name)).unwrap();
+    assert_eq!(open.model().info().context_switch, Some(32));
+    let of = |model: &LoadedModel| logits(model, &tokens());
+    let short = |source: ModelSource| {
+        let drivers = anynpu_backends::drivers();
+        let runtime = Runtime::builder().drivers(drivers).build().unwrap();
+        let options = LoadOptions::new().kv_type(KvType::F32).context(32);
+        runtime.load(source, options).unwrap()
+    };
+    assert_close(name, &of(&short(data(name).into())), BOUND);
+    let gguf = Gguf::from_vec("converted", written(data(name), Mixture::F32)).unwrap();
+    assert_close(name, &of(&short(gguf.into())), BOUND);
+    let long = of(&load(data(name)));
+    let expected = floats(&data(&format!("{name}.bin")));
+    let pairs = long.iter().zip(&expected);
+    let worst = pairs.map(|(f, e)| (f - e).abs()).fold(0f32, f32::max);
+    assert!(worst > 100.0 * BOUND, "the long factors differ: {worst}");
+}
+
+#[test]
+fn scores_of_a_scale_that_gguf_cannot_tell_are_not_written() {
+    for name in FOLDERS_ONLY {
+        let error = OpenModel::open(data(name)).unwrap().to_gguf().unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("query_pre_attn_scalar"), "{error}");
     }
 }
 

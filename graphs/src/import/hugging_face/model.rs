@@ -11,6 +11,7 @@ use super::tables::{Form, Meta, Name, Translation, translate};
 use super::{HuggingFaceError, HuggingFaceFolder};
 use crate::arch::{MetaValue, ModelFile};
 use crate::import::safetensors::Tensor;
+use crate::model::sample;
 use crate::{ModelError, TensorData};
 
 /// A folder whose configuration was understood; its metadata and tensors have GGUF's names.
@@ -303,6 +304,17 @@ impl TensorData for HuggingFaceModel {
                 Some((dtype, stack.into()))
             }
         }
+    }
+
+    /// Of experts those of the first and the last, which need not be copied for that.
+    fn sample(&self, name: &str, most: usize) -> Option<(u64, Vec<u8>, Vec<u8>)> {
+        if let Source::Experts(experts) = self.find(name).ok()?? {
+            let len = experts.iter().map(Tensor::byte_len).sum();
+            let (first, last) = (experts.first()?.data(), experts.last()?.data());
+            return Some(sample(first, last, len, most));
+        }
+        let (_, bytes) = TensorData::tensor(self, name)?;
+        Some(sample(&bytes, &bytes, bytes.len() as u64, most))
     }
 
     fn release(&self, name: &str) {

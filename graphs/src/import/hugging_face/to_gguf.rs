@@ -7,7 +7,7 @@ use anynpu_ir::{DType, RopeStyle, TensorType};
 
 use super::HuggingFaceModel;
 use super::tables::Meta;
-use crate::arch::family::Family;
+use crate::arch::family::{Family, Windows};
 use crate::arch::{Kind, MetaValue, ModelFile};
 use crate::import::gguf::{GgufWriteError, GgufWriter};
 use crate::{Model, ModelError, TensorData};
@@ -230,7 +230,6 @@ impl HuggingFaceGguf {
 
     /// Whether other readers of the file do what the configuration says of attention.
     fn check_attention(&mut self, family: &Family) -> Result<(), ModelError> {
-        use crate::arch::family::Windows;
         let usual = |name: &str, usual: f64| {
             let found = self.float(&format!("rope.scaling.{name}"));
             found.is_none_or(|x| x == usual)
@@ -250,41 +249,54 @@ impl HuggingFaceGguf {
                 found: format!("so that scores are multiplied by {found}"),
             });
         }
-        let key = self.key("attention.sliding_window_pattern");
-        let Some(Meta::Flags(flags)) = self.model.translation().metadata.get(&key) else {
-            return Ok(());
-        };
-        match family.windows {
-            Windows::Listed => {
-                let context = self.count("context_length").unwrap_or(0);
-                let width = self.count("attention.sliding_window").unwrap_or(0);
-                if flags.contains(&true) && width < context {
-                    self.warnings.push(format!(
-                        "the model sees a window of {width} tokens in some layers; llama.cpp does \
-                         not heed it in files of architecture '{}' and computes otherwise in longer \
-                         contexts (anynpu heeds it)",
-                        family.name
-                    ));
-                }
-                Ok(())
+        let cap = self.float("attn_logit_softcapping");
+        match family.name {
+            "gemma2" if cap == Some(0.0) => {
+                return Err(ModelError::Unsupported {
+                    what: "writing scores without a bound to GGUF in this architecture",
+                    key: "attn_logit_softcapping".into(),
+                    found: "null".into(),
+                });
             }
-            Windows::Pattern { period, .. } => {
-                let usual =
-                    |(n, &windowed): (usize, &bool)| windowed == ((n as u32) % period < period - 1);
-                match flags.iter().enumerate().all(usual) {
-                    true => Ok(()),
-                    false => Err(ModelError::Unsupported {
-                        what: "writing these layers with windows to GGUF: readers expect all but \
-                               every so many",
-                        key: "layer_types".into(),
-                        found: format!(
-                            "not windows in all but every {period}th layer of {}",
-                            family.name
-                        ),
-                    }),
-                }
-            }
+            "gemma3" if cap.is_some_and(|c| c > 0.0) => self.warnings.push(
+                "the model bounds its scores (attn_logit_softcapping); llama.cpp does not heed that in \
+                 files of architecture 'gemma3' and computes otherwise (anynpu heeds it)"
+                    .to_owned(),
+            ),
+            _ => {}
         }
+        let context = self.count("context_length").unwrap_or(0);
+        let width = self.count("attention.sliding_window").unwrap_or(0);
+        let windowed = self.flags().is_some_and(|flags| flags.contains(&true));
+        if family.windows == Windows::Listed && windowed && width < context {
+            self.warnings.push(format!(
+                "the model sees a window of {width} tokens in some layers; llama.cpp does not heed it \
+                 in files of architecture '{}' and computes otherwise in longer contexts (anynpu heeds \
+                 it)",
+                family.name
+            ));
+        }
+        Ok(())
+    }
+
+    /// Which layers have a window, if the configuration tells.
+    fn flags(&self) -> Option<&[bool]> {
+        let key = self.key("attention.sliding_window_pattern");
+        match self.model.translation().metadata.get(&key) {
+            Some(Meta::Flags(flags)) => Some(flags),
+            _ => None,
+        }
+    }
+
+    /// Whether the layers with a window are those that readers take for such without being told.
+    fn has_usual_windows(&self) -> bool {
+        let family = Family::find(self.model.translation().architecture);
+        let Some(Windows::Pattern { period, .. }) = family.map(|f| f.windows) else {
+            return false;
+        };
+        let usual = |(n, windowed): (u32, &bool)| *windowed == (n % period < period - 1);
+        self.flags()
+            .is_some_and(|flags| (0..).zip(flags).all(usual))
     }
 
     /// Writes the metadata; without the figures of a scaling that is a tensor.
@@ -292,8 +304,7 @@ impl HuggingFaceGguf {
         let translation = self.model.translation();
         let architecture = translation.architecture;
         let pattern = self.key("attention.sliding_window_pattern");
-        let listed = Family::find(architecture)
-            .is_some_and(|f| f.windows == crate::arch::family::Windows::Listed);
+        let usual = self.has_usual_windows();
         let scaling = self.key("rope.scaling.");
         let mut plan = GgufWriter::new();
         plan.set("general.architecture", architecture)?;
@@ -308,8 +319,8 @@ impl HuggingFaceGguf {
         }
         for (key, value) in &translation.metadata {
             let ours = key.starts_with("general.");
-            // the family's own pattern needs no saying, and readers don't all know how to read one
-            if ours || (scaled && key.starts_with(&scaling)) || (*key == pattern && !listed) {
+            // older readers know the family's own pattern only
+            if ours || (scaled && key.starts_with(&scaling)) || (*key == pattern && usual) {
                 continue;
             }
             match value {
