@@ -157,11 +157,22 @@ fn scored_with(edit: impl Fn(&mut Value)) -> String {
     file.to_string()
 }
 
+/// Adds a token that is no special one.
+fn add_token(file: &mut Value, text: &str, normalized: bool) {
+    let id = file["model"]["vocab"].as_object().unwrap().len();
+    let token = json!({"id": id, "content": text, "special": false, "normalized": normalized,
+        "single_word": false, "lstrip": false, "rstrip": false});
+    file["added_tokens"].as_array_mut().unwrap().push(token);
+}
+
 proptest! {
     #[test]
     fn merges_as_scores_give_the_ids_of_the_library(text in "[abc é<\n]{0,24}") {
-        let (library, own) = both(&scored().to_string(), None);
-        same(&library, &own, &text);
+        let with_token = scored_with(|f| add_token(f, "ba<", false));
+        for file in [scored().to_string(), with_token] {
+            let (library, own) = both(&file, None);
+            same(&library, &own, &text);
+        }
         let no_prefix = scored_with(|f| f["normalizer"] = f["normalizer"]["normalizers"][1].clone());
         let strip = |f: &str| {
             let mut file: Value = serde_json::from_str(f).unwrap();
@@ -228,6 +239,14 @@ fn what_gguf_has_no_counterpart_for_is_named() {
         (
             byte_level(&|f| f["model"]["dropout"] = json!(0.5)),
             &["model.dropout", "0.5"],
+        ),
+        (
+            scored_with(|f| add_token(f, "xyz", true)),
+            &["added_tokens", "'xyz', normalized: true"],
+        ),
+        (
+            scored_with(|f| add_token(f, "\u{2581}x", false)),
+            &["added_tokens", "'\u{2581}x', normalized: false"],
         ),
         (
             scored_with(|f| f["normalizer"] = json!({"type": "NFKC"})),

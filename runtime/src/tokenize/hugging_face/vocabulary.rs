@@ -260,13 +260,19 @@ impl File {
             let found = format!("{} of the tokens <0x00> to <0xFF>", bytes.len());
             return refuse("model.vocab", found, "all 256");
         }
+        let marked = |t: &Added| vocabulary.add_space_prefix && t.content.contains(MARK);
         if let Some(added) = self
             .added_tokens
             .iter()
-            .find(|t| t.normalized && !t.special)
+            .find(|t| !t.special && (t.normalized || marked(t)))
         {
-            let found = format!("'{}' with normalized", quoted(&added.content));
-            return refuse("added_tokens", found, "tokens that are not normalized");
+            let found = format!(
+                "'{}', normalized: {}",
+                quoted(&added.content),
+                added.normalized
+            );
+            let expected = "tokens that are not normalized and have no '▁'";
+            return refuse("added_tokens", found, expected);
         }
         let merges = self.merges()?;
         let mut ranks: HashMap<&str, u32> = HashMap::new();
@@ -293,8 +299,8 @@ impl File {
             let text = std::str::from_utf8(&token.text).ok();
             let rank = text.and_then(|t| ranks.get(t));
             token.score = match (token.kind, rank) {
-                (TokenKind::Normal, Some(&rank)) => -(rank as f32),
-                (TokenKind::Normal, None) => lowest,
+                (TokenKind::Normal | TokenKind::UserDefined, Some(&rank)) => -(rank as f32),
+                (TokenKind::Normal | TokenKind::UserDefined, None) => lowest,
                 _ => 0.0,
             };
         }
@@ -393,7 +399,7 @@ impl File {
 /// Whether each way to make a token of two is a merge, as scores make it one.
 fn check_complete(vocabulary: &Vocabulary, merges: &[Merge]) -> Result<(), TokenizeError> {
     let known: HashSet<(&str, &str)> = merges.iter().map(|m| (m.left(), m.right())).collect();
-    let normal = |t: &&TokenEntry| t.kind == TokenKind::Normal;
+    let normal = |t: &&TokenEntry| matches!(t.kind, TokenKind::Normal | TokenKind::UserDefined);
     let texts = vocabulary.tokens.iter().filter(normal);
     let texts: HashSet<&str> = texts
         .filter_map(|t| std::str::from_utf8(&t.text).ok())
