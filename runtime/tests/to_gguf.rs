@@ -86,6 +86,33 @@ fn a_byte_level_vocabulary_gives_the_ids_of_the_library() {
     }
 }
 
+/// The WordPiece tokenizer, with members set.
+fn word_piece(edit: impl Fn(&mut Value)) -> String {
+    let file = include_str!("../../tests/data/tokenizers/word_piece.json");
+    let mut file: Value = serde_json::from_str(file).unwrap();
+    edit(&mut file);
+    file.to_string()
+}
+
+#[test]
+fn a_word_piece_vocabulary_gives_the_ids_of_the_library() {
+    let config = r###"{"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}"###;
+    let cased = |f: &mut Value| f["normalizer"]["lowercase"] = json!(false);
+    for file in [word_piece(|_| {}), word_piece(cased)] {
+        let (library, own) = both(&file, Some(config));
+        for text in recorded_texts() {
+            for options in [PLAIN, SPECIAL] {
+                let ids = library.encode(&text, options).unwrap();
+                let found = own.encode(&text, options).unwrap();
+                assert_eq!(found, ids, "{text:?}");
+            }
+        }
+        let special = (own.special().begin, own.special().separator);
+        let expected = (library.special().begin, library.special().separator);
+        assert_eq!(special, expected);
+    }
+}
+
 /// Tokens with scores in falling order, as SentencePiece has them.
 const SCORED: [&str; 14] = [
     "\u{2581}a",
@@ -210,8 +237,16 @@ fn what_gguf_has_no_counterpart_for_is_named() {
             &["model", "Unigram", "BPE"],
         ),
         (
-            include_str!("../../tests/data/tokenizers/word_piece.json").into(),
-            &["model", "WordPiece"],
+            word_piece(|f| f["normalizer"]["handle_chinese_chars"] = json!(false)),
+            &["normalizer", "BertNormalizer with"],
+        ),
+        (
+            word_piece(|f| f["model"]["continuing_subword_prefix"] = json!("@@")),
+            &["model.continuing_subword_prefix", "@@"],
+        ),
+        (
+            word_piece(|f| f["pre_tokenizer"] = json!({"type": "Whitespace"})),
+            &["pre_tokenizer", "Whitespace", "BertPreTokenizer"],
         ),
         // merges that were trained without scores
         (

@@ -115,7 +115,12 @@ fn a_hugging_face_folder_becomes_a_gguf_file() {
         refused(&["quantize", folder, out, "--type", "F16"], 1, words);
         assert!(!Path::new(out).exists());
     };
-    refused_folder(&data("bert"), &["encoder", "only decoders", "bert"]);
+    refused_folder(
+        &data("distilbert"),
+        &["encoder", "only BERT's", "distilbert"],
+    );
+    refused_folder(&data("bert-classifier"), &["classifier", "bert"]);
+    refused_folder(&data("bert-old"), &["hidden_act", "GELU"]);
     let copy = folder.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
     for file in ["config.json", "model.safetensors"] {

@@ -154,6 +154,13 @@ fn weights_of_16_bits_and_in_several_files_run_as_they_are() {
     }
 }
 
+#[test]
+fn an_encoder_written_as_gguf_gives_the_same_vectors() {
+    let mut embedder = converted(data("bert"), Mixture::F32).embedder().unwrap();
+    let found = embedder.hidden(&tokens(), &[]).unwrap();
+    assert_close("bert", &found, BOUND);
+}
+
 /// Contexts up to the original one have frequencies of their own.
 #[test]
 fn listed_rotary_factors_follow_the_context() {

@@ -32,6 +32,8 @@ pub struct HuggingFaceGguf {
 }
 
 const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// A key of this crate alone.
+const ACTIVATION: &str = "feed_forward_activation";
 
 impl HuggingFaceModel {
     /// The GGUF file of this model, without a vocabulary.
@@ -43,21 +45,24 @@ impl HuggingFaceModel {
         let model = Model::from_hugging_face(self, 0)?;
         let translation = self.translation();
         let architecture = translation.architecture;
-        let family = match Family::find(architecture) {
-            Some(family) => family,
-            None => {
+        let family = Family::find(architecture);
+        match (model.info().kind, architecture) {
+            (Kind::Decoder, _) if family.is_some() => {}
+            (Kind::Encoder, "bert") => {}
+            (kind, _) => {
                 return Err(ModelError::Unsupported {
-                    what: match model.info().kind {
-                        Kind::Decoder => "writing a folder of this architecture to GGUF",
-                        _ => {
-                            "writing an encoder's folder to GGUF, as only decoders can be written,"
+                    what: match kind {
+                        Kind::Encoder => {
+                            "writing this encoder to GGUF, as only BERT's form can be,"
                         }
+                        Kind::Classifier => "writing a classifier to GGUF",
+                        _ => "writing this architecture to GGUF",
                     },
                     key: "model_type".into(),
                     found: architecture.into(),
                 });
             }
-        };
+        }
         let weights = model.graph().weights().iter();
         let weights = weights.filter(|w| w.inline.is_none());
         let mut tensors: Vec<(String, TensorType)> = weights
@@ -79,10 +84,19 @@ impl HuggingFaceModel {
             warnings: Vec::new(),
             tensors,
         };
-        gguf.order_heads(family);
-        let scaled = gguf.llama3()?;
-        gguf.check_attention(family)?;
-        gguf.metadata(scaled).map_err(ModelError::GgufWrite)?;
+        let written = match family {
+            Some(family) => {
+                gguf.order_heads(family);
+                let scaled = gguf.llama3()?;
+                gguf.check_attention(family)?;
+                gguf.metadata(scaled)
+            }
+            None => {
+                gguf.check_activation()?;
+                gguf.metadata(false).and_then(|()| gguf.encoder())
+            }
+        };
+        written.map_err(ModelError::GgufWrite)?;
         Ok(gguf)
     }
 }
@@ -299,6 +313,31 @@ impl HuggingFaceGguf {
             .is_some_and(|flags| (0..).zip(flags).all(usual))
     }
 
+    /// Whether readers of GGUF take the encoder's activation for granted.
+    fn check_activation(&self) -> Result<(), ModelError> {
+        let key = self.key(ACTIVATION);
+        match ModelFile::metadata(&self.model, &key) {
+            None | Some(MetaValue::Text("gelu")) => Ok(()),
+            Some(other) => Err(ModelError::Unsupported {
+                what: "writing an encoder with this activation to GGUF, which has a place for GELU only,",
+                key: "hidden_act".into(),
+                found: other.to_string(),
+            }),
+        }
+    }
+
+    /// Adds what files of encoders say besides.
+    fn encoder(&mut self) -> Result<(), GgufWriteError> {
+        let types = self.tensors.iter().find(|(n, _)| n == "token_types.weight");
+        let types = types.and_then(|(_, ty)| ty.shape.dims().first()?.fixed());
+        let causal = self.key("attention.causal");
+        self.header.set(&causal, &false)?;
+        match types {
+            Some(rows) => self.header.set("tokenizer.ggml.token_type_count", &rows),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the metadata; without the figures of a scaling that is a tensor.
     fn metadata(&mut self, scaled: bool) -> Result<(), GgufWriteError> {
         let translation = self.model.translation();
@@ -314,13 +353,18 @@ impl HuggingFaceGguf {
         }
         plan.set(&self.key("vocab_size"), &self.vocabulary)?;
         let dims = self.key("rope.dimension_count");
-        if !translation.metadata.contains_key(&dims) {
+        if translation.half_split_rope && !translation.metadata.contains_key(&dims) {
             plan.set(&dims, &(self.head_dim() as u32))?;
         }
         for (key, value) in &translation.metadata {
             let ours = key.starts_with("general.");
             // older readers know the family's own pattern only
-            if ours || (scaled && key.starts_with(&scaling)) || (*key == pattern && usual) {
+            let activation = key.ends_with(ACTIVATION);
+            if ours
+                || activation
+                || (scaled && key.starts_with(&scaling))
+                || (*key == pattern && usual)
+            {
                 continue;
             }
             match value {

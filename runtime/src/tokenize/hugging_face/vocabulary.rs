@@ -1,7 +1,7 @@
 //! A `tokenizer.json` as the vocabulary that a GGUF file has.
 //!
-//! Two forms have an exact counterpart: byte-level byte-pair encoding, and byte-pair encoding with byte fallback whose
-//! merges were made of SentencePiece's scores.
+//! Three forms have an exact counterpart: byte-level byte-pair encoding; byte-pair encoding with byte fallback whose
+//! merges were made of SentencePiece's scores; BERT's WordPiece.
 
 use std::collections::{HashMap, HashSet};
 
@@ -52,6 +52,7 @@ struct ModelPart {
     end_of_word_suffix: Option<String>,
     #[serde(default)]
     byte_fallback: bool,
+    max_input_chars_per_word: Option<u32>,
     #[serde(default)]
     ignore_merges: bool,
     merges: Option<Vec<MergePart>>,
@@ -94,6 +95,7 @@ impl Vocabulary {
         let mut vocabulary = Vocabulary::new(kind, tokens);
         match kind {
             VocabularyKind::Spm => file.scored(&mut vocabulary, &mut warnings)?,
+            VocabularyKind::WordPiece => file.word_piece(&mut vocabulary)?,
             _ => file.byte_level(&mut vocabulary, &mut warnings)?,
         }
         vocabulary.special = tokenizer.special;
@@ -131,8 +133,11 @@ impl File {
     fn kind(&self) -> Result<VocabularyKind, TokenizeError> {
         let m = &self.model;
         let kind = m.kind.as_deref().unwrap_or("BPE");
+        if kind == "WordPiece" {
+            return Ok(VocabularyKind::WordPiece);
+        }
         if kind != "BPE" || m.merges.is_none() {
-            return refuse("model", quoted(kind), "BPE with its merges");
+            return refuse("model", quoted(kind), "BPE with its merges, or WordPiece");
         }
         if let Some(dropout) = m.dropout.filter(|&d| d != 0.0) {
             return refuse("model.dropout", dropout.to_string(), "none");
@@ -239,6 +244,50 @@ impl File {
             ),
             None => Ok(()),
         }
+    }
+
+    /// BERT's WordPiece. Where the file marks what continues a word, GGUF marks what begins one.
+    fn word_piece(&self, vocabulary: &mut Vocabulary) -> Result<(), TokenizeError> {
+        const CONTINUES: &str = "##";
+        let prefix = self.model.continuing_subword_prefix.as_deref();
+        if prefix != Some(CONTINUES) {
+            let found = quoted(prefix.unwrap_or("none"));
+            return refuse("model.continuing_subword_prefix", found, "##");
+        }
+        if let Some(most) = self.model.max_input_chars_per_word.filter(|&n| n != 100) {
+            let found = most.to_string();
+            return refuse("model.max_input_chars_per_word", found, "100");
+        }
+        if self.pre_tokenizer.as_ref().map(type_of) != Some("BertPreTokenizer") {
+            return refuse(
+                "pre_tokenizer",
+                shown(&self.pre_tokenizer),
+                "BertPreTokenizer",
+            );
+        }
+        let cleans = |v: &&Value| {
+            type_of(v) == "BertNormalizer"
+                && v["clean_text"] == true
+                && v["handle_chinese_chars"] == true
+        };
+        let Some(normalizer) = self.normalizer.as_ref().filter(cleans) else {
+            let expected = "BertNormalizer with clean_text and handle_chinese_chars";
+            return refuse("normalizer", shown(&self.normalizer), expected);
+        };
+        vocabulary.lowercase = normalizer["lowercase"] == true;
+        vocabulary.strip_accents = match &normalizer["strip_accents"] {
+            Value::Bool(strip) => *strip,
+            _ => vocabulary.lowercase,
+        };
+        for token in &mut vocabulary.tokens {
+            if matches!(token.kind, TokenKind::Normal | TokenKind::Unknown) {
+                token.text = match token.text.strip_prefix(CONTINUES.as_bytes()) {
+                    Some(rest) if !rest.is_empty() => rest.to_vec(),
+                    _ => [MARK.as_bytes(), &token.text].concat(),
+                };
+            }
+        }
+        Ok(())
     }
 
     /// Merges as scores: a token's is the better the earlier its merges come.
@@ -438,6 +487,13 @@ fn added_around(vocabulary: &mut Vocabulary, library: &HuggingFace) -> Result<()
     }
     match library.after[..] {
         [] => {}
+        [end]
+            if vocabulary.kind == VocabularyKind::WordPiece
+                && special.separator.is_none_or(|s| s == end) =>
+        {
+            special.separator = Some(end);
+            vocabulary.add_end = true;
+        }
         [end] if special.end.is_none_or(|e| e == end) => {
             special.end = Some(end);
             vocabulary.add_end = true;
