@@ -101,6 +101,8 @@ pub struct LoadOptions {
     pub prefill_chunk: Option<u32>,
     /// Prompt length that the plan's times assume; 512 or the context if not said.
     pub prompt: Option<u32>,
+    /// Number of generated tokens that the plan is the best for; 128 if not said.
+    pub tokens: Option<u32>,
     /// Told how far loading has come.
     pub progress: Option<ProgressFn>,
     /// Stops loading from elsewhere.
@@ -178,6 +180,7 @@ impl fmt::Debug for LoadOptions {
             .field("placement", &self.placement)
             .field("prefill_chunk", &self.prefill_chunk)
             .field("prompt", &self.prompt)
+            .field("tokens", &self.tokens)
             .finish_non_exhaustive()
     }
 }

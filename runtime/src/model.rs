@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::exec::{Limits, Program, output_width};
 use crate::memory::MemoryPlan;
-use crate::plan::{Because, NodeWhy, PlanReport, PlanRequest, PlanSet, Refusal, plan};
+use crate::plan::{Because, DeviceIndex, NodeWhy, PlanReport, PlanRequest, PlanSet, Refusal, plan};
 use crate::tokenize::Tokenizer;
 use crate::{
     Embedder, LoadOptions, LoadStage, ModelSource, OpenModel, Pooling, Runtime, RuntimeError,
@@ -144,7 +144,9 @@ impl Runtime {
         let request = PlanRequest {
             placement: &options.placement,
             prompt: options.prompt.unwrap_or(DEFAULT_PROMPT.min(context)),
+            tokens: options.tokens.unwrap_or(DEFAULT_TOKENS),
             chunk: chunk.min(context),
+            context,
             state_dtype: options.kv_type.resolve(open.model(), context),
             refused,
         };
@@ -172,13 +174,14 @@ impl Runtime {
         let context = context(&open, &options)?;
         let open = open.for_context(context)?;
         let (limits, state_dtype) = self.limits(&open, &options, context)?;
-        let mut refused = Vec::new();
+        let (mut refused, mut first) = (Vec::new(), None);
         let load_ms = milliseconds(started);
         let started = Instant::now();
         let (plans, program, memory) = loop {
             options.tell(LoadStage::Plan, 0, 1)?;
             let plans = self.plan_without(&open, &options, context, &refused)?;
             options.tell(LoadStage::Plan, 1, 1)?;
+            first.get_or_insert_with(|| plans.clone());
             let devices = self.open_devices();
             let planned = Program::memory(open.model(), &plans, devices, limits, state_dtype)?;
             require_memory(&planned, open.model(), state_dtype, context)?;
@@ -211,7 +214,7 @@ impl Runtime {
         Ok(LoadedModel {
             inner: Arc::new(Inner {
                 runtime: self.clone(),
-                fallbacks: fallbacks(open.model(), &plans),
+                fallbacks: fallbacks(open.model(), first.as_ref().unwrap_or(&plans), &plans),
                 open,
                 plans,
                 context,
@@ -229,6 +232,8 @@ impl Runtime {
 
 /// Prompt length that estimates assume if none is given.
 const DEFAULT_PROMPT: u32 = 512;
+/// Generated tokens that plans are made for if none are given.
+const DEFAULT_TOKENS: u32 = 128;
 
 fn context(open: &OpenModel, options: &LoadOptions) -> Result<u32, RuntimeError> {
     let context = options.context.unwrap_or_else(|| open.default_context());
@@ -330,31 +335,43 @@ fn new_refusals(e: RuntimeError, known: &[Refusal]) -> Result<Vec<Refusal>, Runt
     }
 }
 
-/// The nodes that are neither pinned nor on the most preferred device, each with the reason.
-fn fallbacks(model: &Model, plans: &PlanSet) -> Vec<Fallback> {
-    let why = &plans.decode.why;
+/// The nodes that don't run where they were wanted, each with the reason: those that the `first` plan put
+/// elsewhere before a device refused to compile it, and those that the most preferred device says no to.
+fn fallbacks(model: &Model, first: &PlanSet, plans: &PlanSet) -> Vec<Fallback> {
     let name = |why: &NodeWhy| model.graph().node(why.node).name.clone();
-    let reason = |why: &NodeWhy| match why.verdicts.first() {
+    let refusal = |why: &NodeWhy, device: DeviceIndex| match why.verdicts.get(device.0) {
         Some(Support::No(reason)) => Some(reason.to_string()),
         _ => None,
     };
-    let wanted = plans.devices.first().cloned().unwrap_or_default();
-    let moved = |w: &&NodeWhy| w.device.0 > 0 && !matches!(w.because, Because::Pinned(_));
-    let refused = why
-        .iter()
-        .filter(moved)
-        .find(|&w| reason(w).is_some())
-        .map(name);
-    let entry = |w: &NodeWhy| Fallback {
-        node: name(w),
-        wanted: wanted.clone(),
-        ran_on: plans.devices[w.device.0].clone(),
-        reason: reason(w).unwrap_or_else(|| {
-            let refused = refused.as_deref().unwrap_or("another node");
-            format!("kept with the others, as '{wanted}' refused {refused}")
-        }),
+    let nodes = || first.decode.why.iter().zip(&plans.decode.why);
+    let refused_by = |device: DeviceIndex| {
+        let refused = nodes().find(|(_, now)| refusal(now, device).is_some());
+        refused.map_or_else(|| "another node".into(), |(_, now)| name(now))
     };
-    why.iter().filter(moved).map(entry).collect()
+    let entry = |(then, now): (&NodeWhy, &NodeWhy)| {
+        let wanted = match then.device != now.device {
+            true => then.device,
+            false => DeviceIndex(0),
+        };
+        let pinned = matches!(now.because, Because::Pinned(_));
+        let refusal = refusal(now, wanted);
+        if pinned || now.device == wanted || (then.device == now.device && refusal.is_none()) {
+            return None;
+        }
+        let device = plans.devices[wanted.0].clone();
+        Some(Fallback {
+            node: name(now),
+            ran_on: plans.devices[now.device.0].clone(),
+            reason: refusal.unwrap_or_else(|| {
+                format!(
+                    "kept with the others, as '{device}' refused {}",
+                    refused_by(wanted)
+                )
+            }),
+            wanted: device,
+        })
+    };
+    nodes().filter_map(entry).collect()
 }
 
 fn milliseconds(since: Instant) -> f64 {

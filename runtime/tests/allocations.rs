@@ -84,7 +84,7 @@ fn decoding_allocates_nothing_in_the_steady_state() {
     for (what, model) in [
         ("one thread", load(vec![], 1, &[])),
         ("two threads", load(vec![], 2, &[])),
-        ("two devices", load(apart(), 2, &["layers.1=cpu2"])),
+        ("two devices", load(apart(), 2, &["*=cpu", "layers.1=cpu2"])),
     ] {
         let mut session = model.session(SessionOptions::new()).expect("a session");
         session.prefill(&[1, 2, 3], None).expect("a prefill");

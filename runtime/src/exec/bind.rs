@@ -62,10 +62,9 @@ pub(super) fn bind(
     };
     let prefill = Binder::new(program, Phase::Prefill)?.bind(slots, &mut states)?;
     let decode = Binder::new(program, Phase::Decode)?.bind(slots, &mut states)?;
-    let homes = states.homes.into_iter();
     Ok(Bindings {
         phases: [prefill, decode],
-        states: homes.map(|(id, (slot, _))| (id, slot)).collect(),
+        states: states.homes,
     })
 }
 
@@ -73,8 +72,7 @@ pub(super) fn bind(
 struct States<'a> {
     program: &'a Program,
     capacity: u32,
-    /// Slot, and the device that owns it.
-    homes: HashMap<StateId, (SlotId, usize)>,
+    homes: HashMap<StateId, SlotId>,
 }
 
 impl States<'_> {
@@ -87,32 +85,45 @@ impl States<'_> {
         device: usize,
     ) -> Result<SlotId, RuntimeError> {
         let devices = self.program.devices();
-        let declared = self.program.graph().state(state);
-        if let Some(&(slot, owner)) = self.homes.get(&state) {
-            if slots.share(slot, device, &**devices[device].device()) {
-                return Ok(slot);
-            }
-            return Err(RuntimeError::StateSplit {
-                state: declared.name.clone(),
-                first: devices[owner].name().into(),
+        let home = self.program.home(state);
+        let slot = match self.homes.get(&state) {
+            Some(&slot) => slot,
+            None => self.allocate(slots, state, dtype, home)?,
+        };
+        match device == home || slots.share(slot, device, &**devices[device].device()) {
+            true => Ok(slot),
+            false => Err(RuntimeError::StateSplit {
+                state: self.program.graph().state(state).name.clone(),
+                first: devices[home].name().into(),
                 second: devices[device].name().into(),
-            });
+            }),
         }
+    }
+
+    fn allocate(
+        &mut self,
+        slots: &mut Slots,
+        state: StateId,
+        dtype: anynpu_ir::DType,
+        home: usize,
+    ) -> Result<SlotId, RuntimeError> {
+        let device = &self.program.devices()[home];
+        let declared = self.program.graph().state(state);
         let ty = TensorType::new(dtype, declared.ty.shape.clone());
         let symbols = SymbolValues::step(1, 0, 1, self.capacity);
         let bytes = ty.bytes(&symbols).ok_or_else(|| HalError::OutOfMemory {
-            device: devices[device].name().into(),
+            device: device.name().into(),
             bytes: u64::MAX,
             what: format!("state '{}' of {ty}", declared.name),
         })?;
         let desc = BufferDesc::host(declared.name.as_str(), bytes);
-        let slot = slots.allocate(device, &**devices[device].device(), desc)?;
+        let slot = slots.allocate(home, &**device.device(), desc)?;
         // taken now, not page by page in the middle of an answer; memory that the host can't see is
         // the device's to take
         if let Err(e) = slots.write(slot, bytes, |memory| memory.fill(0)) {
             tracing::debug!("state '{}' is not written: {e}", declared.name);
         }
-        self.homes.insert(state, (slot, device));
+        self.homes.insert(state, slot);
         Ok(slot)
     }
 }

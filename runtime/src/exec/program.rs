@@ -8,7 +8,7 @@ use anynpu_hal::{
     Bounds, CompileOptions, Device, Entry, EntryInfo, Extent, HalError, Module, WeightSource,
     WeightView,
 };
-use anynpu_ir::{DType, Dim, Graph, Symbol};
+use anynpu_ir::{DType, Dim, Graph, StateId, Symbol};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Rows;
@@ -118,6 +118,8 @@ pub(crate) struct Program {
     devices: Vec<Arc<OpenDevice>>,
     modules: Vec<Option<Arc<dyn Module>>>,
     phases: [Vec<Segment>; 2],
+    /// For each state, the device that holds it.
+    homes: Vec<usize>,
     limits: Limits,
     vocabulary: u32,
     width: u32,
@@ -171,6 +173,7 @@ impl Program {
             devices: devices.to_vec(),
             modules,
             phases,
+            homes: plans.prefill.states.iter().map(|s| s.home.0).collect(),
             limits,
             vocabulary: model.info().vocabulary,
             width,
@@ -259,6 +262,11 @@ impl Program {
         modules
             .map(|m| m.resident_bytes())
             .fold(0, u64::saturating_add)
+    }
+
+    /// The device that holds `state`.
+    pub(super) fn home(&self, state: StateId) -> usize {
+        self.homes.get(state.index()).copied().unwrap_or_default()
     }
 
     pub(super) fn segments(&self, phase: Phase) -> &[Segment] {

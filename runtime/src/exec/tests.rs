@@ -27,7 +27,9 @@ fn executor(devices: Vec<Arc<dyn Device>>, pins: &[&str]) -> Executor {
     let request = PlanRequest {
         placement: &placement,
         prompt: 8,
+        tokens: 8,
         chunk: 8,
+        context: 32,
         state_dtype: DType::F16,
         refused: &[],
     };
@@ -68,7 +70,10 @@ fn steps_run_every_node_and_devices_count_them() {
 
 #[test]
 fn values_that_cross_devices_without_common_memory_are_copied_and_counted() {
-    let mut x = executor(vec![open(NoopDriver), chaos(vec![])], &["layers.1=chaos"]);
+    let mut x = executor(
+        vec![open(NoopDriver), chaos(vec![])],
+        &["*=noop", "layers.1=chaos"],
+    );
     x.step(Phase::Prefill, &[1, 2, 3], 0, Rows::Last).unwrap();
     x.step(Phase::Decode, &[6], 3, Rows::Last).unwrap();
     let executed = x.executed();
@@ -87,27 +92,22 @@ fn a_state_that_devices_without_common_memory_would_share_is_refused() {
     let devices = vec![open(NoopDriver), chaos(vec![])];
     let model = tiny_llama(1);
     let placement = Placement {
-        pins: vec!["*.attention=chaos".parse().unwrap()],
+        pins: vec![
+            "*=noop".parse().unwrap(),
+            "*.attention=chaos".parse().unwrap(),
+        ],
         ..Placement::default()
     };
     let request = PlanRequest {
         placement: &placement,
         prompt: 8,
+        tokens: 8,
         chunk: 8,
+        context: 32,
         state_dtype: DType::F32,
         refused: &[],
     };
-    let plans = plan(model.graph(), &devices, &request).unwrap();
-    let devices: Vec<_> = devices
-        .into_iter()
-        .map(|d| Arc::new(OpenDevice::new(d)))
-        .collect();
-    let limits = Limits::new(8, 32, VOCABULARY);
-    let program = Program::compile(&model, &plans, &devices, limits, DType::F32, &mut |_, _| {
-        true
-    })
-    .unwrap();
-    let e = Executor::new(Arc::new(program), 32, SOON)
+    let e = plan(model.graph(), &devices, &request)
         .unwrap_err()
         .to_string();
     assert!(

@@ -4,7 +4,7 @@
 //! adds the cost of dispatching it. The rates are round figures for a device of each kind, so every
 //! estimate is a [`EstimateSource::Guess`].
 
-use std::ops::{Add, Range};
+use std::ops::Add;
 
 use anynpu_hal::DeviceKind;
 use anynpu_ir::{AttentionKv, DType, Graph, Node, Op, Symbol, SymbolValues, TensorType, ValueDef};
@@ -76,24 +76,22 @@ fn rates(kind: DeviceKind) -> Rates {
     }
 }
 
-/// One run of `nodes` on a device of `kind`, states kept in `state_dtype`.
-pub(super) fn run(
+/// Microseconds of node `n` on a device of `kind` in one step, states kept in `state_dtype`.
+pub(super) fn node_us(
     graph: &Graph,
-    nodes: Range<u32>,
+    n: usize,
     kind: DeviceKind,
     symbols: &SymbolValues,
     state_dtype: DType,
-) -> Estimate {
+) -> f64 {
     let rates = rates(kind);
-    let nodes = &graph.nodes()[nodes.start as usize..nodes.end as usize];
-    let times = nodes.iter().map(|node| {
-        let (flops, bytes) = work(graph, node, symbols, state_dtype);
-        (flops / rates.flops_per_us).max(bytes / rates.bytes_per_us)
-    });
-    Estimate {
-        us: rates.dispatch_us + times.sum::<f64>(),
-        source: EstimateSource::Guess,
-    }
+    let (flops, bytes) = work(graph, &graph.nodes()[n], symbols, state_dtype);
+    (flops / rates.flops_per_us).max(bytes / rates.bytes_per_us)
+}
+
+/// Microseconds of starting a run of nodes on a device of `kind`.
+pub(super) fn dispatch_us(kind: DeviceKind) -> f64 {
+    rates(kind).dispatch_us
 }
 
 /// Operations and bytes of one node.
@@ -147,8 +145,10 @@ mod tests {
         let model = tiny_llama(2);
         let graph = model.graph();
         let symbols = SymbolValues::step(tokens, cached, 1, 4096);
-        let nodes = 0..graph.nodes().len() as u32;
-        run(graph, nodes, DeviceKind::Cpu, &symbols, DType::F32).us
+        let nodes = 0..graph.nodes().len();
+        nodes
+            .map(|n| node_us(graph, n, DeviceKind::Cpu, &symbols, DType::F32))
+            .sum()
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Which device runs which nodes, and why.
 //!
 //! A [`Plan`] cuts the nodes of one [`Phase`] into [`Partition`]s, contiguous runs that each run on
-//! one device. For now the nodes go where they are pinned, and the others to the most preferred
-//! device that runs all of them; where none does, each to the most preferred one that runs it.
+//! one device. Nodes go where they are pinned. The others are placed so that reading the prompt and
+//! generating the tokens together take the least time: what nodes cost, starting segments and
+//! copying values between devices.
 
 mod estimate;
 mod pins;
 mod planner;
+mod price;
 mod report;
+mod search;
 
 use std::ops::Range;
 
@@ -72,7 +75,7 @@ pub struct Transfer {
 pub struct StatePlacement {
     /// The state.
     pub state: StateId,
-    /// The device whose memory it is in: the first that uses it.
+    /// The device whose memory it is in, in both phases.
     pub home: DeviceIndex,
     /// The type it is kept in.
     pub dtype: DType,
@@ -97,10 +100,10 @@ pub struct NodeWhy {
 pub enum Because {
     /// The user pinned it; the pin as given.
     Pinned(String),
-    /// The most preferred device that runs every node not pinned.
-    RunsAll,
-    /// The most preferred device that runs this node; none runs all.
-    Preferred,
+    /// No other device runs it.
+    Only,
+    /// The whole plan is cheapest so.
+    Cheapest,
 }
 
 /// How one phase runs.

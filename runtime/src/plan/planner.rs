@@ -1,15 +1,17 @@
-//! Choosing a device for each node.
+//! Choosing a device for each node: asking the devices what they run, pricing that, and searching.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use anynpu_hal::{Device, Reason, ReasonCode, StateSupport, Support};
-use anynpu_ir::{DType, Graph, NodeId, SymbolValues, ValueDef};
+use anynpu_ir::{DType, Graph, NodeId, StateId, SymbolValues, ValueDef};
 
+use super::price::{self, PricedPhase, state_groups};
+use super::search::{self, Assignment, MAX_DEVICES, Problem};
 use super::{
     Because, DeviceIndex, Estimate, NodeWhy, Partition, Phase, Placement, Plan, PlanSet,
-    StatePlacement, Transfer, estimate,
+    StatePlacement, Transfer,
 };
 use crate::RuntimeError;
 
@@ -19,8 +21,12 @@ pub(crate) struct PlanRequest<'a> {
     pub placement: &'a Placement,
     /// Prompt length, and depth of decoding, of the estimates.
     pub prompt: u32,
+    /// Tokens that are generated after it.
+    pub tokens: u32,
     /// Most tokens in one step of prefill.
     pub chunk: u32,
+    /// Rows of the states.
+    pub context: u32,
     /// Type of the states at their home.
     pub state_dtype: DType,
     /// Nodes that devices refused to compile.
@@ -53,19 +59,23 @@ pub(crate) fn plan(
         devices,
         names: devices.iter().map(|d| d.info().name.clone()).collect(),
         placement,
+        request,
         verdicts: Vec::new(),
     };
     planner.check_placement()?;
     planner.ask()?;
     planner.apply(request.refused);
-    let why = planner.validated_assignment()?;
+    let (problem, assignment) = planner.validated_assignment()?;
+    let plans = Phase::ALL.map(|phase| planner.plan(phase, &problem, &assignment));
     if let Some(device) = request.placement.required_of_layers() {
-        planner.check_required(device, &why)?;
+        for plan in &plans {
+            planner.check_required(device, &plan.why)?;
+        }
     }
-    let plan = |phase| planner.plan(phase, &why, request);
+    let [prefill, decode] = plans;
     Ok(PlanSet {
-        prefill: plan(Phase::Prefill),
-        decode: plan(Phase::Decode),
+        prefill,
+        decode,
         devices: planner.names.clone(),
         prompt: request.prompt,
         chunk: request.chunk,
@@ -77,6 +87,7 @@ struct Planner<'a> {
     devices: &'a [Arc<dyn Device>],
     names: Vec<String>,
     placement: Placement,
+    request: &'a PlanRequest<'a>,
     /// For each device, one verdict a node.
     verdicts: Vec<Vec<Support>>,
 }
@@ -86,6 +97,13 @@ impl Planner<'_> {
         if self.devices.is_empty() {
             return Err(RuntimeError::NoDevice {
                 why: "every device was excluded".into(),
+            });
+        }
+        if self.devices.len() > MAX_DEVICES {
+            return Err(RuntimeError::Option {
+                option: "number of devices",
+                found: self.devices.len().to_string(),
+                expected: format!("at most {MAX_DEVICES}; name those to use"),
             });
         }
         for pin in &self.placement.pins {
@@ -158,12 +176,14 @@ impl Planner<'_> {
 
     /// An assignment whose partitions the devices' own validators accept. Each round removes a
     /// (node, device) pair, so it ends.
-    fn validated_assignment(&mut self) -> Result<Vec<NodeWhy>, RuntimeError> {
+    fn validated_assignment(&mut self) -> Result<(Problem, Assignment), RuntimeError> {
         let mut validated = BTreeSet::new();
         loop {
-            let why = self.assignment()?;
+            self.check_homes()?;
+            let (problem, assignment) = self.assignment()?;
             let mut refused = false;
-            for (device, nodes) in runs(&why) {
+            let all = assignment.devices.iter().flat_map(|devices| runs(devices));
+            for (device, nodes) in all {
                 if !validated.insert((device.0, nodes.start, nodes.end)) {
                     continue;
                 }
@@ -180,7 +200,7 @@ impl Planner<'_> {
                 }
             }
             if !refused {
-                return Ok(why);
+                return Ok((problem, assignment));
             }
         }
     }
@@ -203,40 +223,30 @@ impl Planner<'_> {
         !matches!(self.verdicts[device.0][node], Support::No(_))
     }
 
-    /// Pinned nodes to their devices, the others to the most preferred.
-    fn assignment(&self) -> Result<Vec<NodeWhy>, RuntimeError> {
+    /// Whether `node` may go to `device`: it runs there, and is pinned nowhere else.
+    fn may_run(&self, node: usize, device: usize) -> bool {
+        let pin = self.placement.pin(&self.graph.nodes()[node]);
+        let here = pin.is_none_or(|pin| pin.device() == self.names[device]);
+        here && self.runs(DeviceIndex(device), node)
+    }
+
+    /// Fails if a node can't run where it is pinned, or nowhere.
+    fn check_homes(&self) -> Result<(), RuntimeError> {
         let nodes = self.graph.nodes();
-        let pins: Vec<_> = nodes.iter().map(|n| self.placement.pin(n)).collect();
-        let all = || (0..self.devices.len()).map(DeviceIndex);
-        let free = || (0..nodes.len()).filter(|&n| pins[n].is_none());
-        let runs_all = all().find(|&d| free().all(|n| self.runs(d, n)));
-        let (mut why, mut refused, mut homeless) = (Vec::new(), Vec::new(), Vec::new());
-        for (n, pin) in pins.iter().enumerate() {
-            let (device, because) = match pin {
+        let (mut refused, mut homeless) = (Vec::new(), Vec::new());
+        for (n, node) in nodes.iter().enumerate() {
+            match self.placement.pin(node) {
                 Some(pin) => {
                     let device = self.find("pin", pin.device())?;
                     if !self.runs(device, n) {
                         refused.push((n, device, pin.to_string()));
                     }
-                    (device, Because::Pinned(pin.to_string()))
                 }
-                None => match runs_all {
-                    Some(device) => (device, Because::RunsAll),
-                    None => match all().find(|&d| self.runs(d, n)) {
-                        Some(device) => (device, Because::Preferred),
-                        None => {
-                            homeless.push(n);
-                            continue;
-                        }
-                    },
-                },
-            };
-            why.push(NodeWhy {
-                node: NodeId(n as u32),
-                device,
-                because,
-                verdicts: self.verdicts.iter().map(|v| v[n].clone()).collect(),
-            });
+                None if !(0..self.devices.len()).any(|d| self.runs(DeviceIndex(d), n)) => {
+                    homeless.push(n);
+                }
+                None => {}
+            }
         }
         let named = |n: usize, device: DeviceIndex| {
             let reason = self.verdicts[device.0][n].reason().cloned();
@@ -257,41 +267,119 @@ impl Planner<'_> {
                 nodes: nodes.collect(),
             });
         }
-        Ok(why)
+        Ok(())
     }
 
-    fn plan(&self, phase: Phase, why: &[NodeWhy], request: &PlanRequest<'_>) -> Plan {
-        let runs = runs(why);
-        let steps = steps(phase, request);
-        let price = |device: DeviceIndex, nodes: &Range<u32>, symbols: &SymbolValues| {
-            let kind = self.devices[device.0].info().kind;
-            estimate::run(
-                self.graph,
-                nodes.clone(),
-                kind,
-                symbols,
-                request.state_dtype,
-            )
-        };
-        let mut total = Estimate::ZERO;
-        let mut partitions = Vec::new();
-        for (device, nodes) in &runs {
-            let times = steps.iter().map(|s| price(*device, nodes, s));
-            let predicted = times.fold(Estimate::ZERO, |a, b| a + b);
-            total = total + predicted;
-            partitions.push(Partition {
-                nodes: nodes.clone(),
-                device: *device,
-                predicted,
-            });
+    /// The cheapest assignment that is found within the devices' memory limits. Where nothing is within
+    /// them, the cheapest: loading tells what doesn't fit, and what would.
+    fn assignment(&self) -> Result<(Problem, Assignment), RuntimeError> {
+        let request = self.request;
+        let phases = Phase::ALL.map(|phase| PricedPhase {
+            weight: match phase {
+                Phase::Prefill => 1.0,
+                Phase::Decode => f64::from(request.tokens.max(1)),
+            },
+            steps: steps(phase, request),
+        });
+        let mut problem = price::problem(
+            self.graph,
+            self.devices,
+            |node, device| self.may_run(node, device),
+            &phases,
+            request.state_dtype,
+            request.context,
+        );
+        if let Some(found) = search::search(&problem) {
+            tracing::debug!("planned within {:.1} % of the best", 100.0 * found.gap());
+            return Ok((problem, found.assignment));
         }
+        problem.budgets = vec![None; self.devices.len()];
+        match search::search(&problem) {
+            Some(found) => Ok((problem, found.assignment)),
+            None => Err(self.split_state(problem)),
+        }
+    }
+
+    /// Why nothing was found although every node has a home: the nodes that share a state don't share a
+    /// device, or memory.
+    fn split_state(&self, mut problem: Problem) -> RuntimeError {
+        let sharers = std::mem::take(&mut problem.sharers);
+        problem.sharers = vec![u8::MAX; self.devices.len()];
+        let groups = state_groups(self.graph);
+        let devices = search::search(&problem).map(|found| found.assignment.devices);
+        let devices = devices
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        let users = |state: usize| {
+            let used = self.graph.nodes().iter().zip(&devices);
+            let used = used.filter(move |(node, _)| node.op.states().any(|s| s.index() == state));
+            used.map(|(_, &device)| usize::from(device))
+                .collect::<Vec<_>>()
+        };
+        for state in 0..groups.len() {
+            let users = users(state);
+            let first = users.first().copied().unwrap_or_default();
+            let apart = users.iter().find(|&&d| sharers[first] & 1 << d == 0);
+            if let Some(&second) = apart {
+                return RuntimeError::StateSplit {
+                    state: self.graph.states()[state].name.clone(),
+                    first: self.names[first].clone(),
+                    second: self.names[second].clone(),
+                };
+            }
+        }
+        RuntimeError::Unplaceable { nodes: Vec::new() }
+    }
+
+    fn plan(&self, phase: Phase, problem: &Problem, assignment: &Assignment) -> Plan {
+        let devices = &assignment.devices[phase as usize];
+        let prices = &problem.phases[phase as usize];
+        let guess = |us: f64| Estimate {
+            us,
+            ..Estimate::ZERO
+        };
+        let partitions = runs(devices).into_iter().map(|(device, nodes)| {
+            let range = nodes.start as usize..nodes.end as usize;
+            let times = prices.node_us[range].iter().map(|us| us[device.0]);
+            Partition {
+                predicted: guess(times.sum::<f64>() + prices.steps * prices.dispatch_us[device.0]),
+                nodes,
+                device,
+            }
+        });
+        let why: Vec<NodeWhy> = devices
+            .iter()
+            .enumerate()
+            .map(|(n, &device)| NodeWhy {
+                node: NodeId(n as u32),
+                device: DeviceIndex(device.into()),
+                because: self.because(n),
+                verdicts: self.verdicts.iter().map(|v| v[n].clone()).collect(),
+            })
+            .collect();
+        let total = problem
+            .price(assignment)
+            .map_or(0.0, |p| p.phase_us[phase as usize]);
         Plan {
             phase,
-            partitions,
-            transfers: self.transfers(why),
-            states: self.states(why, request.state_dtype),
-            why: why.to_vec(),
-            total,
+            partitions: partitions.collect(),
+            transfers: self.transfers(&why),
+            states: self.states(assignment),
+            total: guess(total),
+            why,
+        }
+    }
+
+    fn because(&self, node: usize) -> Because {
+        if let Some(pin) = self.placement.pin(&self.graph.nodes()[node]) {
+            return Because::Pinned(pin.to_string());
+        }
+        let able = (0..self.devices.len()).filter(|&d| self.runs(DeviceIndex(d), node));
+        match able.count() {
+            1 => Because::Only,
+            _ => Because::Cheapest,
         }
     }
 
@@ -316,31 +404,29 @@ impl Planner<'_> {
         found
     }
 
-    fn states(&self, why: &[NodeWhy], dtype: DType) -> Vec<StatePlacement> {
-        let mut found: Vec<StatePlacement> = Vec::new();
-        for (node, at) in self.graph.nodes().iter().zip(why) {
-            for state in node.op.states() {
-                if found.iter().all(|p| p.state != state) {
-                    let declared = self.graph.state(state).ty.dtype;
-                    found.push(StatePlacement {
-                        state,
-                        home: at.device,
-                        dtype: if declared.is_float() { dtype } else { declared },
-                    });
-                }
-            }
-        }
-        found
+    fn states(&self, assignment: &Assignment) -> Vec<StatePlacement> {
+        let groups = state_groups(self.graph);
+        let states = self.graph.states().iter().zip(groups).enumerate();
+        let placed = states.map(|(s, (state, group))| StatePlacement {
+            state: StateId(s as u32),
+            home: DeviceIndex(assignment.homes[group].into()),
+            dtype: match state.ty.dtype.is_float() {
+                true => self.request.state_dtype,
+                false => state.ty.dtype,
+            },
+        });
+        placed.collect()
     }
 }
 
 /// The longest contiguous runs on one device.
-fn runs(why: &[NodeWhy]) -> Vec<(DeviceIndex, Range<u32>)> {
+fn runs(devices: &[u8]) -> Vec<(DeviceIndex, Range<u32>)> {
     let mut runs: Vec<(DeviceIndex, Range<u32>)> = Vec::new();
-    for node in why {
+    for (node, &device) in (0u32..).zip(devices) {
+        let device = DeviceIndex(device.into());
         match runs.last_mut() {
-            Some((device, run)) if *device == node.device => run.end += 1,
-            _ => runs.push((node.device, node.node.0..node.node.0 + 1)),
+            Some((last, run)) if *last == device => run.end += 1,
+            _ => runs.push((device, node..node + 1)),
         }
     }
     runs

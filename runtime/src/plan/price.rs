@@ -1,0 +1,261 @@
+//! The prices of a model on given devices, as [`search`](super::search) reads them.
+//!
+//! Nodes cost what [`estimate`](super::estimate) thinks. Two devices share memory if one imports a
+//! buffer of the other's, which is tried.
+
+use std::sync::Arc;
+
+use anynpu_hal::{BufferDesc, Device, DeviceKind, ExternalHandle, Link, LinkMode, MemoryKind};
+use anynpu_ir::{DType, Graph, SymbolValues, TensorType, ValueDef, ValueId};
+
+use super::estimate;
+use super::search::{Deed, Held, Links, PhasePrices, Problem, ValueUse};
+
+/// One phase as it is priced.
+pub(super) struct PricedPhase {
+    /// What a microsecond counts.
+    pub weight: f64,
+    /// The symbols of each step.
+    pub steps: Vec<SymbolValues>,
+}
+
+/// The problem of placing `graph` on `devices`. `may_run` tells whether a node may go to a device.
+pub(super) fn problem(
+    graph: &Graph,
+    devices: &[Arc<dyn Device>],
+    may_run: impl Fn(usize, usize) -> bool,
+    phases: &[PricedPhase],
+    state_dtype: DType,
+    capacity: u32,
+) -> Problem {
+    let states = StateGroups::of(graph);
+    let made = |&value: &ValueId| match graph.value(value).def {
+        ValueDef::Node { .. } => Some(value.index()),
+        _ => None,
+    };
+    let nodes: Vec<Deed> = graph
+        .nodes()
+        .iter()
+        .enumerate()
+        .map(|(n, node)| {
+            let weight = |&value: &ValueId| match graph.value(value).def {
+                ValueDef::Weight(weight) => Some(weight.index()),
+                _ => None,
+            };
+            let mut reads: Vec<usize> = node.inputs.iter().filter_map(made).collect();
+            reads.sort_unstable();
+            reads.dedup();
+            Deed {
+                reads,
+                makes: node.outputs.iter().map(|v| v.index()).collect(),
+                weights: node.inputs.iter().filter_map(weight).collect(),
+                states: states.nodes[n].clone(),
+            }
+        })
+        .collect();
+    let users = |uses: &dyn Fn(&Deed) -> bool| {
+        let first = nodes.iter().position(uses).unwrap_or(0);
+        (first, nodes.iter().rposition(uses).unwrap_or(first))
+    };
+    let weights = graph.weights().iter().enumerate().map(|(w, weight)| {
+        let bytes = graph
+            .ty(weight.value)
+            .bytes(&SymbolValues::step(1, 0, 1, 1))
+            .unwrap_or(0) as u64;
+        Held {
+            bytes: vec![bytes; devices.len()],
+            users: users(&|deed| deed.weights.contains(&w)),
+        }
+    });
+    let held_states = (0..states.count).map(|group| {
+        let members = (0..states.of.len()).filter(|&s| states.of[s] == group);
+        let bytes = members.map(|s| state_bytes(graph, s, state_dtype, capacity));
+        Held {
+            bytes: vec![bytes.fold(0, u64::saturating_add); devices.len()],
+            users: users(&|deed| deed.states.contains(&group)),
+        }
+    });
+    let values = (0..graph.values().len()).map(|v| ValueUse {
+        last: nodes
+            .iter()
+            .rposition(|deed| deed.reads.contains(&v) || deed.makes.contains(&v))
+            .unwrap_or(0),
+        result: graph.outputs().iter().any(|o| o.index() == v),
+    });
+    let kinds: Vec<DeviceKind> = devices.iter().map(|d| d.info().kind).collect();
+    let links = links(devices);
+    let to_host =
+        devices.iter().map(
+            |d| match d.capabilities().memory.contains(&MemoryKind::Host) {
+                true => (0.0, 0.0),
+                false => (COPY_LATENCY_US, 1e6 / COPY_BYTES_PER_SECOND),
+            },
+        );
+    let phases = phases.iter().map(|phase| PhasePrices {
+        weight: phase.weight,
+        node_us: (0..nodes.len())
+            .map(|n| {
+                let us = |d: usize| match may_run(n, d) {
+                    true => phase
+                        .steps
+                        .iter()
+                        .map(|s| estimate::node_us(graph, n, kinds[d], s, state_dtype))
+                        .sum(),
+                    false => f64::INFINITY,
+                };
+                (0..devices.len()).map(us).collect()
+            })
+            .collect(),
+        dispatch_us: kinds
+            .iter()
+            .map(|&kind| estimate::dispatch_us(kind))
+            .collect(),
+        steps: phase.steps.len() as f64,
+        value_bytes: (0..graph.values().len())
+            .map(|v| {
+                let ty = &graph.values()[v].ty;
+                let all: f64 = phase
+                    .steps
+                    .iter()
+                    .map(|s| ty.bytes(s).unwrap_or(0) as f64)
+                    .sum();
+                all / phase.steps.len().max(1) as f64
+            })
+            .collect(),
+    });
+    Problem {
+        devices: devices.len(),
+        phases: phases.collect(),
+        weights: weights.collect(),
+        states: held_states.collect(),
+        values: values.collect(),
+        sharers: links.iter().map(|row| sharers(row)).collect(),
+        links: Links {
+            latency_us: links
+                .iter()
+                .map(|row| row.iter().map(|l| l.latency_us).collect())
+                .collect(),
+            us_per_byte: links
+                .iter()
+                .map(|row| row.iter().map(us_per_byte).collect())
+                .collect(),
+            to_host: to_host.collect(),
+        },
+        budgets: devices
+            .iter()
+            .map(|d| d.capabilities().memory_limit)
+            .collect(),
+        nodes,
+    }
+}
+
+/// Groups of states that one node uses together, as keys and values of a layer: they have one home.
+struct StateGroups {
+    /// The group of each state.
+    of: Vec<usize>,
+    count: usize,
+    /// The groups that each node uses.
+    nodes: Vec<Vec<usize>>,
+}
+
+impl StateGroups {
+    fn of(graph: &Graph) -> Self {
+        let mut of: Vec<usize> = (0..graph.states().len()).collect();
+        let used = |n: usize| {
+            graph.nodes()[n]
+                .op
+                .states()
+                .map(|s| s.index())
+                .collect::<Vec<_>>()
+        };
+        for n in 0..graph.nodes().len() {
+            if let [first, rest @ ..] = used(n).as_slice() {
+                for other in rest {
+                    let (to, from) = (of[*first], of[*other]);
+                    of.iter_mut().filter(|g| **g == from).for_each(|g| *g = to);
+                }
+            }
+        }
+        let mut names = of.clone();
+        names.sort_unstable();
+        names.dedup();
+        let of: Vec<usize> = of
+            .iter()
+            .map(|g| names.partition_point(|n| n < g))
+            .collect();
+        let groups = |n: usize| {
+            let mut groups: Vec<usize> = used(n).into_iter().map(|s| of[s]).collect();
+            groups.dedup();
+            groups
+        };
+        StateGroups {
+            nodes: (0..graph.nodes().len()).map(groups).collect(),
+            count: names.len(),
+            of,
+        }
+    }
+}
+
+/// The group of each state of `graph`, as [`Problem::states`] numbers them.
+pub(super) fn state_groups(graph: &Graph) -> Vec<usize> {
+    StateGroups::of(graph).of
+}
+
+/// Bytes of a state at its home.
+fn state_bytes(graph: &Graph, state: usize, dtype: DType, capacity: u32) -> u64 {
+    let declared = &graph.states()[state].ty;
+    let dtype = if declared.dtype.is_float() {
+        dtype
+    } else {
+        declared.dtype
+    };
+    let ty = TensorType::new(dtype, declared.shape.clone());
+    let bytes = ty.bytes(&SymbolValues::step(1, 0, 1, capacity));
+    bytes.map_or(u64::MAX, |bytes| bytes as u64)
+}
+
+/// The edges between devices, by round figures where the devices know no better.
+fn links(devices: &[Arc<dyn Device>]) -> Vec<Vec<Link>> {
+    let link = |from: &Arc<dyn Device>, to: &Arc<dyn Device>| {
+        let link = match Arc::ptr_eq(from, to) || shares(from, to) {
+            true => Link::native(),
+            false => Link {
+                mode: LinkMode::Copy,
+                bytes_per_second: Some(COPY_BYTES_PER_SECOND),
+                latency_us: COPY_LATENCY_US,
+            },
+        };
+        to.refine_link(from.info(), link)
+    };
+    let row = |from| devices.iter().map(|to| link(from, to)).collect();
+    devices.iter().map(row).collect()
+}
+
+/// Orders of magnitude for laptops and phones of the early 2020s.
+const COPY_BYTES_PER_SECOND: f64 = 8e9;
+const COPY_LATENCY_US: f64 = 5.0;
+
+/// Whether `to` can use memory of `from` as its own. It is tried with a little.
+fn shares(from: &Arc<dyn Device>, to: &Arc<dyn Device>) -> bool {
+    let desc = BufferDesc::host("a trial of sharing", 64);
+    let buffer = from.allocate(&desc);
+    buffer.is_ok_and(|buffer| to.import(ExternalHandle::Shared(buffer), &desc).is_ok())
+}
+
+/// The devices that can use states at home on the device that `links` lead from.
+fn sharers(links: &[Link]) -> u8 {
+    let shared = |link: &Link| matches!(link.mode, LinkMode::Native | LinkMode::Import(_));
+    let bits = links
+        .iter()
+        .enumerate()
+        .map(|(d, link)| u8::from(shared(link)) << d);
+    bits.fold(0, |all, bit| all | bit)
+}
+
+fn us_per_byte(link: &Link) -> f64 {
+    match (link.mode, link.bytes_per_second) {
+        (LinkMode::None, _) => f64::INFINITY,
+        (_, Some(rate)) if rate > 0.0 => 1e6 / rate,
+        _ => 0.0,
+    }
+}
