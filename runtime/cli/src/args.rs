@@ -219,6 +219,9 @@ pub struct PlanArgs {
     /// Tokens to generate that the objective counts
     #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 128)]
     pub tokens: u32,
+    /// Price other ways beside it: every node on the first device that runs it, and each device alone
+    #[arg(long)]
+    pub compare: bool,
     #[command(flatten)]
     pub placement: PlacementArgs,
     #[command(flatten)]

@@ -152,7 +152,13 @@ fn devices_plan_doctor_knobs_and_inspect_answer() {
     assert!(segment["layers"].is_array() && segment["first_node"].is_string());
     assert!(p["objective_us"].as_f64().unwrap() > 0.0);
     assert_eq!(p["phases"][0]["guess_share"], 1.0);
+    assert!(p.get("compare").is_none());
     assert!(done(&["plan"]).contains("decode"));
+    let compared = json(&["plan", "--compare", "--json"]);
+    for way in ["greedy", "cpu"] {
+        assert_eq!(compared["compare"][way]["objective_us"], p["objective_us"]);
+    }
+    assert!(done(&["plan", "--compare"]).contains("instead cpu: "));
     assert!(json(&["doctor", "--json"])["backends"].is_array());
     assert!(done(&["doctor"]).contains("cpu"));
     assert!(done(&["knobs"]).contains("ANYNPU_THREADS"));

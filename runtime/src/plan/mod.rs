@@ -17,6 +17,8 @@ use std::ops::Range;
 use anynpu_hal::Support;
 use anynpu_ir::{DType, NodeId, StateId, ValueId};
 
+use serde::Serialize;
+
 pub use estimate::{Estimate, EstimateSource};
 pub use pins::{Pin, Placement};
 pub(crate) use planner::{PlanRequest, Refusal, plan};
@@ -123,6 +125,18 @@ pub struct Plan {
     pub total: Estimate,
 }
 
+/// What plans of both phases cost, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PlanPrice {
+    /// The prompt and all generated tokens.
+    pub objective_us: f64,
+    /// The prompt.
+    pub prefill: f64,
+    /// One token.
+    pub decode: f64,
+}
+
 /// The plans of all phases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanSet {
@@ -136,6 +150,13 @@ pub struct PlanSet {
     pub prompt: u32,
     /// Most tokens in one step of prefill.
     pub chunk: u32,
+    /// What they cost.
+    pub price: PlanPrice,
+    /// By what share of the best possible price theirs may be above it.
+    pub gap: f64,
+    /// What other ways would cost, under the same pins and memory limits: `greedy`, every node on the most
+    /// preferred device that runs it, and each device alone. `None` where that can't be.
+    pub rivals: Vec<(String, Option<PlanPrice>)>,
 }
 
 impl PlanSet {

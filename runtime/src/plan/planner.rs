@@ -8,9 +8,9 @@ use anynpu_hal::{Device, Reason, ReasonCode, StateSupport, Support};
 use anynpu_ir::{DType, Graph, NodeId, StateId, SymbolValues, ValueDef};
 
 use super::price::{self, PricedPhase, state_groups};
-use super::search::{self, Assignment, MAX_DEVICES, Problem};
+use super::search::{self, Assignment, Found, MAX_DEVICES, Priced, Problem};
 use super::{
-    Because, DeviceIndex, Estimate, NodeWhy, Partition, Phase, Placement, Plan, PlanSet,
+    Because, DeviceIndex, Estimate, NodeWhy, Partition, Phase, Placement, Plan, PlanPrice, PlanSet,
     StatePlacement, Transfer,
 };
 use crate::RuntimeError;
@@ -65,8 +65,8 @@ pub(crate) fn plan(
     planner.check_placement()?;
     planner.ask()?;
     planner.apply(request.refused);
-    let (problem, assignment) = planner.validated_assignment()?;
-    let plans = Phase::ALL.map(|phase| planner.plan(phase, &problem, &assignment));
+    let (problem, found) = planner.validated_assignment()?;
+    let plans = Phase::ALL.map(|phase| planner.plan(phase, &problem, &found));
     if let Some(device) = request.placement.required_of_layers() {
         for plan in &plans {
             planner.check_required(device, &plan.why)?;
@@ -79,7 +79,19 @@ pub(crate) fn plan(
         devices: planner.names.clone(),
         prompt: request.prompt,
         chunk: request.chunk,
+        price: price_of(&found.priced),
+        gap: found.gap(),
+        rivals: planner.rivals(&problem),
     })
+}
+
+fn price_of(priced: &Priced) -> PlanPrice {
+    let us = |phase: Phase| priced.phase_us.get(phase as usize).copied();
+    PlanPrice {
+        objective_us: priced.objective,
+        prefill: us(Phase::Prefill).unwrap_or_default(),
+        decode: us(Phase::Decode).unwrap_or_default(),
+    }
 }
 
 struct Planner<'a> {
@@ -176,13 +188,14 @@ impl Planner<'_> {
 
     /// An assignment whose partitions the devices' own validators accept. Each round removes a
     /// (node, device) pair, so it ends.
-    fn validated_assignment(&mut self) -> Result<(Problem, Assignment), RuntimeError> {
+    fn validated_assignment(&mut self) -> Result<(Problem, Found), RuntimeError> {
         let mut validated = BTreeSet::new();
         loop {
             self.check_homes()?;
-            let (problem, assignment) = self.assignment()?;
+            let (problem, found) = self.assignment()?;
             let mut refused = false;
-            let all = assignment.devices.iter().flat_map(|devices| runs(devices));
+            let all = found.assignment.devices.iter();
+            let all = all.flat_map(|devices| runs(devices));
             for (device, nodes) in all {
                 if !validated.insert((device.0, nodes.start, nodes.end)) {
                     continue;
@@ -200,7 +213,7 @@ impl Planner<'_> {
                 }
             }
             if !refused {
-                return Ok((problem, assignment));
+                return Ok((problem, found));
             }
         }
     }
@@ -272,12 +285,13 @@ impl Planner<'_> {
 
     /// The cheapest assignment that is found within the devices' memory limits. Where nothing is within
     /// them, the cheapest: loading tells what doesn't fit, and what would.
-    fn assignment(&self) -> Result<(Problem, Assignment), RuntimeError> {
+    fn assignment(&self) -> Result<(Problem, Found), RuntimeError> {
         let request = self.request;
         let phases = Phase::ALL.map(|phase| PricedPhase {
             weight: match phase {
                 Phase::Prefill => 1.0,
-                Phase::Decode => f64::from(request.tokens.max(1)),
+                // of no tokens the next still goes where it is cheapest
+                Phase::Decode => f64::from(request.tokens).max(1e-6),
             },
             steps: steps(phase, request),
         });
@@ -290,14 +304,28 @@ impl Planner<'_> {
             request.context,
         );
         if let Some(found) = search::search(&problem) {
-            tracing::debug!("planned within {:.1} % of the best", 100.0 * found.gap());
-            return Ok((problem, found.assignment));
+            return Ok((problem, found));
         }
-        problem.budgets = vec![None; self.devices.len()];
+        let budgets = std::mem::replace(&mut problem.budgets, vec![None; self.devices.len()]);
         match search::search(&problem) {
-            Some(found) => Ok((problem, found.assignment)),
+            Some(found) => {
+                problem.budgets = budgets;
+                Ok((problem, found))
+            }
             None => Err(self.split_state(problem)),
         }
+    }
+
+    /// What other ways would cost.
+    fn rivals(&self, problem: &Problem) -> Vec<(String, Option<PlanPrice>)> {
+        let price = |assignment: Option<Assignment>| {
+            let priced = problem.price(&assignment?).filter(|p| p.fits)?;
+            Some(price_of(&priced))
+        };
+        let greedy = ("greedy".to_owned(), price(search::greedy(problem)));
+        let alone = self.names.iter().enumerate();
+        let alone = alone.map(|(d, name)| (name.clone(), price(search::single(problem, d))));
+        std::iter::once(greedy).chain(alone).collect()
     }
 
     /// Why nothing was found although every node has a home: the nodes that share a state don't share a
@@ -333,7 +361,8 @@ impl Planner<'_> {
         RuntimeError::Unplaceable { nodes: Vec::new() }
     }
 
-    fn plan(&self, phase: Phase, problem: &Problem, assignment: &Assignment) -> Plan {
+    fn plan(&self, phase: Phase, problem: &Problem, found: &Found) -> Plan {
+        let assignment = &found.assignment;
         let devices = &assignment.devices[phase as usize];
         let prices = &problem.phases[phase as usize];
         let guess = |us: f64| Estimate {
@@ -359,15 +388,12 @@ impl Planner<'_> {
                 verdicts: self.verdicts.iter().map(|v| v[n].clone()).collect(),
             })
             .collect();
-        let total = problem
-            .price(assignment)
-            .map_or(0.0, |p| p.phase_us[phase as usize]);
         Plan {
             phase,
             partitions: partitions.collect(),
             transfers: self.transfers(&why),
             states: self.states(assignment),
-            total: guess(total),
+            total: guess(found.priced.phase_us[phase as usize]),
             why,
         }
     }

@@ -9,7 +9,7 @@ use anynpu_hal::{BufferDesc, Device, DeviceKind, ExternalHandle, Link, LinkMode,
 use anynpu_ir::{DType, Graph, SymbolValues, TensorType, ValueDef, ValueId};
 
 use super::estimate;
-use super::search::{Deed, Held, Links, PhasePrices, Problem, ValueUse};
+use super::search::{Links, NodeNeeds, PhasePrices, Problem, Resident, ValueUse};
 
 /// One phase as it is priced.
 pub(super) struct PricedPhase {
@@ -33,7 +33,7 @@ pub(super) fn problem(
         ValueDef::Node { .. } => Some(value.index()),
         _ => None,
     };
-    let nodes: Vec<Deed> = graph
+    let nodes: Vec<NodeNeeds> = graph
         .nodes()
         .iter()
         .enumerate()
@@ -45,7 +45,7 @@ pub(super) fn problem(
             let mut reads: Vec<usize> = node.inputs.iter().filter_map(made).collect();
             reads.sort_unstable();
             reads.dedup();
-            Deed {
+            NodeNeeds {
                 reads,
                 makes: node.outputs.iter().map(|v| v.index()).collect(),
                 weights: node.inputs.iter().filter_map(weight).collect(),
@@ -53,35 +53,35 @@ pub(super) fn problem(
             }
         })
         .collect();
-    let users = |uses: &dyn Fn(&Deed) -> bool| {
-        let first = nodes.iter().position(uses).unwrap_or(0);
-        (first, nodes.iter().rposition(uses).unwrap_or(first))
-    };
-    let weights = graph.weights().iter().enumerate().map(|(w, weight)| {
-        let bytes = graph
-            .ty(weight.value)
-            .bytes(&SymbolValues::step(1, 0, 1, 1))
-            .unwrap_or(0) as u64;
-        Held {
-            bytes: vec![bytes; devices.len()],
-            users: users(&|deed| deed.weights.contains(&w)),
-        }
-    });
-    let held_states = (0..states.count).map(|group| {
+    let uses = Uses::of(&nodes, graph, states.count);
+    let weights = graph
+        .weights()
+        .iter()
+        .zip(&uses.weights)
+        .map(|(weight, &users)| {
+            let one = SymbolValues::step(1, 0, 1, 1);
+            let bytes = graph.ty(weight.value).bytes(&one).unwrap_or(usize::MAX) as u64;
+            Resident {
+                bytes: vec![bytes; devices.len()],
+                users,
+            }
+        });
+    let held_states = uses.states.iter().enumerate().map(|(group, &users)| {
         let members = (0..states.of.len()).filter(|&s| states.of[s] == group);
         let bytes = members.map(|s| state_bytes(graph, s, state_dtype, capacity));
-        Held {
+        Resident {
             bytes: vec![bytes.fold(0, u64::saturating_add); devices.len()],
-            users: users(&|deed| deed.states.contains(&group)),
+            users,
         }
     });
-    let values = (0..graph.values().len()).map(|v| ValueUse {
-        last: nodes
-            .iter()
-            .rposition(|deed| deed.reads.contains(&v) || deed.makes.contains(&v))
-            .unwrap_or(0),
-        result: graph.outputs().iter().any(|o| o.index() == v),
-    });
+    let values = uses
+        .values
+        .iter()
+        .enumerate()
+        .map(|(v, &(_, last))| ValueUse {
+            last,
+            result: graph.outputs().iter().any(|o| o.index() == v),
+        });
     let kinds: Vec<DeviceKind> = devices.iter().map(|d| d.info().kind).collect();
     let links = links(devices);
     let to_host =
@@ -147,6 +147,42 @@ pub(super) fn problem(
             .collect(),
         nodes,
     }
+}
+
+/// First and last node that makes or uses a thing; 0 if none does.
+struct Uses {
+    values: Vec<(usize, usize)>,
+    weights: Vec<(usize, usize)>,
+    states: Vec<(usize, usize)>,
+}
+
+impl Uses {
+    fn of(nodes: &[NodeNeeds], graph: &Graph, states: usize) -> Self {
+        let mut uses = Uses {
+            values: vec![(usize::MAX, 0); graph.values().len()],
+            weights: vec![(usize::MAX, 0); graph.weights().len()],
+            states: vec![(usize::MAX, 0); states],
+        };
+        for (n, node) in nodes.iter().enumerate() {
+            let values = node.reads.iter().chain(&node.makes);
+            values.for_each(|&v| note(&mut uses.values[v], n));
+            node.weights
+                .iter()
+                .for_each(|&w| note(&mut uses.weights[w], n));
+            node.states
+                .iter()
+                .for_each(|&s| note(&mut uses.states[s], n));
+        }
+        let all = [&mut uses.values, &mut uses.weights, &mut uses.states];
+        for users in all.into_iter().flatten() {
+            users.0 = users.0.min(users.1);
+        }
+        uses
+    }
+}
+
+fn note(users: &mut (usize, usize), node: usize) {
+    *users = (users.0.min(node), users.1.max(node));
 }
 
 /// Groups of states that one node uses together, as keys and values of a layer: they have one home.

@@ -1,7 +1,9 @@
 //! `anynpu plan`: which device will run which nodes.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
-use anynpu::plan::PlanReport;
+use anynpu::plan::{PlanPrice, PlanReport};
 use serde::Serialize;
 
 use crate::args::PlanArgs;
@@ -15,6 +17,9 @@ struct Document {
     objective_us: f64,
     #[serde(flatten)]
     plan: PlanReport,
+    /// What other ways would cost; `null` where that can't be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compare: Option<BTreeMap<String, Option<PlanPrice>>>,
 }
 
 /// Plans without compiling anything.
@@ -23,19 +28,17 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     let runtime = args.placement.runtime()?;
     let mut options = args.placement.load_options(None)?;
     options.prompt = Some(args.prompt);
+    options.tokens = Some(args.tokens);
     let plans = runtime
         .plan(&open, &options)
         .with_context(|| args.model.what())?;
     let plan = plans.report(open.model().graph());
-    let time = |phase: &str| {
-        let of = plan.phases.iter().filter(|p| p.phase == phase);
-        of.map(|p| p.predicted_us).sum::<f64>()
-    };
     let document = Document {
         model: open.model().info().name.clone(),
         objective: "latency",
-        objective_us: time("prefill") + f64::from(args.tokens) * time("decode"),
+        objective_us: plans.price.objective_us,
         plan,
+        compare: args.compare.then(|| plans.rivals.iter().cloned().collect()),
     };
     if args.json.json {
         return output::print_json(&document);
@@ -68,6 +71,19 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
                 s.predicted_us / 1e3
             ))?;
         }
+    }
+    if plans.gap > 0.0 {
+        output::print_line(&format!(
+            "at most {:.1} % above the best possible",
+            100.0 * plans.gap
+        ))?;
+    }
+    for (way, price) in document.compare.iter().flatten() {
+        let price = price.map_or_else(
+            || "cannot run it".to_owned(),
+            |p| format!("{:.1} ms", p.objective_us / 1e3),
+        );
+        output::print_line(&format!("instead {way}: {price}"))?;
     }
     Ok(())
 }

@@ -15,9 +15,9 @@ mod problem;
 mod rivals;
 
 pub(super) use problem::{
-    Assignment, Deed, Held, Links, MAX_DEVICES, PhasePrices, Priced, Problem, ValueUse,
+    Assignment, Links, MAX_DEVICES, NodeNeeds, PhasePrices, Priced, Problem, Resident, ValueUse,
 };
-use rivals::{greedy, single};
+pub(in crate::plan) use rivals::{greedy, single};
 
 /// The result of a [`search`].
 #[derive(Clone, Debug)]

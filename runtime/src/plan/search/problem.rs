@@ -12,13 +12,13 @@ pub(in crate::plan) struct Problem {
     /// How many devices there are, most preferred first; at most [`MAX_DEVICES`].
     pub devices: usize,
     /// The nodes in execution order.
-    pub nodes: Vec<Deed>,
+    pub nodes: Vec<NodeNeeds>,
     /// The values that nodes make.
     pub values: Vec<ValueUse>,
     /// The weights.
-    pub weights: Vec<Held>,
+    pub weights: Vec<Resident>,
     /// The states.
-    pub states: Vec<Held>,
+    pub states: Vec<Resident>,
     /// For each device, the set of those that can use states whose home it is, itself among them.
     pub sharers: Vec<Set>,
     /// The cost of moving values.
@@ -31,7 +31,7 @@ pub(in crate::plan) struct Problem {
 
 /// What a node needs and makes, by index.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::plan) struct Deed {
+pub(in crate::plan) struct NodeNeeds {
     /// Values made by nodes before it. What the host gives is there for every device.
     pub reads: Vec<usize>,
     /// Values it makes.
@@ -53,7 +53,7 @@ pub(in crate::plan) struct ValueUse {
 
 /// Bytes held as long as the model is loaded.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::plan) struct Held {
+pub(in crate::plan) struct Resident {
     /// Bytes on each device.
     pub bytes: Vec<u64>,
     /// First and last node that uses it.

@@ -64,10 +64,10 @@ impl Problem {
         for &read in reads {
             self.values[read].last = n;
         }
-        self.nodes.push(Deed {
+        self.nodes.push(NodeNeeds {
             reads: reads.to_vec(),
             makes: vec![value],
-            ..Deed::default()
+            ..NodeNeeds::default()
         });
         self.values.push(ValueUse {
             last: n,
@@ -90,7 +90,7 @@ impl Problem {
             self.nodes[n].weights.push(self.weights.len());
         }
         let bytes = random.us() as u64;
-        self.weights.push(Held {
+        self.weights.push(Resident {
             bytes: (0..self.devices).map(|d| bytes + d as u64).collect(),
             users: (nodes[0], nodes[nodes.len() - 1]),
         });
@@ -100,7 +100,7 @@ impl Problem {
         for &n in nodes {
             self.nodes[n].states.push(self.states.len());
         }
-        self.states.push(Held {
+        self.states.push(Resident {
             bytes: vec![random.us() as u64; self.devices],
             users: (nodes[0], nodes[nodes.len() - 1]),
         });
@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn no_rival_is_better(count in 3usize..30, devices in 1usize..5, seed in 0..u64::MAX / 2, limited: bool) {
+    fn no_rival_is_better(count in 3usize..10, devices in 1usize..5, seed in 0..u64::MAX / 2, limited: bool) {
         let mut problem = layers(count, devices, 2, seed % 2 == 0, seed);
         if limited {
             problem.limit(&mut Random(seed));
