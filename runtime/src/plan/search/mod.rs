@@ -33,12 +33,16 @@ pub(in crate::plan) struct Found {
 impl Found {
     /// By what share of the bound the objective may be above the best possible.
     pub fn gap(&self) -> f64 {
-        match self.priced.objective > self.bound && self.bound > 0.0 {
-            true => self.priced.objective / self.bound - 1.0,
+        let above = self.priced.objective - self.bound;
+        match above > ROUNDING * self.priced.objective && self.bound > 0.0 {
+            true => above / self.bound,
             false => 0.0,
         }
     }
 }
+
+/// How far sums of the same prices in another order may be apart, as a share.
+const ROUNDING: f64 = 1e-9;
 
 /// The best assignment found that keeps within the budgets, or `None` if none was found.
 pub(in crate::plan) fn search(problem: &Problem) -> Option<Found> {
