@@ -1,17 +1,21 @@
 //! all-MiniLM-L6-v2 against float64 arithmetic of transformers: a public model that is not
 //! committed, found in the folder that `ANYNPU_MINILM` names.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anynpu_runtime::{LoadOptions, Pooling, Runtime};
+use anynpu_graphs::import::gguf::Gguf;
+use anynpu_graphs::import::hugging_face::HuggingFaceGguf;
+use anynpu_graphs::quant::{Mixture, QuantizeOptions, quantize_gguf};
+use anynpu_runtime::{Embedder, LoadOptions, OpenModel, Pooling, Runtime};
 use anynpu_tests::test_data;
 use serde_json::Value;
 
 use crate::ids;
 
 #[test]
-fn minilm_embeds_every_sentence_as_its_reference() {
-    let test = "minilm_embeds_every_sentence_as_its_reference";
+fn minilm_embeds_every_sentence_as_its_reference_and_closely_in_q8_0() {
+    let test = "minilm_embeds_every_sentence_as_its_reference_and_closely_in_q8_0";
     let Some(golden) = test_data(test, "minilm/golden.json") else {
         return;
     };
@@ -20,20 +24,23 @@ fn minilm_embeds_every_sentence_as_its_reference() {
         return;
     };
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
-    let drivers = anynpu_backends::drivers();
-    let runtime = Runtime::builder().drivers(drivers).build().unwrap();
-    let model = runtime.load(folder, LoadOptions::new()).unwrap();
-    let mut embedder = model.embedder().unwrap();
+    let open = OpenModel::open(folder).unwrap();
+    let mut quantised = quantised(&open.to_gguf().unwrap());
+    let mut embedder = embedder(open);
     let sentences = golden["sentences"].as_array().unwrap();
     assert_eq!(sentences.len(), 20);
     for (i, sentence) in sentences.iter().enumerate() {
-        let found = embedder
-            .embed(sentence.as_str().unwrap(), Pooling::Mean)
-            .unwrap();
-        let expected = golden["embedding"][i].as_array().unwrap();
+        let sentence = sentence.as_str().unwrap();
+        let found = embedder.embed(sentence, Pooling::Mean).unwrap();
+        let expected: Vec<f64> = golden["embedding"][i]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e.as_f64().unwrap())
+            .collect();
         assert_eq!(found.len(), expected.len());
-        let pairs = found.iter().zip(expected);
-        let worst = pairs.map(|(&f, e)| (f64::from(f) - e.as_f64().unwrap()).abs());
+        let pairs = found.iter().zip(&expected);
+        let worst = pairs.map(|(&f, e)| (f64::from(f) - e).abs());
         let worst = worst.fold(0.0, f64::max);
         assert!(worst <= 1e-4, "{sentence}: differs by up to {worst}");
         let tokens = ids(&golden["token_ids"][i]);
@@ -41,5 +48,27 @@ fn minilm_embeds_every_sentence_as_its_reference() {
             embedder.embed_tokens(&tokens, Pooling::Mean).unwrap(),
             found
         );
+        // both are of length 1
+        let found = quantised.embed(sentence, Pooling::Mean).unwrap();
+        let cosine: f64 = found
+            .iter()
+            .zip(&expected)
+            .map(|(&f, e)| f64::from(f) * e)
+            .sum();
+        assert!(cosine >= 0.999, "{sentence} in Q8_0: {cosine}");
     }
+}
+
+fn embedder(open: OpenModel) -> Embedder {
+    let runtime = Runtime::builder().drivers(anynpu_backends::drivers());
+    let model = runtime.build().unwrap().load_open(open, LoadOptions::new());
+    model.unwrap().embedder().unwrap()
+}
+
+/// The same in Q8_0.
+fn quantised(gguf: &HuggingFaceGguf) -> Embedder {
+    let options = QuantizeOptions::new(Mixture::Q8_0);
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let (_, bytes) = quantize_gguf(gguf, Vec::new(), &options, go_on).unwrap();
+    embedder(OpenModel::open(Gguf::from_vec("q8_0", bytes).unwrap()).unwrap())
 }
