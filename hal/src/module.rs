@@ -131,6 +131,10 @@ pub struct EntryInfo {
 impl EntryInfo {
     /// What `entry` needs bound, with states at their home in `state_dtype` (states of integer
     /// type keep theirs).
+    ///
+    /// # Errors
+    /// [`HalError::InvalidUse`] for nodes that are no run of the graph, a value too large for
+    /// memory, and a state whose last dimension is not whole blocks of `state_dtype`.
     pub fn describe(entry: &Entry, state_dtype: DType) -> Result<EntryInfo, HalError> {
         let subgraph = entry.subgraph().map_err(|e| HalError::InvalidUse {
             call: "compile",
@@ -153,6 +157,25 @@ impl EntryInfo {
                 max_bytes,
             })
         };
+        let state = |&id: &StateId| {
+            let state = entry.graph.state(id);
+            let declared = state.ty.dtype;
+            let dtype = match declared.is_float() {
+                true => state_dtype,
+                false => declared,
+            };
+            let whole = |n: u32| n.is_multiple_of(dtype.block_len() as u32);
+            let row = state.ty.shape.last().and_then(|d| d.fixed());
+            if dtype.is_block() && !row.is_some_and(whole) {
+                return Err(HalError::InvalidUse {
+                    call: "compile",
+                    what: format!("state '{}' kept in {dtype}", state.name),
+                    found: state.ty.to_string(),
+                    expected: format!("a last dimension that {} divides", dtype.block_len()),
+                });
+            }
+            Ok(StatePort { state: id, dtype })
+        };
         Ok(EntryInfo {
             name: entry.name.clone(),
             inputs: subgraph
@@ -168,18 +191,8 @@ impl EntryInfo {
             states: subgraph
                 .states()
                 .iter()
-                .map(|&state| {
-                    let declared = entry.graph.state(state).ty.dtype;
-                    StatePort {
-                        state,
-                        dtype: if declared.is_float() {
-                            state_dtype
-                        } else {
-                            declared
-                        },
-                    }
-                })
-                .collect(),
+                .map(state)
+                .collect::<Result<_, HalError>>()?,
             nodes: subgraph.nodes().len() as u32,
         })
     }

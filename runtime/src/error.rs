@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anynpu_graphs::ModelError;
 use anynpu_hal::{HalError, Reason, RegistryError};
+use anynpu_ir::DType;
 use thiserror::Error;
 
 use crate::chat::ChatError;
@@ -133,6 +134,20 @@ pub enum RuntimeError {
         first: String,
         /// The other.
         second: String,
+    },
+    /// A KV cache in blocks that the model's heads do not fill.
+    #[error(
+        "the head dimension of KV cache '{state}' is {found}, which is no multiple of the {block} elements of a {dtype} block; keep the KV cache in f16"
+    )]
+    KvHeadDim {
+        /// The type asked for.
+        dtype: DType,
+        /// A state of the cache.
+        state: String,
+        /// Its head dimension.
+        found: String,
+        /// Elements of a block.
+        block: u32,
     },
     /// A graph that the executor can't feed.
     #[error("the graph's {what} is {found}; expected {expected}")]

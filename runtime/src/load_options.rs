@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::str::FromStr;
 
 use anynpu_graphs::Model;
-use anynpu_ir::DType;
+use anynpu_ir::{DType, TensorType};
 
 use crate::plan::Placement;
 use crate::{CancelToken, RuntimeError};
@@ -21,6 +21,8 @@ pub enum KvType {
     F32,
     /// 16 bits.
     F16,
+    /// Blocks of 32 8-bit numbers and a 16-bit scale, for models whose heads are a multiple of 32 wide.
+    Q8_0,
 }
 
 /// Bytes up to which an F32 cache is small: it costs little, and rounding it can be the largest
@@ -37,9 +39,40 @@ impl KvType {
         match self {
             KvType::F32 => DType::F32,
             KvType::F16 => DType::F16,
+            KvType::Q8_0 => DType::Q8_0,
             KvType::Auto if model.is_f32() || small() => DType::F32,
             KvType::Auto => DType::F16,
         }
+    }
+
+    /// As [`KvType::resolve`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::KvHeadDim`] for a type whose blocks the heads of `model` do not fill.
+    pub(crate) fn resolve_for(self, model: &Model, context: u32) -> Result<DType, RuntimeError> {
+        let dtype = self.resolve(model, context);
+        require_whole_blocks(model, dtype)?;
+        Ok(dtype)
+    }
+}
+
+/// Fails unless each row of the KV cache of `model` is whole blocks of `dtype`.
+pub(crate) fn require_whole_blocks(model: &Model, dtype: DType) -> Result<(), RuntimeError> {
+    let block = dtype.block_len() as u32;
+    let head_dim = |ty: &TensorType| ty.shape.last().and_then(|d| d.fixed());
+    let mut states = model.graph().states().iter();
+    let unfit = states.find(|s| {
+        let blocks = dtype.is_block() && s.ty.dtype.is_float();
+        blocks && head_dim(&s.ty).is_none_or(|n| n % block != 0)
+    });
+    match unfit {
+        Some(state) => Err(RuntimeError::KvHeadDim {
+            dtype,
+            state: state.name.clone(),
+            found: head_dim(&state.ty).map_or_else(|| "of no fixed size".into(), |n| n.to_string()),
+            block,
+        }),
+        None => Ok(()),
     }
 }
 
@@ -51,10 +84,11 @@ impl FromStr for KvType {
             "auto" => Ok(KvType::Auto),
             "f32" => Ok(KvType::F32),
             "f16" => Ok(KvType::F16),
+            "q8_0" => Ok(KvType::Q8_0),
             _ => Err(RuntimeError::Option {
                 option: "kv type",
                 found: format!("'{s}'"),
-                expected: "auto, f32 or f16".into(),
+                expected: "auto, f32, f16 or q8_0".into(),
             }),
         }
     }

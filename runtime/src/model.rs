@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::exec::{Limits, Program, output_width};
+use crate::load_options::require_whole_blocks;
 use crate::memory::MemoryPlan;
 use crate::plan::{Because, DeviceIndex, NodeWhy, PlanReport, PlanRequest, PlanSet, Refusal, plan};
 use crate::tokenize::Tokenizer;
@@ -129,7 +130,7 @@ impl Runtime {
             _ => context,
         };
         let width = output_width(open.model().graph())?;
-        let state_dtype = options.kv_type.resolve(open.model(), context);
+        let state_dtype = options.kv_type.resolve_for(open.model(), context)?;
         Ok((Limits::new(chunk, context, width), state_dtype))
     }
 
@@ -147,7 +148,7 @@ impl Runtime {
             tokens: options.tokens.unwrap_or(DEFAULT_TOKENS),
             chunk: chunk.min(context),
             context,
-            state_dtype: options.kv_type.resolve(open.model(), context),
+            state_dtype: options.kv_type.resolve_for(open.model(), context)?,
             refused,
         };
         plan(open.model().graph(), &self.devices(), &request)
@@ -287,24 +288,46 @@ fn require_memory(
         return Ok(());
     }
     let rest = available.saturating_sub(needed.saturating_sub(plan.kv));
-    let row = |dtype| model.state_bytes_per_position(dtype).max(1);
-    let fits = |dtype| (rest / row(dtype)).min(context.into());
-    let remedy = match (fits(dtype), fits(DType::F16)) {
-        (0, 0) => format!(
+    let remedy = smaller_cache(model, dtype, context, rest).unwrap_or_else(|| {
+        format!(
             "its weights alone take {} bytes: use a model with smaller or more quantised weights",
             plan.weights()
-        ),
-        (own, half) if half > own => {
-            format!("lower the context to {own} tokens, or to {half} with an f16 KV cache")
-        }
-        (own, _) => format!("lower the context to {own} tokens"),
-    };
+        )
+    });
     let what = format!(
         "'{}' with a context of {context} tokens (a {dtype} KV cache of {} bytes)",
         model.info().name,
         plan.kv
     );
     memory::require(what, Some(needed), remedy)
+}
+
+/// The contexts for which a KV cache in `dtype`, or in a smaller type, takes at most `rest` bytes;
+/// `None` if no type has any.
+fn smaller_cache(model: &Model, dtype: DType, context: u32, rest: u64) -> Option<String> {
+    let fits = |dtype| {
+        let row = model.state_bytes_per_position(dtype).max(1);
+        (rest / row).min(context.into())
+    };
+    let own = fits(dtype);
+    let mut most = own;
+    let mut ways = Vec::new();
+    if own > 0 {
+        ways.push(format!("lower the context to {own} tokens"));
+    }
+    for (other, article) in [(DType::F16, "an"), (DType::Q8_0, "a")] {
+        let tokens = fits(other);
+        if tokens <= most || require_whole_blocks(model, other).is_err() {
+            continue;
+        }
+        most = tokens;
+        let cache = format!("with {article} {other} KV cache (--kv-type {other})");
+        ways.push(match tokens == u64::from(context) {
+            true => format!("load it {cache}"),
+            false => format!("lower the context to {tokens} tokens {cache}"),
+        });
+    }
+    (!ways.is_empty()).then(|| ways.join(", or "))
 }
 
 /// The nodes that a device refused to compile, or the error if that is not what happened or
@@ -567,7 +590,7 @@ mod tests {
 
     use super::*;
     use crate::KvType;
-    use crate::testing::{CONTEXT, tiny_llama};
+    use crate::testing::{CONTEXT, llama_with_heads_of, tiny_llama};
 
     #[test]
     fn only_refusals_that_are_new_lead_to_another_plan() {
@@ -598,7 +621,58 @@ mod tests {
             DType::F16
         );
         let e = "q4".parse::<KvType>().unwrap_err().to_string();
-        assert_eq!(e, "kv type is 'q4'; expected auto, f32 or f16");
+        assert_eq!(e, "kv type is 'q4'; expected auto, f32, f16 or q8_0");
+    }
+
+    #[test]
+    fn a_cache_in_blocks_needs_heads_that_fill_them() {
+        let q8_0: KvType = "q8_0".parse().unwrap();
+        let fitting = llama_with_heads_of(32, 1);
+        assert_eq!(q8_0.resolve_for(&fitting, 64).unwrap(), DType::Q8_0);
+        let narrow = tiny_llama(1);
+        let e = q8_0.resolve_for(&narrow, 64).unwrap_err();
+        assert!(matches!(e, RuntimeError::KvHeadDim { .. }));
+        let e = e.to_string();
+        for part in ["head dimension", " is 8,", "32 elements", "q8_0", "f16"] {
+            assert!(e.contains(part), "{part}: {e}");
+        }
+        let options = LoadOptions::new().kv_type(q8_0);
+        let runtime = Runtime::builder().drivers(vec![Box::new(anynpu_cpu::CpuDriver)]);
+        let loaded = runtime.build().unwrap();
+        let loaded = loaded.load_open(OpenModel::new(narrow, None), options);
+        assert!(matches!(loaded, Err(RuntimeError::KvHeadDim { .. })));
+    }
+
+    #[test]
+    fn what_fits_with_a_smaller_cache_is_offered() {
+        // keys and values of two heads a layer
+        let wide = llama_with_heads_of(32, 1);
+        let row = |dtype| wide.state_bytes_per_position(dtype);
+        assert_eq!(row(DType::F16), 2 * 2 * 32 * 2);
+        assert_eq!(row(DType::Q8_0), 2 * 2 * 34);
+        let offer = |dtype, rest| smaller_cache(&wide, dtype, 100, rest);
+        assert_eq!(
+            offer(DType::F32, 60 * row(DType::F16)).unwrap(),
+            "lower the context to 30 tokens, \
+             or lower the context to 60 tokens with an f16 KV cache (--kv-type f16), \
+             or load it with a q8_0 KV cache (--kv-type q8_0)"
+        );
+        assert_eq!(
+            offer(DType::F16, 100 * row(DType::Q8_0)).unwrap(),
+            "lower the context to 53 tokens, or load it with a q8_0 KV cache (--kv-type q8_0)"
+        );
+        assert_eq!(
+            offer(DType::Q8_0, 5 * row(DType::Q8_0)).unwrap(),
+            "lower the context to 5 tokens"
+        );
+        assert_eq!(offer(DType::F16, 3), None);
+        // heads of 8 elements
+        let narrow = tiny_llama(1);
+        let rest = 50 * narrow.state_bytes_per_position(DType::F16);
+        assert_eq!(
+            smaller_cache(&narrow, DType::F16, 100, rest).unwrap(),
+            "lower the context to 50 tokens"
+        );
     }
 
     #[test]

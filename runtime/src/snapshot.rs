@@ -6,12 +6,12 @@
 //! |---|---|
 //! | 8 | `ANYNPUKV` |
 //! | 4 | version |
-//! | 4 | element type of the cache: 0 f32, 1 f16 |
+//! | 4 | element type of the cache: 0 f32, 1 f16, 2 q8_0 |
 //! | 32 | the model's fingerprint |
 //! | 4 | number of tokens `n` |
 //! | 4 | number of states |
 //! | 4·n | the tokens |
-//! | | for each state, as the graph orders them: rows `0..n` |
+//! | | for each state, as the graph orders them: rows `0..n`, q8_0 ones in blocks along a head |
 //! | 32 | BLAKE3 of all before |
 //!
 //! The fingerprint is BLAKE3 of the graph's text and of the first and last 4096 bytes of every
@@ -182,6 +182,7 @@ impl Session {
             let found = match number(12) {
                 0 => "f32".into(),
                 1 => "f16".into(),
+                2 => "q8_0".into(),
                 other => format!("number {other}"),
             };
             let expected = format!("{dtype}, as the model was loaded");
@@ -265,6 +266,7 @@ impl Session {
 fn dtype_code(dtype: DType) -> u32 {
     match dtype {
         DType::F32 => 0,
+        DType::Q8_0 => 2,
         _ => 1,
     }
 }

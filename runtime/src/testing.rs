@@ -15,13 +15,13 @@ pub(crate) const VOCABULARY: u32 = 64;
 pub(crate) const CONTEXT: u32 = 96;
 const HEADS: u32 = 4;
 const KV_HEADS: u32 = 2;
-const HEAD_DIM: u32 = 8;
 const FFN: u32 = 48;
 
 #[derive(Debug, Default)]
 struct Tensors(BTreeMap<String, (TensorType, Vec<u8>)>);
 
 struct File<'a> {
+    head_dim: u32,
     layers: u32,
     tensors: &'a Tensors,
 }
@@ -32,7 +32,7 @@ impl ModelFile for File<'_> {
         match key.strip_prefix("llama.").unwrap_or(key) {
             "general.architecture" => Some(MetaValue::Text("llama")),
             "block_count" => n(self.layers),
-            "embedding_length" => n(HEADS * HEAD_DIM),
+            "embedding_length" => n(HEADS * self.head_dim),
             "feed_forward_length" => n(FFN),
             "attention.head_count" => n(HEADS),
             "attention.head_count_kv" => n(KV_HEADS),
@@ -60,6 +60,11 @@ impl TensorData for Tensors {
 
 /// An F32 llama model of `layers` layers, 32 wide, with [`VOCABULARY`] tokens.
 pub(crate) fn tiny_llama(layers: u32) -> Model {
+    llama_with_heads_of(8, layers)
+}
+
+/// As [`tiny_llama`], with heads of `head_dim` elements, four to the width.
+pub(crate) fn llama_with_heads_of(head_dim: u32, layers: u32) -> Model {
     let mut tensors = Tensors::default();
     let mut seed = 1u32;
     let mut add = |name: String, dims: &[u32]| {
@@ -79,7 +84,7 @@ pub(crate) fn tiny_llama(layers: u32) -> Model {
         let ty = TensorType::new(DType::F32, Shape::fixed(dims));
         tensors.0.insert(name, (ty, bytes.collect()));
     };
-    let (hidden, kv) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
+    let (hidden, kv) = (HEADS * head_dim, KV_HEADS * head_dim);
     add("token_embd.weight".into(), &[VOCABULARY, hidden]);
     add("output_norm.weight".into(), &[hidden]);
     for n in 0..layers {
@@ -98,6 +103,7 @@ pub(crate) fn tiny_llama(layers: u32) -> Model {
         }
     }
     let file = File {
+        head_dim,
         layers,
         tensors: &tensors,
     };

@@ -10,11 +10,16 @@ use anynpu_runtime::{
     SessionOptions, SnapshotError,
 };
 use common::runtime;
-use common::testing::{VOCABULARY, tiny_llama};
+use common::testing::{VOCABULARY, llama_with_heads_of, tiny_llama};
 use proptest::prelude::*;
 
 fn load(layers: u32, kv: KvType) -> LoadedModel {
-    let open = OpenModel::new(tiny_llama(layers), None);
+    let model = match kv {
+        // whole blocks of it
+        KvType::Q8_0 => llama_with_heads_of(32, layers),
+        _ => tiny_llama(layers),
+    };
+    let open = OpenModel::new(model, None);
     runtime(vec![], 2)
         .load_open(open, LoadOptions::new().kv_type(kv))
         .expect("the model loads")
@@ -45,7 +50,7 @@ fn unfit(result: Result<(), RuntimeError>) -> String {
 fn a_restored_session_goes_on_as_the_saved_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("session.kv");
-    for kv in [KvType::F32, KvType::F16] {
+    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
         let model = load(2, kv);
         let mut saved = session(&model);
         saved.prefill(&tokens(20), None).unwrap();
@@ -68,6 +73,40 @@ fn a_restored_session_goes_on_as_the_saved_one() {
 }
 
 #[test]
+fn a_cache_in_blocks_is_planned_held_and_saved_at_34_bytes_for_32_elements() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(2, KvType::Q8_0);
+    assert_eq!(model.kv_dtype().name(), "q8_0");
+    // keys and values of two layers with two heads of 32 elements
+    let row = 2 * 2 * 2 * 34;
+    assert_eq!(model.memory().kv, u64::from(row * model.context()));
+    let mut one = session(&model);
+    let size = |session: &mut Session| {
+        let file = folder.path().join("session.kv");
+        session.save(&file).unwrap();
+        std::fs::metadata(file).unwrap().len()
+    };
+    let empty = size(&mut one);
+    one.prefill(&tokens(20), None).unwrap();
+    assert_eq!(size(&mut one) - empty, u64::from(20 * (row + 4)));
+}
+
+#[test]
+fn a_cache_in_blocks_does_not_depend_on_chunks() {
+    let model = load(2, KvType::Q8_0);
+    let mut whole = session(&model);
+    whole.prefill(&tokens(40), None).unwrap();
+    let expected = next(&mut whole);
+    for chunk in [1, 3, 16] {
+        let mut parts = session(&model);
+        for part in tokens(40).chunks(chunk) {
+            parts.prefill(part, None).unwrap();
+        }
+        assert_eq!(next(&mut parts), expected, "chunks of {chunk}");
+    }
+}
+
+#[test]
 fn a_file_that_does_not_fit_is_refused_and_the_session_stays() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("session.kv");
@@ -80,6 +119,11 @@ fn a_file_that_does_not_fit_is_refused_and_the_session_stays() {
     assert!(unfit(other.restore(&file)).contains("fingerprint"));
     let mut other = session(&load(2, KvType::F16));
     assert!(unfit(other.restore(&file)).contains("the cache's type is f32; expected f16"));
+    let mut blocks = session(&load(2, KvType::Q8_0));
+    assert!(unfit(blocks.restore(&file)).contains("the cache's type is f32; expected q8_0"));
+    let eight = folder.path().join("eight.kv");
+    blocks.save(&eight).unwrap();
+    assert!(unfit(one.restore(&eight)).contains("the cache's type is q8_0; expected f32"));
     let short = SessionOptions::new().context(16);
     let mut other = model.session(short).unwrap();
     other.prefill(&tokens(4), None).unwrap();
@@ -144,12 +188,17 @@ proptest! {
 
 #[test]
 fn a_suspended_session_gives_its_memory_back_and_wakes_by_itself() {
-    let model = load(2, KvType::F32);
-    let mut never = session(&model);
+    for kv in [KvType::F32, KvType::Q8_0] {
+        suspend_and_wake(&load(2, kv));
+    }
+}
+
+fn suspend_and_wake(model: &LoadedModel) {
+    let mut never = session(model);
     never.prefill(&tokens(30), None).unwrap();
     let expected = next(&mut never);
 
-    let mut one = session(&model);
+    let mut one = session(model);
     one.prefill(&tokens(30), None).unwrap();
     one.suspend();
     assert!(one.is_suspended());

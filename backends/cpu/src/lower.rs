@@ -284,9 +284,9 @@ fn programs(
     if !entries.iter().all(|e| Arc::ptr_eq(&e.graph, &first.graph)) {
         return Err(invalid("entries", "of several graphs", "all of one graph"));
     }
-    if !matches!(options.state_dtype, DType::F32 | DType::F16) {
+    if !is_state_type(options.state_dtype) {
         let found = options.state_dtype.name();
-        return Err(invalid("state type", found, "f32 or f16"));
+        return Err(invalid("state type", found, "f32, f16 or q8_0"));
     }
     let mut programs = Vec::with_capacity(entries.len());
     let mut infos = Vec::with_capacity(entries.len());
@@ -460,12 +460,13 @@ impl<'a> Lowering<'a> {
             }
             (&Op::KvAppend { state, at }, Some(rows), None) if rows.ty.dtype == DType::F32 => {
                 let (slot, dtype) = self.state(state);
-                let plain = matches!(dtype, DType::F32 | DType::F16);
-                (plain && self.graph.state(state).axis == 0).then_some(Step::KvAppend {
-                    rows,
-                    state: slot,
-                    at,
-                })
+                (is_state_type(dtype) && self.graph.state(state).axis == 0).then_some(
+                    Step::KvAppend {
+                        rows,
+                        state: slot,
+                        at,
+                    },
+                )
             }
             (Op::Attention { .. }, Some(q), Some(out)) => self.attention(node, q, out),
             (&Op::Activation(act), Some(x), Some(out)) if all_f32 && !is_weight(&x) => {
@@ -657,8 +658,7 @@ impl<'a> Lowering<'a> {
                     return None;
                 };
                 let v_dim = self.graph.state(v).ty.shape.last()?.fixed()?;
-                let plain = |t| matches!(t, DType::F32 | DType::F16);
-                if !plain(k_type) || k_type != v_type {
+                if !is_state_type(k_type) || k_type != v_type {
                     return None;
                 }
                 Kv::States {
@@ -728,6 +728,11 @@ impl<'a> Lowering<'a> {
         let slot = slot.expect("every state of the run is listed");
         (slot, self.states[slot].1)
     }
+}
+
+/// Whether there are kernels for states of the type.
+fn is_state_type(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::Q8_0)
 }
 
 fn is_weight(operand: &Operand) -> bool {

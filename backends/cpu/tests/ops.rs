@@ -22,6 +22,8 @@ struct Case {
     weights: Weights,
     inputs: HashMap<String, Tensor>,
     numbers: Numbers,
+    /// Type that states are kept in.
+    kept: DType,
 }
 
 impl Case {
@@ -31,6 +33,7 @@ impl Case {
             weights: Weights::default(),
             inputs: HashMap::new(),
             numbers: Numbers(seed),
+            kept: DType::F32,
         }
     }
 
@@ -77,7 +80,8 @@ impl Case {
         let what = format!("{op:?}");
         let out = self.graph.add("out", op, operands).unwrap();
         self.graph.set_output(out).unwrap();
-        let results = both(&Arc::new(self.graph), &self.weights, &self.inputs, symbols);
+        let graph = Arc::new(self.graph);
+        let results = both(&graph, &self.weights, &self.inputs, symbols, self.kept);
         for (_, found, expected) in &results {
             let largest = expected
                 .to_f32()
@@ -170,7 +174,7 @@ proptest! {
         let parts = c.graph.add_node("parts", split, &[x]).unwrap();
         c.graph.set_output(parts[0]).unwrap();
         c.graph.set_output(parts[1]).unwrap();
-        for (name, found, expected) in &both(&Arc::new(c.graph), &c.weights, &c.inputs, &none) {
+        for (name, found, expected) in &both(&Arc::new(c.graph), &c.weights, &c.inputs, &none, DType::F32) {
             prop_assert_eq!(found, expected, "{}", name);
         }
     }
@@ -274,10 +278,13 @@ proptest! {
         group in 1u32..4,
         dim in 1u32..24,
         window in proptest::option::of(1u32..50),
+        kept in proptest::sample::select(vec![DType::F32, DType::F16, DType::Q8_0]),
         seed: u64,
     ) {
         let capacity = tokens + 3;
+        let dim = dim.next_multiple_of(kept.block_len() as u32);
         let mut c = Case::new(seed);
+        c.kept = kept;
         let row = [kv_heads, dim];
         let shape = [Dim::CAPACITY, Dim::Fixed(row[0]), Dim::Fixed(row[1])];
         let k = c.graph.add_state("k", TensorType::new(DType::F32, shape), 0).unwrap();

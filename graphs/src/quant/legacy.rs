@@ -3,7 +3,7 @@
 //! Codes are taken with the scale before it is rounded to f16. Layouts are documented at
 //! [`anynpu_ir::block`]. Every function gives `None` when an f16 field overflows.
 
-use anynpu_ir::block::LEGACY_BLOCK;
+use anynpu_ir::block::{LEGACY_BLOCK, Q8_0Block};
 
 use half::f16;
 
@@ -78,12 +78,7 @@ pub(super) fn pack_q5_1(d: f16, min: f16, codes: &Codes, out: &mut [u8; 24]) {
 }
 
 pub(super) fn q8_0(x: &Block, out: &mut [u8; 34]) -> Option<()> {
-    let d = extreme(x).abs() / 127.0;
-    let id = inverse(d);
-    out[..2].copy_from_slice(&nearest_f16(d)?.to_le_bytes());
-    for (o, v) in out[2..].iter_mut().zip(x) {
-        *o = (v * id).round() as i8 as u8;
-    }
+    *out = Q8_0Block::encode(x)?;
     Some(())
 }
 

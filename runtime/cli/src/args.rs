@@ -133,7 +133,8 @@ pub struct PlacementArgs {
     /// Use only these CPU kernels, e.g. 'generic' or 'avx2'
     #[arg(long, value_name = "LIST")]
     pub cpu_features: Option<String>,
-    /// Type of the KV cache; auto is f32 for F32 models and caches up to 16 MiB, else f16
+    /// Type of the KV cache; auto is f32 for F32 models and caches up to 16 MiB, else f16. q8_0 takes
+    /// half of f16, for models whose heads are a multiple of 32 wide
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub kv_type: KvType,
 }
@@ -143,6 +144,8 @@ pub enum KvType {
     Auto,
     F32,
     F16,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -117,6 +117,39 @@ fn run_json_has_the_keys_that_scripts_read() {
 }
 
 #[test]
+fn the_kv_cache_is_kept_in_the_type_that_is_asked_for() {
+    let run = |kv: &str| {
+        let args = ["run", "-p", "Once upon a time", "-n", "8", "--temp", "0"];
+        let with = [&args[..], &["--kv-type", kv, "--json"]].concat();
+        json(&with)
+    };
+    for kv in ["f32", "f16", "q8_0"] {
+        let r = run(kv);
+        assert_eq!(r["kv_type"], kv);
+        assert_eq!(r["tokens"].as_array().unwrap().len(), 8);
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let narrow = path.join("../../tests/data/architectures/llama.gguf");
+    refused(
+        &[
+            "logits",
+            narrow.to_str().unwrap(),
+            "--tokens",
+            "1",
+            "--kv-type",
+            "q8_0",
+        ],
+        1,
+        &["head dimension", "32", "f16"],
+    );
+    let i = json(&["inspect", "--ctx", "512", "--json"]);
+    let bytes = &i["memory"][0]["kv_bytes_by_type"];
+    let of = |kv: &str| bytes[kv].as_u64().unwrap();
+    assert_eq!(of("f32"), 2 * of("f16"));
+    assert_eq!(of("q8_0") * 32, of("f16") * 17);
+}
+
+#[test]
 fn a_decoder_embeds_nothing_and_an_encoder_generates_nothing() {
     refused(&["embed", "-p", "x"], 1, &["is a decoder", "an encoder"]);
     let path = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use anynpu_cpu::kernels::Features;
 use anynpu_runtime::tokenize::EncodeOptions;
-use anynpu_runtime::{KvType, LoadedModel, Prompt};
+use anynpu_runtime::{KvType, LoadedModel, Prompt, SessionOptions};
 use serde_json::Value;
 
 use crate::{MARGIN, floats, greedy, ids, load, logits, mean_kl, perplexity};
@@ -41,6 +42,39 @@ fn the_quantised_story_model_diverges_no_more_than_llama_cpp_runs_it() {
         let theirs = &golden["formats"][format]["llama.cpp"]["prompt_mean_kl"];
         let theirs = theirs.as_f64().unwrap();
         assert!(kl <= MARGIN * theirs, "{format}: {kl}, llama.cpp {theirs}");
+    }
+}
+
+/// Most that keeping keys and values in 8 bits may move the story model, mean of the prompt's rows.
+const Q8_0_KV_KL: f64 = 1e-4;
+
+#[test]
+fn a_kv_cache_in_8_bits_diverges_little_and_the_same_on_every_path_and_in_every_chunk() {
+    let golden = golden();
+    let tokens = ids(&golden["prompts"][0]["ids"]);
+    let file = data("../../../graphs/story-model/story-Q8_0.gguf");
+    let exact = logits(&load(&file, None, KvType::F32), &tokens);
+    let width = exact.len() / tokens.len();
+    let half = logits(&load(&file, None, KvType::F16), &tokens);
+    let eight = logits(&load(&file, None, KvType::Q8_0), &tokens);
+    let kl = mean_kl(&exact, &eight, width);
+    println!(
+        "{} tokens: mean KL {kl:e} nats in q8_0, {:e} in f16",
+        tokens.len(),
+        mean_kl(&exact, &half, width)
+    );
+    assert!(kl > 0.0 && kl <= Q8_0_KV_KL, "{kl:e}");
+    for features in Features::available() {
+        let name = features.to_string();
+        let model = load(&file, Some(&name), KvType::Q8_0);
+        assert_eq!(model.kv_dtype().name(), "q8_0");
+        assert!(logits(&model, &tokens) == eight, "{name}");
+        let mut session = model.session(SessionOptions::new()).unwrap();
+        for part in tokens.chunks(5) {
+            session.prefill(part, None).unwrap();
+        }
+        let last = &eight[eight.len() - width..];
+        assert!(session.logits().unwrap()[..] == *last, "{name}, in chunks");
     }
 }
 

@@ -77,7 +77,8 @@ impl Frame<'_> {
                 let (slot, dtype) = self.program.state(id);
                 let shape = state.ty.shape.resolve(self.symbols());
                 let row: usize = shape.iter().skip(1).product();
-                let (start, rows) = self.state_memory(slot, row * dtype.block_bytes())?;
+                let row_bytes = self.row_bytes(slot, row)?;
+                let (start, rows) = self.state_memory(slot, row_bytes)?;
                 if rows < shape.first().copied().unwrap_or(0) {
                     let found = format!("{rows} rows");
                     return Err(invalid(&state.name, found, format!("{shape:?}")));
@@ -86,7 +87,7 @@ impl Frame<'_> {
                     id,
                     name: &state.name,
                     axis: state.axis,
-                    bytes: shape.iter().product::<usize>() * dtype.block_bytes(),
+                    bytes: shape.first().map_or(1, |&n| n) * row_bytes,
                     shape,
                     dtype,
                     start,

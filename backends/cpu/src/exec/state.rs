@@ -1,6 +1,7 @@
 //! States at their home: appending rows and attending over them.
 
 use anynpu_hal::HalError;
+use anynpu_ir::block::{LEGACY_BLOCK, Q8_0Block};
 use anynpu_ir::{DType, Dim, Symbol};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -38,7 +39,8 @@ impl Frame<'_> {
         let count = rows.ty.shape.dims().first();
         let count = count.map_or(0, |d| d.resolve(self.symbols()) as usize);
         let width = data.len().checked_div(count).unwrap_or(0);
-        let (start, capacity) = self.state_memory(slot, width * dtype.block_bytes())?;
+        let row_bytes = self.row_bytes(slot, width)?;
+        let (start, capacity) = self.state_memory(slot, row_bytes)?;
         let capacity = capacity.min(self.symbols().get(Symbol::CAPACITY) as usize);
         let at = at.resolve(self.symbols()) as usize;
         if count > 0 && at + count > capacity {
@@ -46,13 +48,21 @@ impl Frame<'_> {
             let expected = format!("within its {capacity} rows");
             return Err(invalid(what, format!("{at}..{}", at + count), expected));
         }
-        // SAFETY: rows `at .. at + count` were just checked to lie in the home, whose memory is
-        // aligned to 64 bytes and this submission's alone.
+        // SAFETY: rows `at .. at + count`, of `row_bytes` each, were just checked to lie in the home,
+        // whose memory is aligned to 64 bytes and this submission's alone.
         unsafe {
             match dtype {
                 DType::F32 => {
                     let to = start.cast::<f32>().add(at * width);
                     std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+                }
+                DType::Q8_0 => {
+                    let to = start.add(at * row_bytes);
+                    let to = std::slice::from_raw_parts_mut(to, count * row_bytes);
+                    let blocks = data.as_chunks::<LEGACY_BLOCK>().0;
+                    for (to, x) in to.as_chunks_mut::<34>().0.iter_mut().zip(blocks) {
+                        *to = Q8_0Block::encode_or_nan(x);
+                    }
                 }
                 _ => {
                     let to = start.cast::<f16>().add(at * width);
@@ -135,18 +145,35 @@ impl Frame<'_> {
         rows: usize,
     ) -> Result<KvRows<'_>, HalError> {
         let (id, dtype) = self.program.states[slot];
-        let (start, capacity) = self.state_memory(slot, width * dtype.block_bytes())?;
+        let row_bytes = self.row_bytes(slot, width)?;
+        let (start, capacity) = self.state_memory(slot, row_bytes)?;
         if rows > capacity {
             let what = format!("rows of state '{}'", self.program.graph.state(id).name);
             return Err(invalid(what, rows, format!("within its {capacity} rows")));
         }
-        // SAFETY: `rows · width` elements were just checked to lie in the home, whose memory is
-        // aligned to 64 bytes, was zeroed when allocated, and holds any bits for these types.
+        // SAFETY: `rows` rows of `width` elements in `row_bytes` were just checked to lie in the home,
+        // whose memory is aligned to 64 bytes, was zeroed when allocated, and holds any bits for these
+        // types.
         Ok(unsafe {
             match dtype {
                 DType::F32 => KvRows::F32(std::slice::from_raw_parts(start.cast(), rows * width)),
+                DType::Q8_0 => KvRows::Q8_0(std::slice::from_raw_parts(start, rows * row_bytes)),
                 _ => KvRows::F16(std::slice::from_raw_parts(start.cast(), rows * width)),
             }
+        })
+    }
+
+    /// Bytes of a row of `width` elements of state `slot`.
+    pub(super) fn row_bytes(&self, slot: usize, width: usize) -> Result<usize, HalError> {
+        let (id, dtype) = self.program.states[slot];
+        dtype.row_bytes(width).ok_or_else(|| {
+            let what = format!("row of state '{}'", self.program.graph.state(id).name);
+            let found = format!("{width} elements of {dtype}");
+            invalid(
+                what,
+                found,
+                format!("whole blocks of {}", dtype.block_len()),
+            )
         })
     }
 }

@@ -129,6 +129,17 @@ pub enum KernelError {
         /// Key heads.
         kv_heads: usize,
     },
+    /// Heads that are not whole blocks of the type their rows are kept in.
+    #[error(
+        "attention over {what} in Q8_0 with {found} elements a head: must be a multiple of {}; keep them in f16",
+        DType::Q8_0.block_len()
+    )]
+    HeadBlocks {
+        /// Keys or values.
+        what: &'static str,
+        /// Elements of a head.
+        found: usize,
+    },
     /// A token's position is not a row of the keys.
     #[error("position {found} is not one of the {rows} key rows")]
     Position {

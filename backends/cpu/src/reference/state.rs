@@ -12,7 +12,7 @@ pub struct StateRef<'a> {
     pub name: &'a str,
     /// Axis along which rows are appended.
     pub axis: u32,
-    /// Its rows, F32, F16 or BF16, whatever the graph declares.
+    /// Its rows, F32, F16, BF16 or Q8_0, whatever the graph declares.
     pub tensor: TensorRef<'a>,
 }
 
@@ -36,7 +36,7 @@ pub enum StateDataMut<'a> {
     F32(&'a mut [f32]),
     /// As little-endian bytes.
     Raw {
-        /// F32, F16 or BF16.
+        /// F32, F16, BF16 or Q8_0.
         dtype: DType,
         /// Rows.
         bytes: &'a mut [u8],
@@ -66,7 +66,7 @@ impl States for NoStates {
     }
 }
 
-/// All states of a graph, kept in the types that it declares.
+/// All states of a graph, kept in the types that it declares or in another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateStore {
     slots: Vec<Slot>,
@@ -85,7 +85,23 @@ impl StateStore {
     /// # Errors
     /// [`ReferenceError::OutOfMemory`] if one does not fit in memory.
     pub fn new(graph: &Graph, symbols: &SymbolValues) -> Result<Self, ReferenceError> {
+        StateStore::kept(graph, symbols, None)
+    }
+
+    /// As [`StateStore::new`], with the float states kept in `dtype`, if given.
+    ///
+    /// # Errors
+    /// As [`StateStore::new`], which a row that is not whole blocks of `dtype` is too.
+    pub fn kept(
+        graph: &Graph,
+        symbols: &SymbolValues,
+        dtype: Option<DType>,
+    ) -> Result<Self, ReferenceError> {
         let slots = graph.states().iter().map(|state| {
+            let mut state = state.clone();
+            if let Some(dtype) = dtype.filter(|_| state.ty.dtype.is_float()) {
+                state.ty.dtype = dtype;
+            }
             let shape = state.ty.shape.resolve(symbols);
             let mut bytes = Vec::new();
             let len = bytes_of(state.ty.dtype, &shape);
@@ -100,7 +116,7 @@ impl StateStore {
                 }
             }
             Ok(Slot {
-                state: state.clone(),
+                state,
                 shape,
                 bytes,
             })
@@ -180,7 +196,11 @@ pub(super) fn kv_append(
                 ref mut bytes,
             } => {
                 let from = encode(dtype, from)?;
-                bytes[start * dtype.block_bytes()..][..from.len()].copy_from_slice(&from);
+                let start = dtype.row_bytes(start).ok_or(ReferenceError::ElementType {
+                    found: dtype,
+                    expected: "a type of which a row of the state is whole blocks",
+                })?;
+                bytes[start..][..from.len()].copy_from_slice(&from);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use anynpu_ir::block::{LEGACY_BLOCK, Q8_0Block};
 use anynpu_ir::{DType, TensorType, block};
 use half::{bf16, f16};
 
@@ -404,7 +405,8 @@ impl DataRef<'_> {
     }
 }
 
-/// Floats as little-endian bytes of `dtype`, F32, F16 or BF16, rounded to nearest even.
+/// Floats as little-endian bytes of `dtype`: F32, F16 or BF16, rounded to nearest even, or Q8_0, whole
+/// blocks of it.
 pub(super) fn encode(dtype: DType, values: &[f32]) -> Result<Vec<u8>, ReferenceError> {
     match dtype {
         DType::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
@@ -416,6 +418,10 @@ pub(super) fn encode(dtype: DType, values: &[f32]) -> Result<Vec<u8>, ReferenceE
             .iter()
             .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
             .collect()),
+        DType::Q8_0 if values.len().is_multiple_of(LEGACY_BLOCK) => {
+            let blocks = values.as_chunks::<LEGACY_BLOCK>().0.iter();
+            Ok(blocks.flat_map(Q8_0Block::encode_or_nan).collect())
+        }
         found => Err(ReferenceError::ElementType {
             found,
             expected: "floats to round to",

@@ -89,16 +89,18 @@ pub fn contents(buffer: &dyn Buffer) -> Vec<u8> {
 }
 
 /// Results of `graph` on the device and on the reference, in the order of its outputs in the
-/// run, as (name, device's, reference's). `inputs` are by value name, states start at zero.
+/// run, as (name, device's, reference's), and then its states. `inputs` are by value name, states
+/// are kept in `kept` and start at zero.
 pub fn both(
     graph: &Arc<Graph>,
     weights: &Weights,
     inputs: &HashMap<String, Tensor>,
     symbols: &SymbolValues,
+    kept: DType,
 ) -> Vec<(String, Tensor, Tensor)> {
     let device = open(2, None);
     let weights = Arc::new(weights.clone());
-    let options = CompileOptions::new(DType::F32);
+    let options = CompileOptions::new(kept);
     let module = device
         .compile(
             &[entry(graph, symbols)],
@@ -126,7 +128,10 @@ pub fn both(
     let states: Vec<_> = run
         .states()
         .iter()
-        .map(|&s| buffer(device.as_ref(), "state", &vec![0; size(&graph.state(s).ty)]))
+        .map(|&s| {
+            let ty = TensorType::new(kept, graph.state(s).ty.shape.clone());
+            buffer(device.as_ref(), "state", &vec![0; size(&ty)])
+        })
         .collect();
     let point = Timeline::new("test").point(1);
     device
@@ -143,7 +148,7 @@ pub fn both(
         })
         .unwrap();
     point.wait(Duration::from_secs(60)).unwrap();
-    let mut store = StateStore::new(graph, symbols).unwrap();
+    let mut store = StateStore::kept(graph, symbols, Some(kept)).unwrap();
     let views: Vec<TensorRef<'_>> = given.iter().map(|t| t.view()).collect();
     let expected = evaluate(&run, &views, weights.as_ref(), &mut store, symbols).unwrap();
     let found = run.outputs().iter().zip(&outputs).map(|(&v, buffer)| {
@@ -152,10 +157,14 @@ pub fn both(
         let tensor = Tensor::from_bytes(ty.dtype, shape, &contents(buffer.as_ref())).unwrap();
         (graph.value(v).name.clone(), tensor)
     });
-    found
-        .zip(expected)
-        .map(|((name, found), expected)| (name, found, expected))
-        .collect()
+    let results = found.zip(expected).map(|((n, f), e)| (n, f, e));
+    let states = run.states().iter().zip(&states).map(|(&id, buffer)| {
+        let state = graph.state(id);
+        let shape = state.ty.shape.resolve(symbols);
+        let found = Tensor::from_bytes(kept, shape, &contents(buffer.as_ref())).unwrap();
+        (state.name.clone(), found, store.tensor(id).unwrap())
+    });
+    results.chain(states).collect()
 }
 
 /// Asserts that tensors agree: integers exactly, floats within `relative` of the largest

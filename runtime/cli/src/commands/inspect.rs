@@ -1,5 +1,7 @@
 //! `anynpu inspect`: what a model file holds, even one that can't run.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use anynpu::memory::{DeviceMemory, MemoryPlan};
 use anynpu::{DEFAULT_CONTEXT, KvType, LoadOptions, ModelSource, OpenModel};
@@ -53,6 +55,8 @@ struct Memory {
     weight_bytes: u64,
     kv_bytes: Option<u64>,
     kv_type: &'static str,
+    /// What each type that the model can keep its KV cache in takes.
+    kv_bytes_by_type: BTreeMap<&'static str, u64>,
     /// The most that is held at a time, the process itself aside; absent if no device is found.
     #[serde(skip_serializing_if = "Option::is_none")]
     needed_bytes: Option<u64>,
@@ -238,6 +242,11 @@ fn memory(open: &OpenModel, asked: Option<u32>) -> Vec<Memory> {
             weight_bytes: model.info().weight_bytes,
             kv_bytes: model.state_bytes(kv, context),
             kv_type: kv.name(),
+            kv_bytes_by_type: [KvType::F32, KvType::F16, KvType::Q8_0]
+                .map(|kv| kv.resolve(model, context))
+                .into_iter()
+                .filter_map(|kv| Some((kv.name(), model.state_bytes(kv, context)?)))
+                .collect(),
             needed_bytes: plan.as_ref().map(MemoryPlan::needed),
             devices: plan.map_or_else(Vec::new, |p| p.devices),
         }
@@ -307,11 +316,16 @@ fn print(d: &Document) -> anyhow::Result<()> {
         let kv = m
             .kv_bytes
             .map_or_else(|| "more than memory".into(), output::bytes);
+        let others = m.kv_bytes_by_type.iter().filter(|(t, _)| **t != m.kv_type);
+        let others: Vec<String> = others
+            .map(|(t, &b)| format!("{t} {}", output::bytes(b)))
+            .collect();
         output::print_line(&format!(
-            "context {:>6}: weights {}, KV cache {kv} ({}){}",
+            "context {:>6}: weights {}, KV cache {kv} ({}; {}){}",
             m.context,
             output::bytes(m.weight_bytes),
             m.kv_type,
+            others.join(", "),
             m.needed_bytes
                 .map_or_else(String::new, |n| format!(", in all {}", output::bytes(n)))
         ))?;

@@ -75,6 +75,7 @@ impl PlacementArgs {
             args::KvType::Auto => KvType::Auto,
             args::KvType::F32 => KvType::F32,
             args::KvType::F16 => KvType::F16,
+            args::KvType::Q8_0 => KvType::Q8_0,
         };
         let options = LoadOptions::new()
             .kv_type(kv_type)

@@ -18,6 +18,7 @@
 
 use std::ops::Range;
 
+use anynpu_ir::block::LEGACY_BLOCK;
 use half::f16;
 
 use super::super::buffer::{Shared, cast_mut};
@@ -84,6 +85,8 @@ pub(super) const fn space_bytes(k_dim: usize, v_dim: usize) -> usize {
 enum Rows<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
+    /// Blocks of a scale and 32 codes; heads are whole blocks.
+    Q8_0(&'a [[u8; 34]]),
 }
 
 impl<'a> Rows<'a> {
@@ -91,10 +94,11 @@ impl<'a> Rows<'a> {
         match rows {
             KvRows::F32(d) => Rows::F32(d),
             KvRows::F16(d) => Rows::F16(half_bits(d)),
+            KvRows::Q8_0(d) => Rows::Q8_0(d.as_chunks().0),
         }
     }
 
-    /// Up to 16 elements from `at`, the missing ones 0.
+    /// Up to 16 elements from `at`, the missing ones 0. In blocks, all 16 from a multiple of 16.
     #[inline(always)]
     fn load<I: Isa>(self, isa: I, at: usize, len: usize) -> I::F {
         match self {
@@ -110,6 +114,13 @@ impl<'a> Rows<'a> {
                     isa.load_f16(&x)
                 }
             },
+            Rows::Q8_0(d) => {
+                let [low, high, codes @ ..] = &d[at / LEGACY_BLOCK];
+                let scale = isa.load_f16(&[u16::from_le_bytes([*low, *high]); 16]);
+                // a block has two halves
+                let codes = &codes.as_chunks::<16>().0[at % LEGACY_BLOCK / 16];
+                isa.mul(scale, isa.to_f32(isa.load_i8(codes)))
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Attention over rows of keys and values, as it is called.
 
+use anynpu_ir::DType;
 use half::f16;
 
 use super::super::buffer::{ALIGN, Scratch, Shared};
@@ -17,6 +18,8 @@ pub enum KvRows<'a> {
     F32(&'a [f32]),
     /// In binary16.
     F16(&'a [f16]),
+    /// In blocks of 32 elements along a head, as [`anynpu_ir::block::Q8_0Block`] describes them.
+    Q8_0(&'a [u8]),
 }
 
 impl KvRows<'_> {
@@ -24,6 +27,7 @@ impl KvRows<'_> {
         match self {
             KvRows::F32(d) => d.len(),
             KvRows::F16(d) => d.len(),
+            KvRows::Q8_0(d) => d.len() / DType::Q8_0.block_bytes() * DType::Q8_0.block_len(),
         }
     }
 }
@@ -78,6 +82,10 @@ impl Attention<'_> {
             ("keys", &self.k, self.k_dim),
             ("values", &self.v, self.v_dim),
         ] {
+            let blocks = matches!(rows, KvRows::Q8_0(_));
+            if blocks && !head.is_multiple_of(DType::Q8_0.block_len()) {
+                return Err(KernelError::HeadBlocks { what, found: head });
+            }
             let row = self.kv_heads.saturating_mul(head);
             let needed = self.rows.saturating_mul(row);
             if rows.len() < needed {
@@ -120,6 +128,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`KernelError::Size`] if operands don't fit, [`KernelError::HeadDim`] for heads too wide,
+    /// [`KernelError::HeadBlocks`] for rows in blocks that heads do not fill,
     /// [`KernelError::Position`] if a token's position is not a key row,
     /// [`KernelError::NothingVisible`] if a token sees no key at all, and
     /// [`KernelError::OutOfMemory`] if the scratch has to grow and cannot.

@@ -1,6 +1,7 @@
 //! The operations on every path against each other, bit for bit, and against binary64.
 
-use anynpu_ir::{Activation, RopeStyle};
+use anynpu_ir::block::{LEGACY_BLOCK, Q8_0Block, dequantize};
+use anynpu_ir::{Activation, DType, RopeStyle};
 use half::f16;
 use proptest::prelude::*;
 
@@ -224,6 +225,47 @@ fn rotation_is_the_same_everywhere_and_close() {
     }
 }
 
+/// Rows of keys or values as they are kept.
+#[derive(Clone, Debug)]
+enum Kept {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Q8_0(Vec<u8>),
+}
+
+impl Kept {
+    fn new(dtype: DType, x: &[f32]) -> Kept {
+        match dtype {
+            DType::F32 => Kept::F32(x.to_vec()),
+            DType::F16 => Kept::F16(x.iter().map(|&x| f16::from_f32(x)).collect()),
+            _ => {
+                let blocks = x.as_chunks::<LEGACY_BLOCK>().0.iter();
+                Kept::Q8_0(blocks.flat_map(Q8_0Block::encode_or_nan).collect())
+            }
+        }
+    }
+
+    fn rows(&self) -> KvRows<'_> {
+        match self {
+            Kept::F32(x) => KvRows::F32(x),
+            Kept::F16(x) => KvRows::F16(x),
+            Kept::Q8_0(x) => KvRows::Q8_0(x),
+        }
+    }
+
+    fn decoded(&self) -> Vec<f64> {
+        match self {
+            Kept::F32(x) => wide(x),
+            Kept::F16(x) => x.iter().map(|x| x.to_f64()).collect(),
+            Kept::Q8_0(x) => {
+                let mut out = vec![0.0; x.len() / 34 * LEGACY_BLOCK];
+                dequantize(DType::Q8_0, x, &mut out).unwrap();
+                wide(&out)
+            }
+        }
+    }
+}
+
 /// A problem of [`Kernels::attention`] that owns its operands.
 #[derive(Clone, Debug)]
 struct Problem {
@@ -236,7 +278,8 @@ struct Problem {
     window: Option<u32>,
     soft_cap: Option<f32>,
     mask: Option<Vec<f32>>,
-    half: bool,
+    /// Type that keys and values are kept in.
+    kept: DType,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -255,12 +298,7 @@ impl Problem {
         tokens: std::ops::Range<usize>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        let half = |x: &[f32]| -> Vec<f16> { x.iter().map(|&x| f16::from_f32(x)).collect() };
-        let halves = [half(&self.k), half(&self.v)];
-        let (k, v) = match self.half {
-            true => (KvRows::F16(&halves[0]), KvRows::F16(&halves[1])),
-            false => (KvRows::F32(&self.k), KvRows::F32(&self.v)),
-        };
+        let (k, v) = (Kept::new(self.kept, &self.k), Kept::new(self.kept, &self.v));
         let width = self.heads * self.k_dim;
         let operands = Attention {
             heads: self.heads,
@@ -268,8 +306,8 @@ impl Problem {
             k_dim: self.k_dim,
             v_dim: self.v_dim,
             q: &self.q[tokens.start * width..tokens.end * width],
-            k,
-            v,
+            k: k.rows(),
+            v: v.rows(),
             rows: self.rows,
             positions: self.positions.as_ref().map(|p| &p[tokens.clone()]),
             mask: (self.mask.as_ref())
@@ -284,10 +322,8 @@ impl Problem {
 
     /// By the definition, in binary64.
     fn exact(&self) -> Vec<f64> {
-        let round = |x: f32| match self.half {
-            true => f64::from(f16::from_f32(x).to_f32()),
-            false => f64::from(x),
-        };
+        let keys = Kept::new(self.kept, &self.k).decoded();
+        let values = Kept::new(self.kept, &self.v).decoded();
         let mut out = Vec::new();
         for t in 0..self.tokens() {
             let end = self
@@ -300,12 +336,8 @@ impl Problem {
                 let q = &self.q[(t * self.heads + h) * self.k_dim..][..self.k_dim];
                 let scores: Vec<f64> = (start..end)
                     .map(|j| {
-                        let k = &self.k[(j * self.kv_heads + kv_head) * self.k_dim..];
-                        let dot: f64 = q
-                            .iter()
-                            .zip(k)
-                            .map(|(&q, &k)| f64::from(q) * round(k))
-                            .sum();
+                        let k = &keys[(j * self.kv_heads + kv_head) * self.k_dim..];
+                        let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * k).sum();
                         let mut s = 0.3f32 as f64 * dot;
                         if let Some(cap) = self.soft_cap {
                             s = f64::from(cap) * (s / f64::from(cap)).tanh();
@@ -322,9 +354,7 @@ impl Problem {
                 for d in 0..self.v_dim {
                     let sum: f64 = (start..end)
                         .zip(&p)
-                        .map(|(j, p)| {
-                            p * round(self.v[(j * self.kv_heads + kv_head) * self.v_dim + d])
-                        })
+                        .map(|(j, p)| p * values[(j * self.kv_heads + kv_head) * self.v_dim + d])
                         .sum();
                     out.push(sum / total);
                 }
@@ -346,13 +376,15 @@ prop_compose! {
         window in prop::option::of(1u32..100),
         soft_cap in prop::option::of(Just(5.0f32)),
         masked: bool,
-        half: bool,
+        kept in prop::sample::select(vec![DType::F32, DType::F16, DType::Q8_0]),
         seed: u64,
     ) -> Problem {
         let causal = causal || always_causal;
         let random = &mut Random(seed);
         let rows = cached + tokens;
         let heads = kv_heads * group;
+        let whole = |dim: usize| dim.next_multiple_of(kept.block_len());
+        let (k_dim, v_dim) = (whole(k_dim), whole(v_dim));
         // Every token sees its own row at least, whatever the mask says.
         let mask = masked.then(|| {
             (0..tokens * rows)
@@ -372,7 +404,7 @@ prop_compose! {
             window: window.filter(|_| causal),
             soft_cap,
             mask,
-            half,
+            kept,
             q: activations(tokens * heads * k_dim, Style::Plain, random),
             k: activations(rows * kv_heads * k_dim, Style::Plain, random),
             v: activations(rows * kv_heads * v_dim, Style::Plain, random),
@@ -430,7 +462,7 @@ fn attention_tells_what_it_cannot_do() {
         window: None,
         soft_cap: None,
         mask: None,
-        half: false,
+        kept: DType::F32,
         q: random.f32s(8),
         k: random.f32s(12),
         v: random.f32s(12),
@@ -467,6 +499,13 @@ fn attention_tells_what_it_cannot_do() {
             p.k.truncate(11);
         }),
         Err(KernelError::Size { what: "keys", .. })
+    ));
+    assert!(matches!(
+        with(&|p| p.kept = DType::Q8_0),
+        Err(KernelError::HeadBlocks {
+            what: "keys",
+            found: 4
+        })
     ));
     assert!(matches!(
         with(&|p| p.kv_heads = 0),
@@ -536,7 +575,7 @@ fn operands_of_wrong_size_are_told() {
 fn results_are_the_same_bits_on_every_architecture() {
     // FNV-1a over results whose inputs come from integers alone. The value was computed on x86-64;
     // an aarch64 machine must get the same.
-    const EXPECTED: u64 = 0x7f7e_d57d_f114_3ed2;
+    const EXPECTED: u64 = 0x33d7_c167_5842_d85b;
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut take = |out: &[f32]| {
         for byte in out.iter().flat_map(|x| x.to_bits().to_le_bytes()) {
@@ -578,20 +617,20 @@ fn results_are_the_same_bits_on_every_architecture() {
     rope_table(&[1, 77, 4000], &frequencies, 1.0, &mut cos, &mut sin).unwrap();
     take(&cos);
     take(&sin);
-    for half in [false, true] {
+    for (kept, k_dim) in [(DType::F32, 48), (DType::F16, 48), (DType::Q8_0, 64)] {
         let p = Problem {
             heads: 6,
             kv_heads: 2,
-            k_dim: 48,
+            k_dim,
             v_dim: 32,
             rows: 150,
             positions: Some((145..150).collect()),
             window: Some(120),
             soft_cap: Some(3.0),
             mask: None,
-            half,
-            q: random.f32s(5 * 6 * 48),
-            k: random.f32s(150 * 2 * 48),
+            kept,
+            q: random.f32s(5 * 6 * k_dim),
+            k: random.f32s(150 * 2 * k_dim),
             v: random.f32s(150 * 2 * 32),
         };
         let mut out = vec![0.0; 5 * 6 * 32];
