@@ -358,3 +358,21 @@ fn compiling_can_be_cancelled() {
         .unwrap_err();
     assert!(matches!(e, HalError::Cancelled { .. }), "{e}");
 }
+
+#[test]
+fn a_state_type_that_cannot_be_kept_is_named() {
+    let (graph, weights) = setup();
+    let device = open(2, None);
+    let compile = |state_dtype| {
+        let entry = common::entry(&graph, &SymbolValues::default());
+        let options = CompileOptions::new(state_dtype);
+        let module = device.compile(&[entry], &options, weights.clone(), &mut |_, _| true);
+        module.map(drop)
+    };
+    compile(DType::F16).unwrap();
+    // heads of 16 elements are half a block
+    let e = compile(DType::Q8_0).unwrap_err().to_string();
+    assert!(e.contains("'k' kept in q8_0") && e.contains("32"), "{e}");
+    let e = compile(DType::Q4_0).unwrap_err().to_string();
+    assert!(e.contains("q4_0") && e.contains("f16 or q8_0"), "{e}");
+}

@@ -320,6 +320,25 @@ proptest! {
 }
 
 #[test]
+fn the_reference_reads_states_of_every_type() {
+    for kept in [DType::F32, DType::F16, DType::Q8_0] {
+        let mut c = Case::new(7);
+        c.kept = kept;
+        let shape = [Dim::CAPACITY, Dim::Fixed(2), Dim::Fixed(32)];
+        let ty = TensorType::new(DType::F32, shape);
+        let state = c.graph.add_state("s", ty, 0).unwrap();
+        let rows = c.input("rows", &[3, 2, 32], 4.0);
+        let append = Op::KvAppend {
+            state,
+            at: Dim::CACHED,
+        };
+        c.graph.add_node("append", append, &[rows]).unwrap();
+        let symbols = SymbolValues::step(3, 1, 0, 5);
+        c.check(Op::StateRead { state }, &[], &symbols);
+    }
+}
+
+#[test]
 fn ops_without_a_kernel_run_on_the_reference() {
     let mut c = Case::new(3);
     let x = c.input("x", &[4, 6], 2.0);

@@ -46,7 +46,7 @@ fn the_quantised_story_model_diverges_no_more_than_llama_cpp_runs_it() {
 }
 
 /// Most that keeping keys and values in 8 bits may move the story model, mean of the prompt's rows.
-const Q8_0_KV_KL: f64 = 1e-4;
+const Q8_0_KV_KL: f64 = 2e-5;
 
 #[test]
 fn a_kv_cache_in_8_bits_diverges_little_and_the_same_on_every_path_and_in_every_chunk() {

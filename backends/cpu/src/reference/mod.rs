@@ -385,9 +385,14 @@ fn infer_actual(
             node: node.into(),
             id,
         })?;
+        let mut ty = state.tensor.ty()?;
+        // graphs declare floats, whatever their home keeps of them
+        if ty.dtype == DType::Q8_0 {
+            ty.dtype = DType::F32;
+        }
         bound.push(State {
             name: state.name.into(),
-            ty: state.tensor.ty()?,
+            ty,
             axis: state.axis,
         });
         Ok(StateId(bound.len() as u32 - 1))

@@ -316,18 +316,18 @@ fn print(d: &Document) -> anyhow::Result<()> {
         let kv = m
             .kv_bytes
             .map_or_else(|| "more than memory".into(), output::bytes);
-        let others = m.kv_bytes_by_type.iter().filter(|(t, _)| **t != m.kv_type);
-        let others: Vec<String> = others
-            .map(|(t, &b)| format!("{t} {}", output::bytes(b)))
+        let types = m.kv_bytes_by_type.iter();
+        let others: String = types
+            .filter(|&(&t, &bytes)| t != m.kv_type && bytes > 0)
+            .map(|(t, &bytes)| format!(", {} in {t}", output::bytes(bytes)))
             .collect();
         output::print_line(&format!(
-            "context {:>6}: weights {}, KV cache {kv} ({}; {}){}",
+            "context {:>6}: weights {}, KV cache {kv} in {}{others}{}",
             m.context,
             output::bytes(m.weight_bytes),
             m.kv_type,
-            others.join(", "),
             m.needed_bytes
-                .map_or_else(String::new, |n| format!(", in all {}", output::bytes(n)))
+                .map_or_else(String::new, |n| format!("; in all {}", output::bytes(n)))
         ))?;
         for d in &m.devices {
             output::print_line(&format!(
