@@ -254,6 +254,12 @@ proptest! {
         assert_best(&problem);
     }
 
+}
+
+proptest! {
+    // the exact solution takes long
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(8)))]
+
     #[test]
     fn chained_parts_are_as_good_as_the_exact_solution(
         count in 1usize..3, devices in 2usize..4, seed in 0..u64::MAX / 2, uneven: bool,
@@ -291,6 +297,9 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
     #[test]
     fn no_rival_is_better(count in 3usize..10, devices in 1usize..5, seed in 0..u64::MAX / 2, limited: bool) {
         let mut problem = layers(count, devices, 2, seed % 2 == 0, seed);
