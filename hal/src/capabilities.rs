@@ -22,6 +22,46 @@ pub struct Capabilities {
     pub memory: Vec<MemoryKind>,
     /// Most bytes its modules and buffers may take together, if bounded.
     pub memory_limit: Option<u64>,
+    /// The sizes it is compiled for, without [`Features::dynamic_shapes`].
+    pub fixed_shapes: Option<FixedShapes>,
+    /// Its speed, if the driver states any.
+    pub claimed_rates: Option<ClaimedRates>,
+}
+
+/// The sizes that a device without dynamic shapes can be compiled for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FixedShapes {
+    /// Tokens of a step, ascending; empty for any one number. A step of fewer is padded.
+    pub tokens: Vec<u32>,
+    /// Rows of a state, ascending; empty for any one number.
+    pub capacities: Vec<u32>,
+}
+
+/// Speed that a driver states for its device, from a data sheet or a description. Nobody measured it here.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ClaimedRates {
+    /// Operations per second (a multiply-add is two) of products with weights of each type, the
+    /// usual type first: what is not listed goes as fast as it.
+    pub operations: Vec<(DType, f64)>,
+    /// Bytes per second read from memory.
+    pub bytes_per_second: f64,
+    /// Microseconds of starting a run of nodes.
+    pub dispatch_us: f64,
+    /// Watts while busy.
+    pub busy_watts: Option<f64>,
+}
+
+impl ClaimedRates {
+    /// Rates without a statement on power.
+    pub fn new(operations: Vec<(DType, f64)>, bytes_per_second: f64, dispatch_us: f64) -> Self {
+        ClaimedRates {
+            operations,
+            bytes_per_second,
+            dispatch_us,
+            busy_watts: None,
+        }
+    }
 }
 
 impl Capabilities {
@@ -35,6 +75,8 @@ impl Capabilities {
             weights: Vec::new(),
             memory: Vec::new(),
             memory_limit: None,
+            fixed_shapes: None,
+            claimed_rates: None,
         }
     }
 }

@@ -29,7 +29,7 @@ pub use buffer::{
     Access, Buffer, BufferDesc, ExternalHandle, HOST_ALIGN, HostBuffer, MemoryKind, read_bytes,
     write_bytes,
 };
-pub use capabilities::{Capabilities, Features, StateSupport};
+pub use capabilities::{Capabilities, ClaimedRates, Features, FixedShapes, StateSupport};
 pub use device::{
     BlobCompatibility, CompileOptions, Device, DeviceInfo, DeviceKind, WeightSource, WeightView,
 };

@@ -47,6 +47,7 @@ mod shape;
 mod strategies;
 mod subgraph;
 mod text;
+mod work;
 
 pub use decompose::{decompose, decompose_all, decompose_where};
 pub use dtype::DType;
@@ -63,3 +64,4 @@ pub use op::{
 pub use rope::rope_frequencies;
 pub use shape::{Dim, Shape, Symbol, SymbolValues, TensorType};
 pub use subgraph::Subgraph;
+pub use work::{Work, weight_dtype};

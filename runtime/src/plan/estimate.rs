@@ -7,7 +7,7 @@
 use std::ops::Add;
 
 use anynpu_hal::DeviceKind;
-use anynpu_ir::{AttentionKv, DType, Graph, Node, Op, Symbol, SymbolValues, TensorType, ValueDef};
+use anynpu_ir::{DType, Graph, SymbolValues, Work};
 
 /// Where an [`Estimate`] comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,55 +85,13 @@ pub(super) fn node_us(
     state_dtype: DType,
 ) -> f64 {
     let rates = rates(kind);
-    let (flops, bytes) = work(graph, &graph.nodes()[n], symbols, state_dtype);
-    (flops / rates.flops_per_us).max(bytes / rates.bytes_per_us)
+    let work = Work::of(graph, &graph.nodes()[n], symbols, state_dtype);
+    (work.operations / rates.flops_per_us).max(work.bytes() / rates.bytes_per_us)
 }
 
 /// Microseconds of starting a run of nodes on a device of `kind`.
 pub(super) fn dispatch_us(kind: DeviceKind) -> f64 {
     rates(kind).dispatch_us
-}
-
-/// Operations and bytes of one node.
-fn work(graph: &Graph, node: &Node, symbols: &SymbolValues, state_dtype: DType) -> (f64, f64) {
-    if matches!(node.op, Op::Reshape { .. }) {
-        return (0.0, 0.0);
-    }
-    let elements = |ty: &TensorType| ty.shape.elements(symbols).unwrap_or(usize::MAX) as f64;
-    let size = |ty: &TensorType| ty.bytes(symbols).unwrap_or(usize::MAX) as f64;
-    let results: f64 = node.outputs.iter().map(|&id| elements(graph.ty(id))).sum();
-    let mut flops = results;
-    let mut bytes: f64 = node.outputs.iter().map(|&id| size(graph.ty(id))).sum();
-    for (i, &id) in node.inputs.iter().enumerate() {
-        let ty = graph.ty(id);
-        let looked_up = i == 0 && matches!(node.op, Op::Embedding | Op::Gather { .. });
-        // only the rows looked up are read
-        bytes += if looked_up { results * 4.0 } else { size(ty) };
-        if matches!(graph.value(id).def, ValueDef::Weight(_))
-            && matches!(node.op, Op::Linear | Op::ExpertLinear)
-            && i == 1
-        {
-            let inner = ty.shape.last().map_or(1, |d| d.resolve(symbols));
-            flops = 2.0 * results * f64::from(inner);
-        }
-    }
-    if let Op::Attention {
-        kv: AttentionKv::State { k, v },
-        ..
-    } = node.op
-    {
-        let rows = symbols.get(Symbol::CACHED) as f64 + symbols.get(Symbol::TOKENS) as f64;
-        let q = elements(graph.ty(node.inputs[0]));
-        flops = 4.0 * q * rows;
-        let mut one = *symbols;
-        one.set(Symbol::CAPACITY, 1);
-        for state in [k, v] {
-            let shape = graph.state(state).ty.shape.clone();
-            let row = TensorType::new(state_dtype, shape).bytes(&one).unwrap_or(0);
-            bytes += row as f64 * rows;
-        }
-    }
-    (flops, bytes)
 }
 
 #[cfg(test)]
@@ -156,21 +114,5 @@ mod tests {
         assert!(whole(1, 0) > 0.0);
         assert!(whole(256, 0) > 2.0 * whole(1, 0));
         assert!(whole(1, 4000) > whole(1, 0));
-    }
-
-    #[test]
-    fn a_matrix_product_counts_two_operations_a_weight() {
-        let model = tiny_llama(1);
-        let graph = model.graph();
-        let node = graph
-            .nodes()
-            .iter()
-            .find(|n| n.name == "layers.0.ffn.up")
-            .unwrap();
-        let w = graph.ty(node.inputs[1]).shape.as_fixed().unwrap();
-        let symbols = SymbolValues::step(3, 0, 1, 16);
-        let (flops, bytes) = work(graph, node, &symbols, DType::F32);
-        assert_eq!(flops, 2.0 * 3.0 * f64::from(w[0] * w[1]));
-        assert_eq!(bytes, f64::from(4 * (w[0] * w[1] + 3 * w[0] + 3 * w[1])));
     }
 }
