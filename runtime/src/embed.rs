@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::exec::{Executed, Executor, Logits, Rows};
+use crate::exec::{Executed, Executor, Logits, Rows, SegmentRun};
 use crate::plan::Phase;
 use crate::tokenize::EncodeOptions;
 use crate::{Kind, LoadedModel, RuntimeError, TokenId};
@@ -54,6 +54,16 @@ impl Embedder {
     /// The model.
     pub fn model(&self) -> &LoadedModel {
         &self.model
+    }
+
+    /// Keeps a record of every segment that runs from now on.
+    pub fn record(&mut self) {
+        self.executor.record();
+    }
+
+    /// What ran since [`Embedder::record`], in order.
+    pub fn recorded(&self) -> &[SegmentRun] {
+        self.executor.recorded()
     }
 
     /// What was executed since the embedder was opened.

@@ -37,7 +37,7 @@ pub use chat::{Chat, Message};
 pub use embed::{Embedder, Pooling};
 pub use error::RuntimeError;
 pub use evaluate::{Divergence, EVALUATION_CONTEXT, EvaluateOptions, Evaluation};
-pub use exec::{Executed, ExecutedDevice, Logits};
+pub use exec::{Executed, ExecutedDevice, Logits, SegmentRun};
 pub use generate::{
     FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::exec::{Executed, Executor, Logits, Rows};
+use crate::exec::{Executed, Executor, Logits, Rows, SegmentRun};
 use crate::memory::MemoryPlan;
 use crate::plan::Phase;
 use crate::{CancelToken, Kind, LoadedModel, RuntimeError, TokenId};
@@ -100,6 +100,17 @@ impl Session {
     /// What was executed since the session was opened.
     pub fn executed(&self) -> Executed {
         self.executor.executed()
+    }
+
+    /// Keeps a record of every segment that runs from now on, for a picture or a trace. Steps allocate
+    /// while it is kept.
+    pub fn record(&mut self) {
+        self.executor.record();
+    }
+
+    /// What ran since [`Session::record`], in order.
+    pub fn recorded(&self) -> &[SegmentRun] {
+        self.executor.recorded()
     }
 
     /// Where devices counted other than what they were given.

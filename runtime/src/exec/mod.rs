@@ -4,17 +4,19 @@
 mod bind;
 mod count;
 mod program;
+mod record;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anynpu_hal::{Counters, HalError, Timeline};
-use anynpu_ir::{Graph, StateId, SymbolValues, TensorType};
+use anynpu_ir::{Graph, StateId, Symbol, SymbolValues, TensorType};
 
 use bind::{Bindings, Copy, PhaseSlots};
 pub use count::{Executed, ExecutedDevice};
 pub(crate) use program::{Limits, OpenDevice, Program, output_width};
+pub use record::SegmentRun;
 
 use crate::RuntimeError;
 use crate::TokenId;
@@ -52,6 +54,8 @@ pub(crate) struct Executor {
     limit: Duration,
     /// Where the last step left logits, and of how many rows.
     logits: Option<(SlotId, u32)>,
+    /// Keeps what runs, if that is wanted.
+    recorder: Option<record::Recorder>,
 }
 
 impl Executor {
@@ -74,6 +78,7 @@ impl Executor {
             steps: 0,
             limit,
             logits: None,
+            recorder: None,
         })
     }
 
@@ -236,6 +241,16 @@ impl Executor {
         devices.filter_map(|(d, c)| c.miscount(d.name())).collect()
     }
 
+    /// Keeps a record of every segment that runs from now on. Steps then allocate.
+    pub fn record(&mut self) {
+        self.recorder = Some(record::Recorder::new());
+    }
+
+    /// What ran since [`Executor::record`].
+    pub fn recorded(&self) -> &[SegmentRun] {
+        self.recorder.as_ref().map_or(&[], |r| &r.runs)
+    }
+
     fn write_inputs(
         &mut self,
         phase: Phase,
@@ -276,12 +291,18 @@ impl Executor {
         let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
         let segment = &bound.phases[phase as usize].segments[index];
         let program = &self.program;
+        let mut began = self.recorder.as_ref().map(record::Recorder::begin);
+        let mut copied = 0;
         for copy in &segment.copies {
             let Copy { from, to, value } = *copy;
             let bytes = program.graph().ty(value).bytes(symbols).unwrap_or(0);
             self.slots.copy(from.1, to.1, bytes)?;
+            copied += bytes as u64;
             self.counts[from.0].copied_out(bytes);
             self.counts[to.0].copied_in(bytes);
+        }
+        if let (Some(recorder), Some(began)) = (&self.recorder, &mut began) {
+            recorder.copied(began, copied);
         }
         let device = &program.devices()[segment.device];
         let (timeline, submitted) = &mut self.timelines[segment.device];
@@ -298,6 +319,24 @@ impl Executor {
             Ok(()) => {
                 *submitted += 1;
                 self.counts[segment.device].ran(before, after, segment.nodes.len() as u64);
+                if let (Some(recorder), Some(began)) = (&mut self.recorder, began) {
+                    let counted = difference(before, after);
+                    let run = SegmentRun {
+                        step: self.steps,
+                        phase,
+                        tokens: symbols.get(Symbol::TOKENS),
+                        position: symbols.get(Symbol::CACHED),
+                        device: device.name().to_owned(),
+                        nodes: segment.nodes.clone(),
+                        counted: counted.nodes,
+                        began: Duration::ZERO,
+                        copying: Duration::ZERO,
+                        copied_bytes: 0,
+                        ran: Duration::ZERO,
+                        busy: Duration::from_nanos(counted.busy_ns),
+                    };
+                    recorder.end(began, run);
+                }
                 Ok(())
             }
             Err(source) => {
