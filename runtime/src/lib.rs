@@ -15,6 +15,7 @@ mod embed;
 mod error;
 pub mod evaluate;
 mod exec;
+mod explain;
 mod folder;
 mod generate;
 pub mod knobs;
@@ -38,6 +39,7 @@ pub use embed::{Embedder, Pooling};
 pub use error::RuntimeError;
 pub use evaluate::{Divergence, EVALUATION_CONTEXT, EvaluateOptions, Evaluation};
 pub use exec::{Executed, ExecutedDevice, Logits, SegmentRun};
+pub use explain::{ExplainedNode, ExplainedVerdict, Explanation, OfPhases};
 pub use generate::{
     FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,
 };

@@ -42,6 +42,11 @@ pub enum Command {
         after_help = "Examples:\n  anynpu plan\n  anynpu plan model.gguf --prompt 128 --json"
     )]
     Plan(PlanArgs),
+    /// Tell of every node what each device says of it, where it was planned to run and where it ran
+    #[command(
+        after_help = "Examples:\n  anynpu explain\n  anynpu explain model.gguf --device cpu --json"
+    )]
+    Explain(ExplainArgs),
     /// Compute next-token logits for every position of a token sequence
     #[command(
         after_help = "Examples:\n  anynpu logits model.gguf --tokens 1,403,407 --out logits.f32\n  \
@@ -203,6 +208,9 @@ pub struct RunArgs {
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
+    /// Write a timeline of what ran where, for ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE.json", conflicts_with = "chat")]
+    pub trace: Option<PathBuf>,
     /// The date that the model may be told, YYYY-MM-DD; today (UTC) if left out
     #[arg(long, value_name = "DATE", requires = "chat")]
     pub date: Option<String>,
@@ -225,6 +233,19 @@ pub struct PlanArgs {
     /// Price other ways beside it: every node on the first device that runs it, and each device alone
     #[arg(long)]
     pub compare: bool,
+    /// Write a page that shows the plan: layers by devices, and when each segment runs
+    #[arg(long, value_name = "FILE.html")]
+    pub html: Option<PathBuf>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
     #[command(flatten)]
     pub placement: PlacementArgs,
     #[command(flatten)]

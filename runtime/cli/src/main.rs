@@ -7,6 +7,8 @@
 mod args;
 mod commands;
 mod output;
+mod picture;
+mod trace;
 
 use std::process::ExitCode;
 

@@ -202,6 +202,58 @@ fn devices_plan_doctor_knobs_and_inspect_answer() {
 }
 
 #[test]
+fn explain_tells_of_every_node_where_it_was_planned_and_where_it_ran() {
+    let e = json(&["explain", "--json"]);
+    let nodes = e["nodes"].as_array().unwrap();
+    assert!(nodes.len() > 30);
+    for (id, node) in nodes.iter().enumerate() {
+        assert_eq!(node["id"], id);
+        assert!(node["name"].is_string() && node["op"].is_string());
+        assert_eq!(node["verdicts"]["cpu"]["support"], "yes");
+        for phase in ["prefill", "decode"] {
+            assert_eq!(node["planned"][phase], "cpu");
+            assert_eq!(node["ran"][phase], "cpu");
+        }
+    }
+    let layers = nodes.iter().filter_map(|n| n["layer"].as_u64());
+    assert!(layers.max().unwrap() > 0);
+    let told = done(&["explain"]);
+    assert!(
+        told.contains("layers.0-") && told.contains("ran cpu"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_plan_is_drawn_and_a_run_is_traced() {
+    let folder = Folder::new();
+    let page = folder.file("plan.html", b"");
+    done(&["plan", "--compare", "--html", &page]);
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>"));
+    for part in ["<svg", "layer 0: ", "greedy", "predicted: "] {
+        assert!(page.contains(part), "{part}");
+    }
+    let trace = folder.file("trace.json", b"");
+    let r = json(&["run", "-n", "3", "--temp", "0", "--json", "--trace", &trace]);
+    let text = std::fs::read_to_string(trace).unwrap();
+    let trace: Value = serde_json::from_str(&text).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let ran = events.iter().filter(|e| e["ph"] == "X" && e["tid"] == 1);
+    let nodes = ran.clone().map(|e| e["args"]["nodes"].as_u64().unwrap());
+    let cpu = &r["executed"]["devices"]["cpu"];
+    assert_eq!(cpu["segments"], ran.clone().count());
+    assert_eq!(cpu["nodes"], nodes.sum::<u64>());
+    assert!(ran.into_iter().all(|e| e["dur"].as_f64().unwrap() > 0.0));
+    let nowhere = folder.0.path().join("no/such/folder.html");
+    refused(
+        &["plan", "--html", nowhere.to_str().unwrap()],
+        1,
+        &["no/such/folder.html"],
+    );
+}
+
+#[test]
 fn tokenize_and_detokenize_are_inverse() {
     let said = "Once upon a time, a fox said \"Grüße!\"";
     let t = json(&["tokenize", "-p", said, "--json"]);

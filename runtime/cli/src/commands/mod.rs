@@ -6,6 +6,7 @@ mod detokenize;
 mod devices;
 mod doctor;
 mod embed;
+mod explain;
 mod inspect;
 mod knobs;
 mod load;
@@ -24,6 +25,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(a) => run::execute(&a),
         Command::Devices(a) => devices::execute(&a),
         Command::Plan(a) => plan::execute(&a),
+        Command::Explain(a) => explain::execute(&a),
         Command::Logits(a) => logits::execute(&a),
         Command::Tokenize(a) => tokenize::execute(&a),
         Command::Embed(a) => embed::execute(&a),

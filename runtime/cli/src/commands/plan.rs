@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::args::PlanArgs;
 use crate::output;
+use crate::picture::{Measured, Picture};
 
 #[derive(Serialize)]
 struct Document {
@@ -40,6 +41,17 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
         plan,
         compare: args.compare.then(|| plans.rivals.iter().cloned().collect()),
     };
+    if let Some(path) = &args.html {
+        let picture = Picture {
+            model: &document.model,
+            graph: open.model().graph(),
+            plans: &plans,
+            tokens: args.tokens,
+            objective: format!("{:.1} ms", document.objective_us / 1e3),
+            measured: Measured::new(),
+        };
+        picture.write(path)?;
+    }
     if args.json.json {
         return output::print_json(&document);
     }

@@ -9,7 +9,7 @@ use anynpu::{FinishReason, GenerateOptions, GenerationReport, SessionOptions};
 
 use crate::args::{OnFull, RunArgs};
 use crate::commands::{chat, load};
-use crate::output;
+use crate::{output, trace};
 
 /// Generates, streaming unless one JSON document was asked for.
 pub fn execute(args: &RunArgs) -> anyhow::Result<()> {
@@ -20,6 +20,9 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?.unwrap_or_default();
     let model = args.placement.load(&args.model, args.ctx)?;
     let mut session = model.session(SessionOptions::new())?;
+    if args.trace.is_some() {
+        session.record();
+    }
     let mut failure: Option<io::Error> = None;
     let json = args.json.json;
     if !json {
@@ -39,6 +42,11 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<()> {
     })?;
     if let Some(e) = failure {
         return Err(e.into());
+    }
+    if let Some(path) = &args.trace {
+        let nodes = model.open().model().graph().nodes();
+        let name = |n: u32| nodes.get(n as usize).map_or("?", |n| &n.name).to_owned();
+        trace::write(path, session.recorded(), model.plans(), &name)?;
     }
     if json {
         output::print_json(&report)?;
