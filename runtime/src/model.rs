@@ -108,6 +108,7 @@ impl Runtime {
         let context = context(open, options)?;
         let plans = self.plan_without(open, options, context, &[])?;
         let (limits, state_dtype) = self.limits(open, options, context)?;
+        let limits = limits.for_steps(&plans.sizes);
         Program::memory(
             open.model(),
             &plans,
@@ -183,6 +184,7 @@ impl Runtime {
             let plans = self.plan_without(&open, &options, context, &refused)?;
             options.tell(LoadStage::Plan, 1, 1)?;
             first.get_or_insert_with(|| plans.clone());
+            let limits = limits.for_steps(&plans.sizes);
             let devices = self.open_devices();
             let planned = Program::memory(open.model(), &plans, devices, limits, state_dtype)?;
             require_memory(&planned, open.model(), state_dtype, context)?;
@@ -550,6 +552,15 @@ impl LoadedModel {
             return Ok(program.clone());
         }
         let model = inner.open.model();
+        if let Some(rows) = inner.plans.sizes.capacity {
+            return Err(RuntimeError::Option {
+                option: "context",
+                found: capacity.to_string(),
+                expected: format!(
+                    "at most {rows} tokens, as the model was loaded for; load it for {capacity} instead"
+                ),
+            });
+        }
         let program = Arc::new(Program::compile(
             model,
             &inner.plans,

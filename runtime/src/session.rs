@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::exec::{Executed, Executor, Logits, Rows, SegmentRun};
 use crate::memory::MemoryPlan;
-use crate::plan::Phase;
+use crate::plan::{NextStep, Phase};
 use crate::{CancelToken, Kind, LoadedModel, RuntimeError, TokenId};
 
 /// How to open a session.
@@ -170,16 +170,22 @@ impl Session {
     ) -> Result<(), RuntimeError> {
         self.wake(cancel)?;
         self.check(tokens)?;
-        let chunk = self.executor.program().limits().tokens as usize;
-        let count = tokens.chunks(chunk).count();
-        for (i, part) in tokens.chunks(chunk).enumerate() {
+        let mut rest = tokens;
+        while !rest.is_empty() {
             check_cancel(cancel)?;
-            let rows = if i + 1 == count {
+            let next = self.executor.next_step(rest.len() as u32, self.position());
+            let (phase, count) = match next {
+                NextStep::Prefill(count) => (Phase::Prefill, count as usize),
+                NextStep::Decode => (Phase::Decode, 1),
+            };
+            let (part, after) = rest.split_at(count);
+            let rows = if after.is_empty() {
                 Rows::Last
             } else {
                 Rows::None
             };
-            self.step(Phase::Prefill, part, rows)?;
+            self.step(phase, part, rows)?;
+            rest = after;
         }
         Ok(())
     }
@@ -199,10 +205,15 @@ impl Session {
         self.check(tokens)?;
         let vocabulary = self.executor.program().vocabulary() as usize;
         let chunk = self.executor.program().limits().rows as usize;
+        // steps of fixed sizes give one row each
+        let phase = match self.executor.program().sizes().buckets.is_empty() {
+            true => Phase::Prefill,
+            false => Phase::Decode,
+        };
         for part in tokens.chunks(chunk) {
             check_cancel(cancel)?;
             let first = self.position();
-            self.step(Phase::Prefill, part, Rows::All)?;
+            self.step(phase, part, Rows::All)?;
             let logits = self.executor.logits()?;
             for (position, row) in (first..).zip(logits.chunks_exact(vocabulary)) {
                 with(position, row)?;

@@ -7,14 +7,13 @@ use anynpu_graphs::arch::input;
 use anynpu_hal::{BufferDesc, EntryInfo, HalError, Port};
 use anynpu_ir::{StateId, SymbolValues, TensorType, ValueDef, ValueId};
 
-use super::program::{Program, Segment};
+use super::program::{Program, Segment, Shape};
 use crate::RuntimeError;
 use crate::memory::{Bound, RunId, SlotId, Slots};
-use crate::plan::Phase;
 
-/// The slots and runs of one phase.
+/// The slots and runs of one size of step.
 #[derive(Debug)]
-pub(super) struct PhaseSlots {
+pub(super) struct ShapeSlots {
     pub tokens: Vec<SlotId>,
     pub positions: Vec<SlotId>,
     pub output_rows: Vec<SlotId>,
@@ -44,12 +43,13 @@ pub(super) struct Copy {
 /// What a session's steps use.
 #[derive(Debug)]
 pub(super) struct Bindings {
-    pub phases: [PhaseSlots; 2],
+    /// As [`Program::shapes`] lists them.
+    pub shapes: Vec<ShapeSlots>,
     /// The home of each state that a segment uses.
     pub states: HashMap<StateId, SlotId>,
 }
 
-/// Allocates the slots of both phases and the states for `capacity` rows.
+/// Allocates the slots of all steps and the states for `capacity` rows.
 pub(super) fn bind(
     program: &Program,
     capacity: u32,
@@ -60,10 +60,12 @@ pub(super) fn bind(
         capacity,
         homes: HashMap::new(),
     };
-    let prefill = Binder::new(program, Phase::Prefill)?.bind(slots, &mut states)?;
-    let decode = Binder::new(program, Phase::Decode)?.bind(slots, &mut states)?;
+    let mut shapes = Vec::new();
+    for shape in program.shapes() {
+        shapes.push(Binder::new(program, shape)?.bind(slots, &mut states)?);
+    }
     Ok(Bindings {
-        phases: [prefill, decode],
+        shapes,
         states: states.homes,
     })
 }
@@ -128,10 +130,10 @@ impl States<'_> {
     }
 }
 
-/// Binds one phase.
+/// Binds one size of step.
 struct Binder<'a> {
     program: &'a Program,
-    phase: Phase,
+    name: String,
     infos: Vec<(&'a Segment, &'a EntryInfo)>,
     /// Most bytes each value can need.
     sizes: HashMap<ValueId, usize>,
@@ -142,9 +144,9 @@ struct Binder<'a> {
 }
 
 impl<'a> Binder<'a> {
-    fn new(program: &'a Program, phase: Phase) -> Result<Self, RuntimeError> {
+    fn new(program: &'a Program, shape: &'a Shape) -> Result<Self, RuntimeError> {
         let (mut infos, mut sizes) = (Vec::new(), HashMap::new());
-        for segment in program.segments(phase) {
+        for segment in &shape.segments {
             let module = program.module(segment)?;
             let info = &module.entries()[segment.entry];
             for Port {
@@ -158,7 +160,7 @@ impl<'a> Binder<'a> {
         }
         Ok(Binder {
             program,
-            phase,
+            name: shape.name(),
             infos,
             sizes,
             places: HashMap::new(),
@@ -170,7 +172,7 @@ impl<'a> Binder<'a> {
         mut self,
         slots: &mut Slots,
         states: &mut States<'_>,
-    ) -> Result<PhaseSlots, RuntimeError> {
+    ) -> Result<ShapeSlots, RuntimeError> {
         let graph = self.program.graph();
         let mut given: HashMap<ValueId, Vec<SlotId>> = HashMap::new();
         let mut segments = Vec::new();
@@ -216,7 +218,7 @@ impl<'a> Binder<'a> {
         self,
         segments: Vec<BoundSegment>,
         given: HashMap<ValueId, Vec<SlotId>>,
-    ) -> Result<PhaseSlots, RuntimeError> {
+    ) -> Result<ShapeSlots, RuntimeError> {
         let graph = self.program.graph();
         let missing = |what: &str| RuntimeError::Graph {
             what: what.into(),
@@ -226,7 +228,7 @@ impl<'a> Binder<'a> {
         let logits = graph.outputs().first().copied();
         let logits = logits.ok_or_else(|| missing("output"))?;
         let maker = self.makers.get(&logits).ok_or_else(|| missing("output"))?;
-        let mut phase = PhaseSlots {
+        let mut phase = ShapeSlots {
             tokens: Vec::new(),
             positions: Vec::new(),
             output_rows: Vec::new(),
@@ -314,7 +316,7 @@ impl<'a> Binder<'a> {
     ) -> Result<SlotId, RuntimeError> {
         let name = &self.program.graph().value(value).name;
         let desc = BufferDesc::host(
-            format!("{}.{name}", self.phase.name()),
+            format!("{}.{name}", self.name),
             self.sizes.get(&value).copied().unwrap_or(0),
         );
         let handle = &**self.program.devices()[device].device();

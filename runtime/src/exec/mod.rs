@@ -13,7 +13,7 @@ use std::time::Duration;
 use anynpu_hal::{Counters, HalError, Timeline};
 use anynpu_ir::{Graph, StateId, Symbol, SymbolValues, TensorType};
 
-use bind::{Bindings, Copy, PhaseSlots};
+use bind::{Bindings, Copy, ShapeSlots};
 pub use count::{Executed, ExecutedDevice};
 pub(crate) use program::{Limits, OpenDevice, Program, output_width};
 pub use record::SegmentRun;
@@ -21,7 +21,7 @@ pub use record::SegmentRun;
 use crate::RuntimeError;
 use crate::TokenId;
 use crate::memory::{Mapped, SlotId, Slots};
-use crate::plan::Phase;
+use crate::plan::{NextStep, Phase};
 
 /// Which rows of a step's tokens logits are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,10 @@ pub(crate) enum Rows {
 #[derive(Debug)]
 pub(crate) struct Executor {
     program: Arc<Program>,
+    /// Tokens of the context.
     capacity: u32,
+    /// Rows of the states, at least as many.
+    rows: u32,
     slots: Slots,
     /// Both phases and the states' homes; none while suspended.
     bound: Option<Bindings>,
@@ -59,20 +62,22 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// Allocates the buffers and the KV cache of `capacity` rows.
+    /// Allocates the buffers and the KV cache for `capacity` tokens.
     pub fn new(
         program: Arc<Program>,
         capacity: u32,
         limit: Duration,
     ) -> Result<Self, RuntimeError> {
         let mut slots = Slots::default();
-        let bound = bind::bind(&program, capacity, &mut slots)?;
+        let rows = program.state_rows(capacity);
+        let bound = bind::bind(&program, rows, &mut slots)?;
         let timeline = |d: &Arc<OpenDevice>| (Timeline::new(d.name()), 0);
         Ok(Executor {
             timelines: program.devices().iter().map(timeline).collect(),
             counts: vec![count::Count::default(); program.devices().len()],
             program,
             capacity,
+            rows,
             slots,
             bound: Some(bound),
             steps: 0,
@@ -127,20 +132,23 @@ impl Executor {
             });
         }
         self.logits = None;
-        let wanted = match rows {
-            Rows::None => 0..0,
-            Rows::First => 0..1,
-            Rows::Last => count - 1..count,
-            Rows::All => 0..count,
+        let (shape, padded) = self.shape(phase, count, position)?;
+        let wanted = match (rows, padded) {
+            // a step of fixed size gives one row whatever is wanted
+            (Rows::None, Some(_)) | (Rows::Last, _) => count - 1..count,
+            (Rows::None, None) => 0..0,
+            (Rows::First, _) => 0..1,
+            (Rows::All, _) => 0..count,
         };
-        self.write_inputs(phase, tokens, types, position, wanted.clone())?;
+        let length = padded.unwrap_or(count);
+        self.write_inputs(shape, tokens, types, position, length, wanted.clone())?;
         let wanted = wanted.len() as u32;
-        let symbols = SymbolValues::step(count, position, wanted, self.capacity);
-        for segment in 0..self.phase(phase)?.segments.len() {
-            self.run_segment(phase, segment, &symbols)?;
+        let symbols = SymbolValues::step(length, position, wanted, self.rows);
+        for segment in 0..self.buffers(shape)?.segments.len() {
+            self.run_segment(shape, segment, &symbols)?;
         }
         self.steps += 1;
-        self.logits = Some((self.phase(phase)?.logits, wanted));
+        self.logits = Some((self.buffers(shape)?.logits, wanted));
         Ok(())
     }
 
@@ -159,7 +167,7 @@ impl Executor {
     /// Allocates the buffers again. The KV cache is empty.
     pub fn resume(&mut self) -> Result<(), RuntimeError> {
         if self.bound.is_none() {
-            let bound = bind::bind(&self.program, self.capacity, &mut self.slots);
+            let bound = bind::bind(&self.program, self.rows, &mut self.slots);
             if bound.is_err() {
                 self.slots.clear();
             }
@@ -206,16 +214,45 @@ impl Executor {
         })
     }
 
-    fn phase(&self, phase: Phase) -> Result<&PhaseSlots, RuntimeError> {
+    /// The shape (its index) of a step of `count` tokens at `position`, and its length if that is fixed.
+    fn shape(
+        &self,
+        phase: Phase,
+        count: u32,
+        position: u32,
+    ) -> Result<(usize, Option<u32>), RuntimeError> {
+        let shapes = self.program.shapes();
+        let bucket = self.program.sizes().bucket(count, position, self.rows);
+        let fits = |shape: &program::Shape| {
+            shape.phase == phase && (shape.tokens.is_none() || shape.tokens == bucket)
+        };
+        match shapes.iter().position(fits) {
+            Some(index) => Ok((index, shapes[index].tokens)),
+            None => Err(RuntimeError::Option {
+                option: "tokens of a step",
+                found: format!("{count} at position {position}"),
+                expected: format!("a step that ends within {} rows", self.rows),
+            }),
+        }
+    }
+
+    /// How the next step of `remaining` tokens from `position` on is to be made.
+    pub fn next_step(&self, remaining: u32, position: u32) -> NextStep {
+        let chunk = self.program.limits().tokens;
+        let sizes = self.program.sizes();
+        sizes.next(remaining, position, chunk, self.rows)
+    }
+
+    fn buffers(&self, shape: usize) -> Result<&ShapeSlots, RuntimeError> {
         let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
-        Ok(&bound.phases[phase as usize])
+        Ok(&bound.shapes[shape])
     }
 
     /// The results of the last step, `[rows, width]`: of a decoder, logits.
     pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
         let (slot, rows) = match self.logits {
             Some(logits) => logits,
-            None => (self.phase(Phase::Prefill)?.logits, 0),
+            None => (self.buffers(0)?.logits, 0),
         };
         let bytes = rows as usize * self.program.width() as usize * size_of::<f32>();
         let mapped = self.slots.read(slot, bytes)?;
@@ -251,22 +288,25 @@ impl Executor {
         self.recorder.as_ref().map_or(&[], |r| &r.runs)
     }
 
+    /// Writes what a step reads, padded to `length` tokens.
     fn write_inputs(
         &mut self,
-        phase: Phase,
+        shape: usize,
         tokens: &[TokenId],
         types: &[u32],
         position: u32,
+        length: u32,
         wanted: Range<u32>,
     ) -> Result<(), RuntimeError> {
         let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
-        let inputs = &bound.phases[phase as usize];
-        let count = tokens.len() as u32;
+        let inputs = &bound.shapes[shape];
+        let all = 0..length as usize;
         for &slot in &inputs.tokens {
-            write_i32s(&mut self.slots, slot, tokens.iter().map(|&t| t as i32))?;
+            let padded = all.clone().map(|i| tokens.get(i).map_or(0, |&t| t as i32));
+            write_i32s(&mut self.slots, slot, padded)?;
         }
         for &slot in &inputs.positions {
-            let positions = (position..position + count).map(|p| p as i32);
+            let positions = (position..position + length).map(|p| p as i32);
             write_i32s(&mut self.slots, slot, positions)?;
         }
         for &slot in &inputs.output_rows {
@@ -274,7 +314,9 @@ impl Executor {
             write_i32s(&mut self.slots, slot, rows)?;
         }
         for &slot in &inputs.token_types {
-            let types = (0..tokens.len()).map(|i| types.get(i).copied().unwrap_or(0) as i32);
+            let types = all
+                .clone()
+                .map(|i| types.get(i).copied().unwrap_or(0) as i32);
             write_i32s(&mut self.slots, slot, types)?;
         }
         Ok(())
@@ -284,12 +326,12 @@ impl Executor {
     /// while no other session uses the device.
     fn run_segment(
         &mut self,
-        phase: Phase,
+        shape: usize,
         index: usize,
         symbols: &SymbolValues,
     ) -> Result<(), RuntimeError> {
         let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
-        let segment = &bound.phases[phase as usize].segments[index];
+        let segment = &bound.shapes[shape].segments[index];
         let program = &self.program;
         let mut began = self.recorder.as_ref().map(record::Recorder::begin);
         let mut copied = 0;
@@ -323,7 +365,7 @@ impl Executor {
                     let counted = difference(before, after);
                     let run = SegmentRun {
                         step: self.steps,
-                        phase,
+                        phase: program.shapes()[shape].phase,
                         tokens: symbols.get(Symbol::TOKENS),
                         position: symbols.get(Symbol::CACHED),
                         device: device.name().to_owned(),

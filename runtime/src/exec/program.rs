@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Rows;
 use crate::RuntimeError;
 use crate::memory::{DeviceMemory, MemoryPlan};
-use crate::plan::{Phase, PlanSet};
+use crate::plan::{Phase, PlanSet, StepSizes};
 
 /// A device in use. Its queue and counters are used under a lease, so that counts are a session's
 /// own although sessions share devices.
@@ -38,6 +38,10 @@ impl OpenDevice {
 
     pub fn name(&self) -> &str {
         &self.device.info().name
+    }
+
+    pub fn takes_any_size(&self) -> bool {
+        self.device.capabilities().features.dynamic_shapes
     }
 
     pub fn lease(&self) -> MutexGuard<'_, ()> {
@@ -89,16 +93,33 @@ impl Limits {
         }
     }
 
-    fn bounds(&self, phase: Phase) -> Bounds {
-        let (tokens, rows) = match phase {
-            Phase::Prefill => (Extent::AtMost(self.tokens), self.rows),
-            Phase::Decode => (Extent::Exact(1), 1),
+    /// As the sizes of a plan's steps ask.
+    pub fn for_steps(self, sizes: &StepSizes) -> Self {
+        let buckets = sizes.buckets.last();
+        Limits {
+            tokens: buckets.map_or(self.tokens, |b| b.0),
+            // more rows are had from steps of one token
+            rows: if buckets.is_some() { 1 } else { self.rows },
+            capacity: sizes.capacity.unwrap_or(self.capacity),
+        }
+    }
+
+    /// The bounds of a shape on a device that takes any sizes, or only fixed ones.
+    fn bounds(&self, shape: &Shape, dynamic: bool) -> Bounds {
+        let (tokens, rows) = match (shape.phase, shape.tokens) {
+            (_, Some(tokens)) => (Extent::Exact(tokens), 1),
+            (Phase::Prefill, None) => (Extent::AtMost(self.tokens), self.rows),
+            (Phase::Decode, None) => (Extent::Exact(1), 1),
+        };
+        let extent = |limit| match dynamic {
+            true => Extent::AtMost(limit),
+            false => Extent::Exact(limit),
         };
         Bounds::new()
             .with(Symbol::TOKENS, tokens)
             .with(Symbol::CACHED, Extent::AtMost(self.capacity))
-            .with(Symbol::OUTPUTS, Extent::AtMost(rows))
-            .with(Symbol::CAPACITY, Extent::AtMost(self.capacity))
+            .with(Symbol::OUTPUTS, extent(rows))
+            .with(Symbol::CAPACITY, extent(self.capacity))
     }
 }
 
@@ -110,6 +131,24 @@ pub(super) struct Segment {
     pub nodes: Range<u32>,
 }
 
+/// The segments of one size of step.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub phase: Phase,
+    /// Tokens that every step has, if it must have so many; shorter steps are padded.
+    pub tokens: Option<u32>,
+    pub segments: Vec<Segment>,
+}
+
+impl Shape {
+    pub fn name(&self) -> String {
+        match (self.phase, self.tokens) {
+            (Phase::Prefill, Some(tokens)) => format!("{}-{tokens}", self.phase.name()),
+            _ => self.phase.name().to_owned(),
+        }
+    }
+}
+
 /// A plan compiled on its devices: one module a device, with the entries of both phases over one
 /// set of weights. Shared by sessions.
 #[derive(Debug)]
@@ -117,7 +156,9 @@ pub(crate) struct Program {
     graph: Arc<Graph>,
     devices: Vec<Arc<OpenDevice>>,
     modules: Vec<Option<Arc<dyn Module>>>,
-    phases: [Vec<Segment>; 2],
+    /// Prefill of ascending sizes, then decode.
+    shapes: Vec<Shape>,
+    sizes: StepSizes,
     /// For each state, the device that holds it.
     homes: Vec<usize>,
     limits: Limits,
@@ -140,7 +181,7 @@ impl Program {
         let graph = model.graph();
         let width = output_width(graph)?;
         let weights: Arc<dyn WeightSource> = Arc::new(FileWeights(model.data().clone()));
-        let (entries, phases) = entries(model, plans, devices.len(), limits);
+        let (entries, shapes) = entries(model, plans, devices, limits);
         let used = entries.iter().filter(|e| !e.is_empty()).count().max(1) as u64;
         let options = CompileOptions::new(state_dtype);
         let (mut modules, mut finished) = (Vec::new(), 0);
@@ -172,7 +213,8 @@ impl Program {
             graph: graph.clone(),
             devices: devices.to_vec(),
             modules,
-            phases,
+            shapes,
+            sizes: plans.sizes.clone(),
             homes: plans.prefill.states.iter().map(|s| s.home.0).collect(),
             limits,
             vocabulary: model.info().vocabulary,
@@ -190,7 +232,7 @@ impl Program {
         state_dtype: DType,
     ) -> Result<MemoryPlan, RuntimeError> {
         let weights = FileWeights(model.data().clone());
-        let (entries, _) = entries(model, plans, devices.len(), limits);
+        let (entries, _) = entries(model, plans, devices, limits);
         let options = CompileOptions::new(state_dtype);
         let mut plan = MemoryPlan::of_process();
         let kv = model.state_bytes(state_dtype, limits.capacity);
@@ -269,8 +311,18 @@ impl Program {
         self.homes.get(state.index()).copied().unwrap_or_default()
     }
 
-    pub(super) fn segments(&self, phase: Phase) -> &[Segment] {
-        &self.phases[phase as usize]
+    pub(super) fn shapes(&self) -> &[Shape] {
+        &self.shapes
+    }
+
+    /// How tokens are cut into steps.
+    pub fn sizes(&self) -> &StepSizes {
+        &self.sizes
+    }
+
+    /// Rows that the states of a session with a context of `context` tokens have.
+    pub fn state_rows(&self, context: u32) -> u32 {
+        self.sizes.capacity.unwrap_or(context)
     }
 
     pub(super) fn module(&self, segment: &Segment) -> Result<&Arc<dyn Module>, RuntimeError> {
@@ -281,35 +333,49 @@ impl Program {
     }
 }
 
-/// The entries of each device, and each phase's segments over them.
+/// The entries of each device, and the segments of each size of step over them.
 fn entries(
     model: &Model,
     plans: &PlanSet,
-    devices: usize,
+    devices: &[Arc<OpenDevice>],
     limits: Limits,
-) -> (Vec<Vec<Entry>>, [Vec<Segment>; 2]) {
+) -> (Vec<Vec<Entry>>, Vec<Shape>) {
     let graph = model.graph();
-    let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); devices];
-    let phases = Phase::ALL.map(|phase| {
-        let partitions = plans.phase(phase).partitions.iter().enumerate();
-        partitions
-            .map(|(i, p)| {
+    let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); devices.len()];
+    let buckets = plans.sizes.buckets.iter().map(|&(tokens, _)| Some(tokens));
+    let prefill = match plans.sizes.buckets.is_empty() {
+        true => vec![None],
+        false => buckets.collect(),
+    };
+    let prefill = prefill.into_iter().map(|tokens| (Phase::Prefill, tokens));
+    let shapes = prefill
+        .chain([(Phase::Decode, None)])
+        .map(|(phase, tokens)| {
+            let mut shape = Shape {
+                phase,
+                tokens,
+                segments: Vec::new(),
+            };
+            let name = shape.name();
+            for (i, p) in plans.phase(phase).partitions.iter().enumerate() {
                 let own = &mut entries[p.device.0];
+                let dynamic = devices[p.device.0].takes_any_size();
                 own.push(Entry {
-                    name: format!("{}.{i}", phase.name()),
+                    name: format!("{name}.{i}"),
                     graph: graph.clone(),
                     nodes: p.nodes.clone(),
-                    bounds: limits.bounds(phase),
+                    bounds: limits.bounds(&shape, dynamic),
                 });
-                Segment {
+                shape.segments.push(Segment {
                     device: p.device.0,
                     entry: own.len() - 1,
                     nodes: p.nodes.clone(),
-                }
-            })
-            .collect()
-    });
-    (entries, phases)
+                });
+            }
+            shape
+        });
+    let shapes = shapes.collect();
+    (entries, shapes)
 }
 
 /// Checks that the graph gives rows, and tells of how many elements.

@@ -11,6 +11,7 @@ mod planner;
 mod price;
 mod report;
 mod search;
+mod sizes;
 
 use std::ops::Range;
 
@@ -23,6 +24,8 @@ pub use estimate::{Estimate, EstimateSource};
 pub use pins::{Pin, Placement};
 pub(crate) use planner::{PlanRequest, Refusal, plan};
 pub use report::{PhaseReport, PlanReport, SegmentReport};
+pub(crate) use sizes::NextStep;
+pub use sizes::StepSizes;
 
 /// The two shapes of work of a language model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +153,8 @@ pub struct PlanSet {
     pub prompt: u32,
     /// Most tokens in one step of prefill.
     pub chunk: u32,
+    /// How tokens are cut into steps.
+    pub sizes: StepSizes,
     /// What they cost.
     pub price: PlanPrice,
     /// By what share of the best possible price theirs may be above it.

@@ -9,6 +9,7 @@ use anynpu_ir::{DType, Graph, NodeId, StateId, SymbolValues, ValueDef};
 
 use super::price::{self, PricedPhase, state_groups};
 use super::search::{self, Assignment, Found, MAX_DEVICES, Priced, Problem};
+use super::sizes::{self, Sizes, StepSizes};
 use super::{
     Because, DeviceIndex, Estimate, NodeWhy, Partition, Phase, Placement, Plan, PlanPrice, PlanSet,
     StatePlacement, Transfer,
@@ -61,11 +62,12 @@ pub(crate) fn plan(
         placement,
         request,
         verdicts: Vec::new(),
+        sizes: Sizes::any(devices.len()),
     };
     planner.check_placement()?;
     planner.ask()?;
     planner.apply(request.refused);
-    let (problem, found) = planner.validated_assignment()?;
+    let (problem, found, rivals) = planner.best()?;
     let plans = Phase::ALL.map(|phase| planner.plan(phase, &problem, &found));
     if let Some(device) = request.placement.required_of_layers() {
         for plan in &plans {
@@ -78,10 +80,16 @@ pub(crate) fn plan(
         decode,
         devices: planner.names.clone(),
         prompt: request.prompt,
-        chunk: request.chunk,
+        chunk: planner
+            .sizes
+            .buckets
+            .last()
+            .copied()
+            .unwrap_or(request.chunk),
         price: price_of(&found.priced),
         gap: found.gap(),
-        rivals: planner.rivals(&problem),
+        sizes: planner.step_sizes(&found),
+        rivals,
     })
 }
 
@@ -102,7 +110,12 @@ struct Planner<'a> {
     request: &'a PlanRequest<'a>,
     /// For each device, one verdict a node.
     verdicts: Vec<Vec<Support>>,
+    /// The sizes that are planned for.
+    sizes: Sizes,
 }
+
+/// What ways other than the plan would cost, by name.
+type Rivals = Vec<(String, Option<PlanPrice>)>;
 
 impl Planner<'_> {
     fn check_placement(&self) -> Result<(), RuntimeError> {
@@ -153,14 +166,19 @@ impl Planner<'_> {
                     expected: self.graph.nodes().len().to_string(),
                 }));
             }
-            let capabilities = device.capabilities();
+            let shape = match (sizes::is_dynamic(&**device), sizes::may_pad(self.graph)) {
+                (true, _) => None,
+                (false, false) => {
+                    Some("it takes only fixed sizes, and padding would be seen".into())
+                }
+                (false, true) => sizes::obstacle(&**device, self.request.context),
+            };
+            let shape = shape.map(|detail| Reason::new(ReasonCode::DynamicShape, detail));
             for (verdict, node) in verdicts.iter_mut().zip(self.graph.nodes()) {
                 let stateful = node.op.states().next().is_some();
-                let obstacle = if !capabilities.features.dynamic_shapes {
-                    let detail =
-                        "the device takes only fixed sizes, which the executor can't give yet";
-                    Reason::new(ReasonCode::DynamicShape, detail)
-                } else if stateful && capabilities.states < StateSupport::InPlaceIo {
+                let obstacle = if let Some(reason) = &shape {
+                    reason.clone()
+                } else if stateful && device.capabilities().states < StateSupport::InPlaceIo {
                     let detail = "the device does not write states in place";
                     Reason::new(ReasonCode::State, detail)
                 } else {
@@ -183,6 +201,89 @@ impl Planner<'_> {
             if let Some(verdict) = verdicts.and_then(|v| v.get_mut(refusal.node.index())) {
                 *verdict = Support::No(refusal.reason.clone());
             }
+        }
+    }
+
+    /// The best assignment over all sizes that steps can have, and the best of each other way. Sets the sizes.
+    fn best(&mut self) -> Result<(Problem, Found, Rivals), RuntimeError> {
+        let mut best: Option<(Sizes, Problem, Found)> = None;
+        let (mut rivals, mut failure) = (Rivals::new(), None);
+        for sizes in sizes::choices(self.devices, self.request.chunk, self.request.context) {
+            self.sizes = sizes;
+            let (problem, found) = match self.validated_assignment() {
+                Ok(found) => found,
+                Err(e) => {
+                    tracing::debug!("no plan with steps of {:?} tokens: {e}", self.sizes.buckets);
+                    failure = Some(e);
+                    continue;
+                }
+            };
+            cheapest_of_each(&mut rivals, self.rivals(&problem));
+            let cost = |found: &Found| (!found.priced.fits, found.priced.objective);
+            if best.as_ref().is_none_or(|(_, _, b)| cost(&found) < cost(b)) {
+                best = Some((self.sizes.clone(), problem, found));
+            }
+        }
+        match (best, failure) {
+            (Some((sizes, problem, found)), _) => {
+                self.sizes = sizes;
+                Ok((problem, found, rivals))
+            }
+            (None, Some(e)) => Err(e),
+            (None, None) => Err(RuntimeError::NoDevice {
+                why: "no device takes steps of any size".into(),
+            }),
+        }
+    }
+
+    /// How tokens are cut into steps, with what the steps of the plan cost.
+    fn step_sizes(&self, found: &Found) -> StepSizes {
+        let capacity = self.sizes.capacity;
+        let rows = capacity.unwrap_or(self.request.context);
+        let devices = |phase: Phase| found.assignment.devices[phase as usize].clone();
+        let steps = self
+            .sizes
+            .buckets
+            .iter()
+            .map(|&b| (b, devices(Phase::Prefill)));
+        let steps: Vec<_> = steps.chain([(1, devices(Phase::Decode))]).collect();
+        if self.sizes.buckets.is_empty() {
+            return StepSizes {
+                capacity,
+                ..StepSizes::default()
+            };
+        }
+        let middle = |tokens: u32| (rows.saturating_sub(tokens) / 2).min(self.request.prompt / 2);
+        let phases: Vec<PricedPhase> = steps
+            .iter()
+            .map(|&(tokens, _)| PricedPhase {
+                weight: 1.0,
+                steps: vec![SymbolValues::step(tokens, middle(tokens), 1, rows)],
+            })
+            .collect();
+        let problem = price::problem(
+            self.graph,
+            self.devices,
+            |_, node, device| self.runs(DeviceIndex(device), node),
+            &phases,
+            self.request.state_dtype,
+            rows,
+        );
+        let priced = problem.price(&Assignment {
+            devices: steps.iter().map(|(_, devices)| devices.clone()).collect(),
+            homes: found.assignment.homes.clone(),
+        });
+        let us = priced.map_or_else(|| vec![0.0; steps.len()], |p| p.phase_us);
+        StepSizes {
+            buckets: self
+                .sizes
+                .buckets
+                .iter()
+                .copied()
+                .zip(us.iter().copied())
+                .collect(),
+            decode_us: us.last().copied().unwrap_or_default(),
+            capacity,
         }
     }
 
@@ -236,8 +337,16 @@ impl Planner<'_> {
         !matches!(self.verdicts[device.0][node], Support::No(_))
     }
 
-    /// Whether `node` may go to `device`: it runs there, and is pinned nowhere else.
-    fn may_run(&self, node: usize, device: usize) -> bool {
+    fn runs_always(&self, device: DeviceIndex, node: usize) -> bool {
+        self.runs(device, node) && self.sizes.able.iter().all(|able| able[device.0])
+    }
+
+    /// Whether in `phase` `node` may go to `device`: it runs there in steps of the sizes planned for, and
+    /// is pinned nowhere else.
+    fn may_run(&self, phase: usize, node: usize, device: usize) -> bool {
+        if !self.sizes.able[phase][device] {
+            return false;
+        }
         let pin = self.placement.pin(&self.graph.nodes()[node]);
         let here = pin.is_none_or(|pin| pin.device() == self.names[device]);
         here && self.runs(DeviceIndex(device), node)
@@ -251,20 +360,28 @@ impl Planner<'_> {
             match self.placement.pin(node) {
                 Some(pin) => {
                     let device = self.find("pin", pin.device())?;
-                    if !self.runs(device, n) {
+                    if !self.runs_always(device, n) {
                         refused.push((n, device, pin.to_string()));
                     }
                 }
-                None if !(0..self.devices.len()).any(|d| self.runs(DeviceIndex(d), n)) => {
-                    homeless.push(n);
+                None => {
+                    let runs = |phase| (0..self.devices.len()).any(|d| self.may_run(phase, n, d));
+                    if !(0..Phase::ALL.len()).all(runs) {
+                        homeless.push(n);
+                    }
                 }
-                None => {}
             }
         }
         let named = |n: usize, device: DeviceIndex| {
             let reason = self.verdicts[device.0][n].reason().cloned();
-            let unknown = Reason::new(ReasonCode::OpUnknown, nodes[n].op.name());
-            (nodes[n].name.clone(), reason.unwrap_or(unknown))
+            let sizes = || {
+                let detail = match self.sizes.buckets.is_empty() {
+                    true => "it takes only fixed sizes, and none of its sizes goes with the other devices'".into(),
+                    false => format!("it takes no steps of {:?} tokens", self.sizes.buckets),
+                };
+                Reason::new(ReasonCode::DynamicShape, detail)
+            };
+            (nodes[n].name.clone(), reason.unwrap_or_else(sizes))
         };
         if let Some((_, device, pin)) = refused.first() {
             let same = refused.iter().filter(|(_, d, p)| d == device && p == pin);
@@ -293,15 +410,15 @@ impl Planner<'_> {
                 // of no tokens the next still goes where it is cheapest
                 Phase::Decode => f64::from(request.tokens).max(1e-6),
             },
-            steps: steps(phase, request),
+            steps: steps(phase, request, &self.sizes),
         });
         let mut problem = price::problem(
             self.graph,
             self.devices,
-            |node, device| self.may_run(node, device),
+            |phase, node, device| self.may_run(phase, node, device),
             &phases,
             request.state_dtype,
-            request.context,
+            self.sizes.capacity.unwrap_or(request.context),
         );
         if let Some(found) = search::search(&problem) {
             return Ok((problem, found));
@@ -317,7 +434,7 @@ impl Planner<'_> {
     }
 
     /// What other ways would cost.
-    fn rivals(&self, problem: &Problem) -> Vec<(String, Option<PlanPrice>)> {
+    fn rivals(&self, problem: &Problem) -> Rivals {
         let price = |assignment: Option<Assignment>| {
             let priced = problem.price(&assignment?).filter(|p| p.fits)?;
             Some(price_of(&priced))
@@ -461,27 +578,45 @@ fn runs(devices: &[u8]) -> Vec<(DeviceIndex, Range<u32>)> {
 /// Most steps that an estimate goes through.
 const MAX_STEPS: u32 = 4096;
 
-/// The symbols of every step of the phase that estimates cover.
-fn steps(phase: Phase, request: &PlanRequest<'_>) -> Vec<SymbolValues> {
-    let prompt = request.prompt.max(1);
-    let capacity = prompt.saturating_add(1);
-    match phase {
-        Phase::Decode => vec![SymbolValues::step(1, prompt, 1, capacity)],
-        Phase::Prefill => {
-            // a very long prompt is priced in coarser steps
-            let chunk = request
-                .chunk
-                .clamp(1, prompt)
-                .max(prompt.div_ceil(MAX_STEPS));
-            let starts = (0..prompt).step_by(chunk as usize);
-            let step = |start: u32| {
-                let tokens = chunk.min(prompt - start);
-                let last = u32::from(start + tokens == prompt);
-                SymbolValues::step(tokens, start, last, capacity)
-            };
-            starts.map(step).collect()
+/// Keeps the cheaper of each way.
+fn cheapest_of_each(kept: &mut Rivals, more: Rivals) {
+    for (name, price) in more {
+        let known = kept.iter_mut().find(|(known, _)| *known == name);
+        let Some((_, known)) = known else {
+            kept.push((name, price));
+            continue;
+        };
+        let cost = |price: &Option<PlanPrice>| price.map_or(f64::INFINITY, |p| p.objective_us);
+        if cost(&price) < cost(known) {
+            *known = price;
         }
     }
+}
+
+/// The symbols of every step of the phase that estimates cover.
+fn steps(phase: Phase, request: &PlanRequest<'_>, sizes: &Sizes) -> Vec<SymbolValues> {
+    let prompt = request.prompt.max(1);
+    let capacity = sizes.capacity.unwrap_or(prompt.saturating_add(1));
+    if phase == Phase::Decode {
+        return vec![SymbolValues::step(1, prompt, 1, capacity)];
+    }
+    let mut steps = Vec::new();
+    let mut start = 0;
+    // a very long prompt is priced in coarser steps
+    let coarse = prompt.div_ceil(MAX_STEPS);
+    while start < prompt {
+        let rest = prompt - start;
+        let (tokens, rows) = match sizes.bucket_for(rest) {
+            Some(bucket) => (bucket.max(coarse), 1),
+            None => {
+                let tokens = request.chunk.clamp(1, prompt).max(coarse).min(rest);
+                (tokens, u32::from(tokens == rest))
+            }
+        };
+        steps.push(SymbolValues::step(tokens, start, rows, capacity));
+        start = start.saturating_add(tokens);
+    }
+    steps
 }
 
 #[cfg(test)]

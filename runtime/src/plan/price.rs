@@ -19,11 +19,12 @@ pub(super) struct PricedPhase {
     pub steps: Vec<SymbolValues>,
 }
 
-/// The problem of placing `graph` on `devices`. `may_run` tells whether a node may go to a device.
+/// The problem of placing `graph` on `devices`. `may_run` tells whether in a phase (its index) a node may go
+/// to a device.
 pub(super) fn problem(
     graph: &Graph,
     devices: &[Arc<dyn Device>],
-    may_run: impl Fn(usize, usize) -> bool,
+    may_run: impl Fn(usize, usize, usize) -> bool,
     phases: &[PricedPhase],
     state_dtype: DType,
     capacity: u32,
@@ -91,11 +92,11 @@ pub(super) fn problem(
                 false => (COPY_LATENCY_US, 1e6 / COPY_BYTES_PER_SECOND),
             },
         );
-    let phases = phases.iter().map(|phase| PhasePrices {
+    let phases = phases.iter().enumerate().map(|(p, phase)| PhasePrices {
         weight: phase.weight,
         node_us: (0..nodes.len())
             .map(|n| {
-                let us = |d: usize| match may_run(n, d) {
+                let us = |d: usize| match may_run(p, n, d) {
                     true => phase
                         .steps
                         .iter()

@@ -64,7 +64,8 @@ impl PlanSet {
             guess_share: plan.total.guess_share(),
             copies: plan.transfers.len(),
             buckets: match plan.phase {
-                Phase::Prefill => vec![self.chunk],
+                Phase::Prefill if self.sizes.buckets.is_empty() => vec![self.chunk],
+                Phase::Prefill => self.sizes.buckets.iter().map(|b| b.0).collect(),
                 Phase::Decode => vec![1],
             },
             segments: plan
