@@ -219,6 +219,12 @@ pub trait Module: Debug + Send + Sync + Any {
     /// Bytes the module holds on its device besides what it reads from the model file in place.
     fn resident_bytes(&self) -> u64;
 
+    /// The module as bytes that [`crate::Device::load`] of a device with the same
+    /// [`crate::Device::compatibility`] takes; `None` if the device has no such form.
+    fn blob(&self) -> Result<Option<Vec<u8>>, HalError> {
+        Ok(None)
+    }
+
     /// For a device to recognise its own modules.
     fn as_any(&self) -> &dyn Any;
 }

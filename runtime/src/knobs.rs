@@ -76,6 +76,10 @@ knobs! {
     prefill_chunk: Positive = "ANYNPU_PREFILL_CHUNK", Positive(256), "256";
     /// Longest time one step of a device may take before it counts as hung.
     step_timeout: Milliseconds = "ANYNPU_STEP_TIMEOUT_MS", Milliseconds(600_000), "600000";
+    /// Folder in which what devices compile is kept for the next start, where the program names none.
+    cache_dir: Text = "ANYNPU_CACHE_DIR", Text(String::new()), "unset: the command line's own folder; programs keep nothing";
+    /// Most MiB that the folder of compiled forms may take.
+    cache_limit: Positive = "ANYNPU_CACHE_MIB", Positive(4096), "4096";
     /// Folder of the models and reference outputs that the project's own tests use; not read otherwise.
     test_data: Text = "ANYNPU_TEST_DATA", Text(String::new()), "unset: such tests are skipped";
     /// Folder of chat templates with what transformers renders of them, for the project's own tests; not read otherwise.

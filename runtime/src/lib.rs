@@ -9,6 +9,7 @@
 //!
 //! The three main types: [`Runtime`], [`LoadedModel`], [`Session`].
 
+mod cache;
 mod cancel;
 pub mod chat;
 mod embed;

@@ -195,6 +195,7 @@ impl Runtime {
                 self.open_devices(),
                 limits,
                 state_dtype,
+                self.cache(),
                 &mut tell,
             );
             match program {
@@ -203,6 +204,7 @@ impl Runtime {
             }
         };
         let mut warnings = self.warnings().to_vec();
+        warnings.extend(self.cache().into_iter().flat_map(|c| c.take_notes()));
         let trained = open.model().info().context_length;
         if context > trained {
             warnings.push(format!(
@@ -567,6 +569,7 @@ impl LoadedModel {
             inner.runtime.open_devices(),
             Limits::new(inner.chunk, capacity, output_width(model.graph())?),
             inner.state_dtype,
+            inner.runtime.cache(),
             &mut |_, _| true,
         )?);
         programs.push(program.clone());

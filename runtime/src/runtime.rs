@@ -1,11 +1,13 @@
 //! The devices a program runs on.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anynpu_hal::{Device, Driver, OpenOptions, Registry};
 
 use crate::RuntimeError;
+use crate::cache::Cache;
 use crate::exec::OpenDevice;
 use crate::knobs::Knobs;
 
@@ -20,6 +22,7 @@ struct Inner {
     registry: Registry,
     devices: Vec<Arc<OpenDevice>>,
     knobs: Knobs,
+    cache: Option<Arc<Cache>>,
     warnings: Vec<String>,
 }
 
@@ -50,6 +53,11 @@ impl Runtime {
         &self.inner.warnings
     }
 
+    /// Where compiled forms are kept, if anywhere.
+    pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.inner.cache.as_ref()
+    }
+
     pub(crate) fn open_devices(&self) -> &[Arc<OpenDevice>] {
         &self.inner.devices
     }
@@ -65,6 +73,9 @@ pub struct RuntimeBuilder {
     threads: Option<usize>,
     options: BTreeMap<String, BTreeMap<String, String>>,
     knobs: Option<Knobs>,
+    cache_folder: Option<PathBuf>,
+    default_cache_folder: Option<PathBuf>,
+    no_cache: bool,
 }
 
 impl RuntimeBuilder {
@@ -108,6 +119,26 @@ impl RuntimeBuilder {
     /// Uses these values instead of the environment's.
     pub fn knobs(mut self, knobs: Knobs) -> Self {
         self.knobs = Some(knobs);
+        self
+    }
+
+    /// Keeps what devices compile in `folder`, so that they compile a model once. Without this it is kept where
+    /// `ANYNPU_CACHE_DIR` says, and nowhere if that is not set.
+    pub fn cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache_folder = Some(folder.into());
+        self
+    }
+
+    /// Keeps what devices compile in `folder` where neither [`RuntimeBuilder::cache_folder`] nor
+    /// `ANYNPU_CACHE_DIR` names one.
+    pub fn default_cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.default_cache_folder = Some(folder.into());
+        self
+    }
+
+    /// Keeps nothing that devices compile, whatever the environment says.
+    pub fn without_cache(mut self) -> Self {
+        self.no_cache = true;
         self
     }
 
@@ -166,10 +197,15 @@ impl RuntimeBuilder {
                 ),
             });
         }
+        let known = Some(PathBuf::from(&knobs.cache_dir.0)).filter(|f| !f.as_os_str().is_empty());
+        let folder = self.cache_folder.or(known).or(self.default_cache_folder);
+        let folder = folder.filter(|_| !self.no_cache);
+        let limit = u64::from(knobs.cache_limit.0) << 20;
         Ok(Runtime {
             inner: Arc::new(Inner {
                 registry,
                 devices,
+                cache: folder.map(|folder| Arc::new(Cache::new(folder, limit))),
                 knobs,
                 warnings,
             }),

@@ -138,6 +138,13 @@ pub struct PlacementArgs {
     /// Use only these CPU kernels, e.g. 'generic' or 'avx2'
     #[arg(long, value_name = "LIST")]
     pub cpu_features: Option<String>,
+    /// Folder in which what devices compile is kept for the next start; ANYNPU_CACHE_DIR, or the user's
+    /// folder for caches, if left out
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub cache_dir: Option<PathBuf>,
+    /// Keep nothing that devices compile
+    #[arg(long)]
+    pub no_cache: bool,
     /// Type of the KV cache; auto is f32 for F32 models and caches up to 16 MiB, else f16. q8_0 takes
     /// half of f16, for models whose heads are a multiple of 32 wide
     #[arg(long, value_name = "TYPE", default_value = "auto")]

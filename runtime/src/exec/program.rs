@@ -13,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Rows;
 use crate::RuntimeError;
+use crate::cache::{Cache, Request};
 use crate::memory::{DeviceMemory, MemoryPlan};
 use crate::plan::{Phase, PlanSet, StepSizes};
 
@@ -168,7 +169,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Compiles `plans`. `progress` is told of (done, total) weights over all devices and stops
+    /// Compiles `plans`, or loads what `cache` keeps of them. `progress` is told of (done, total) weights over all devices and stops
     /// the work by returning false.
     pub fn compile(
         model: &Model,
@@ -176,6 +177,7 @@ impl Program {
         devices: &[Arc<OpenDevice>],
         limits: Limits,
         state_dtype: DType,
+        cache: Option<&Arc<Cache>>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Self, RuntimeError> {
         let graph = model.graph();
@@ -195,9 +197,16 @@ impl Program {
                 let total = total.max(1);
                 progress(finished * total + done.min(total), used * total)
             };
-            let module = device
-                .device()
-                .compile(entries, &options, weights.clone(), &mut told)?;
+            let request = Request {
+                device: device.device(),
+                entries,
+                options: &options,
+                weights: &weights,
+            };
+            let module = match cache {
+                Some(cache) => cache.compile(&request, &mut told)?,
+                None => request.compile(&mut told)?,
+            };
             if module.entries().len() != entries.len() {
                 return Err(RuntimeError::Device(HalError::InvalidUse {
                     call: "compile",

@@ -39,9 +39,15 @@ fn executor(devices: Vec<Arc<dyn Device>>, pins: &[&str]) -> Executor {
         .map(|d| Arc::new(OpenDevice::new(d)))
         .collect();
     let limits = Limits::new(8, 32, VOCABULARY);
-    let program = Program::compile(&model, &plans, &devices, limits, DType::F16, &mut |_, _| {
-        true
-    })
+    let program = Program::compile(
+        &model,
+        &plans,
+        &devices,
+        limits,
+        DType::F16,
+        None,
+        &mut |_, _| true,
+    )
     .unwrap();
     Executor::new(Arc::new(program), 32, SOON).unwrap()
 }

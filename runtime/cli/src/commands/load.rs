@@ -1,7 +1,7 @@
 //! Opening models and placing them, as the shared options say.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,6 +52,14 @@ impl PlacementArgs {
         }
         if let Some(features) = &self.cpu_features {
             builder = builder.device_option("cpu", "features", features);
+        }
+        if let Some(folder) = &self.cache_dir {
+            builder = builder.cache_folder(folder);
+        } else if let Some(folder) = users_caches() {
+            builder = builder.default_cache_folder(folder.join("anynpu"));
+        }
+        if self.no_cache {
+            builder = builder.without_cache();
         }
         let runtime = builder.build()?;
         for warning in runtime.warnings() {
@@ -105,6 +113,19 @@ impl PlacementArgs {
             tracing::warn!("{warning}");
         }
         Ok(loaded)
+    }
+}
+
+/// Where the system wants programs to keep what they can make again.
+fn users_caches() -> Option<PathBuf> {
+    let folder = |variable: &str, below: &str| {
+        let folder = PathBuf::from(std::env::var_os(variable)?);
+        folder.is_absolute().then(|| folder.join(below))
+    };
+    match std::env::consts::OS {
+        "macos" | "ios" => folder("HOME", "Library/Caches"),
+        "windows" => folder("LOCALAPPDATA", ""),
+        _ => folder("XDG_CACHE_HOME", "").or_else(|| folder("HOME", ".cache")),
     }
 }
 
