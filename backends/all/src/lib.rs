@@ -3,9 +3,14 @@
 //! Apps pass [`drivers`] to the runtime, or a list of their own. It may depend on the HAL and on
 //! every backend.
 
+mod simulated;
+
 use anynpu_hal::Driver;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
+
+pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
+pub use simulated::{SimulatedError, drivers_for, simulated};
 
 /// Every driver, most preferred first. Artificial ones stand last and are used only if named.
 pub fn drivers() -> Vec<Box<dyn Driver>> {

@@ -120,7 +120,8 @@ pub struct JsonArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Devices")]
 pub struct PlacementArgs {
-    /// Consider only these devices, preferred first (artificial ones only if named here)
+    /// Consider only these devices, preferred first (artificial ones only if named here); sim:FILE.toml or
+    /// sim:NAME is a simulated one
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub device: Vec<String>,
     /// Fail unless every layer runs on this device

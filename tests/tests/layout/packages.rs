@@ -48,6 +48,11 @@ fn rule(folder: &str) -> Option<Rule> {
         "graphs" => rule(&["graphs/ir"], &[]),
         "backends/common" => rule(&["graphs/ir", "hal"], &[]),
         "backends/all" => rule(&["graphs/ir", "hal", "backends/*"], &[]),
+        // A simulated device computes on another, in its tests on the CPU.
+        "backends/sim" => rule(
+            &["graphs/ir", "hal", "hal/abi", "backends/common"],
+            &["backends/cpu"],
+        ),
         // A plugin is built as one out of the tree would be.
         "backends/template/rust" => rule(&["hal/abi"], &[]),
         "runtime" => rule(

@@ -10,6 +10,15 @@ use crate::output;
 struct Document {
     devices: Vec<Device>,
     unavailable: Vec<Unavailable>,
+    /// Shipped descriptions of simulated devices.
+    simulated: Vec<Simulated>,
+}
+
+#[derive(Serialize)]
+struct Simulated {
+    /// As `--device` takes it.
+    name: String,
+    models: String,
 }
 
 #[derive(Serialize)]
@@ -76,6 +85,10 @@ pub fn execute(args: &JsonArgs) -> anyhow::Result<()> {
     for u in &document.unavailable {
         output::print_line(&format!("{:<8} not usable: {}", u.driver, u.reason))?;
     }
+    output::print_line("simulated devices, used only if named with --device:")?;
+    for s in &document.simulated {
+        output::print_line(&format!("         {:<26} {}", s.name, s.models))?;
+    }
     Ok(())
 }
 
@@ -111,7 +124,21 @@ fn collect(registry: &Registry) -> Document {
     Document {
         devices,
         unavailable,
+        simulated: simulated(),
     }
+}
+
+fn simulated() -> Vec<Simulated> {
+    let shipped = anynpu_backends::SHIPPED.iter();
+    let named = |name: &str| format!("sim:{name}");
+    shipped
+        .filter_map(|s| {
+            Some(Simulated {
+                name: named(s.name),
+                models: s.read().ok()?.models().to_owned(),
+            })
+        })
+        .collect()
 }
 
 fn claims(c: &Capabilities) -> Claims {

@@ -40,8 +40,9 @@ impl ModelArg {
 impl PlacementArgs {
     /// Opens the devices.
     pub fn runtime(&self) -> anyhow::Result<Runtime> {
-        let mut builder = Runtime::builder().drivers(anynpu_backends::drivers());
-        for name in &self.device {
+        let (drivers, devices) = anynpu_backends::drivers_for(&self.device)?;
+        let mut builder = Runtime::builder().drivers(drivers);
+        for name in devices {
             builder = builder.device(name);
         }
         for name in &self.forbid {

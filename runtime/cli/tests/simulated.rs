@@ -1,0 +1,142 @@
+//! Simulated devices from the command line.
+
+mod common;
+
+use common::{anynpu, done, json, refused, text};
+use serde_json::Value;
+
+/// The f32 model of 260 thousand weights, or the built-in one with a word on why.
+fn models(test: &str) -> Vec<Option<String>> {
+    let Some(folder) = std::env::var_os("ANYNPU_TEST_DATA") else {
+        println!("SKIPPED {test} on stories260K: ANYNPU_TEST_DATA is not set");
+        return vec![None];
+    };
+    let file = std::path::Path::new(&folder).join("stories260K/stories260K-F32.gguf");
+    vec![None, Some(file.to_str().unwrap().to_owned())]
+}
+
+fn run(model: &Option<String>, more: &[&str]) -> Value {
+    let mut args = vec!["run"];
+    args.extend(model.as_deref());
+    args.extend([
+        "-p",
+        "Once upon a time",
+        "-n",
+        "24",
+        "--temp",
+        "0",
+        "--json",
+    ]);
+    args.extend(more);
+    json(&args)
+}
+
+fn count(run: &Value, device: &str, what: &str) -> u64 {
+    run["executed"]["devices"][device][what]
+        .as_u64()
+        .unwrap_or(0)
+}
+
+/// Every device's nodes add up to every node of the model once a step.
+fn check_all_ran(split: &Value, alone: &Value, device: &str) {
+    let steps = split["executed"]["steps"].as_u64().unwrap();
+    let nodes = count(alone, "cpu", "nodes") / alone["executed"]["steps"].as_u64().unwrap();
+    let ran = count(split, "cpu", "nodes") + count(split, device, "nodes");
+    assert_eq!(ran, steps * nodes);
+    assert!(count(split, "cpu", "nodes") > 0);
+    assert!(count(split, device, "nodes") > count(split, "cpu", "nodes"));
+    assert!(count(split, device, "us") > 0);
+    assert_eq!(split["fallbacks"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn layers_on_a_simulated_device_in_f32_give_the_tokens_of_the_cpu() {
+    for model in models("layers_on_a_simulated_device_in_f32_give_the_tokens_of_the_cpu") {
+        let alone = run(&model, &[]);
+        let layers = ["--place", "layers.*=sim", "--place", "*=cpu"];
+        let split = run(
+            &model,
+            &[&["--device", "cpu,sim:reference-f32"], &layers[..2]].concat(),
+        );
+        assert_eq!(split["tokens"], alone["tokens"]);
+        assert_eq!(split["tokens"].as_array().unwrap().len(), 24);
+        assert_eq!(split["executed"]["devices"]["sim"]["dtype"], "f32");
+        let all = count(&split, "cpu", "nodes") + count(&split, "sim", "nodes");
+        let steps = split["executed"]["steps"].as_u64().unwrap();
+        let nodes = count(&alone, "cpu", "nodes") / alone["executed"]["steps"].as_u64().unwrap();
+        assert_eq!(all, steps * nodes);
+
+        // some of the layers here, the rest there
+        let some = ["--place", "*=cpu", "--place", "layers.1-2=sim"];
+        let split = run(
+            &model,
+            &[&["--device", "cpu,sim:reference-f32"], &some[..]].concat(),
+        );
+        assert_eq!(split["tokens"], alone["tokens"]);
+        let steps = split["executed"]["steps"].as_u64().unwrap();
+        assert_eq!(count(&split, "sim", "segments"), steps);
+        assert!(count(&split, "cpu", "segments") >= steps);
+    }
+}
+
+#[test]
+fn layers_on_a_simulated_device_in_f16_are_copied_to_it_and_say_their_type() {
+    for model in models("layers_on_a_simulated_device_in_f16_are_copied_to_it_and_say_their_type") {
+        let alone = run(&model, &[]);
+        let pins = ["--place", "layers.*=sim", "--place", "embedding=cpu"];
+        let split = run(
+            &model,
+            &[&["--device", "cpu,sim:reference-f16"], &pins[..2]].concat(),
+        );
+        let sim = &split["executed"]["devices"]["sim"];
+        assert_eq!(sim["dtype"], "f16");
+        assert!(split["tokens"].as_array().unwrap().len() == 24, "{split}");
+        let all = count(&split, "cpu", "nodes") + count(&split, "sim", "nodes");
+        let steps = split["executed"]["steps"].as_u64().unwrap();
+        let nodes = count(&alone, "cpu", "nodes") / alone["executed"]["steps"].as_u64().unwrap();
+        assert_eq!(all, steps * nodes);
+    }
+}
+
+#[test]
+fn the_whole_of_a_model_may_run_on_a_simulated_device() {
+    let alone = run(&None, &[]);
+    let there = run(
+        &None,
+        &["--device", "sim:reference-f32", "--require", "sim"],
+    );
+    assert_eq!(there["tokens"], alone["tokens"]);
+    assert!(there["executed"]["devices"]["cpu"].is_null());
+}
+
+#[test]
+fn shipped_descriptions_are_listed_and_unknown_or_bad_ones_refused() {
+    let document: Value = serde_json::from_str(&done(&["devices", "--json"])).unwrap();
+    let simulated = document["simulated"].as_array().unwrap();
+    assert!(simulated.iter().any(|s| s["name"] == "sim:reference-f32"));
+    // none of them is a device that was found
+    let devices = document["devices"].as_array().unwrap();
+    assert!(devices.iter().all(|d| d["kind"] != "simulated"));
+    assert!(done(&["devices"]).contains("sim:reference-f16"));
+
+    let run = ["run", "-n", "1", "--device"];
+    let with = |device: &'static str| [&run[..], &[device]].concat();
+    refused(
+        &with("cpu,sim:none"),
+        1,
+        &["'none'", "sim:FILE.toml", "sim:reference-f32"],
+    );
+    refused(&with("sim"), 1, &["sim:FILE.toml"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("device.toml");
+    std::fs::write(&path, "name = \"x\"\nspeeed = 3\n").unwrap();
+    let device = format!("cpu,sim:{}", path.display());
+    let out = anynpu(&["run", "-n", "1", "--device", &device]);
+    let error = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("device.toml") && error.contains("speeed"),
+        "{error}"
+    );
+    assert!(error.contains("sim:reference-f32"), "{error}");
+}
