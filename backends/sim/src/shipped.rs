@@ -21,7 +21,24 @@ macro_rules! shipped {
 }
 
 /// Every shipped description: those made for tests first, then models of products.
-pub const SHIPPED: &[Shipped] = shipped!["reference-f32", "reference-f16",];
+pub const SHIPPED: &[Shipped] = shipped![
+    "reference-f32",
+    "reference-f16",
+    "reference-static",
+    "apple-a17-pro",
+    "apple-a18-pro",
+    "apple-a19-pro",
+    "dimensity-9300",
+    "dimensity-9400",
+    "dimensity-9500",
+    "exynos-2400",
+    "snapdragon-8-elite",
+    "snapdragon-8-elite-gen-5",
+    "snapdragon-8-gen-1",
+    "snapdragon-8-gen-2",
+    "snapdragon-8-gen-3",
+    "tensor-g4",
+];
 
 impl Shipped {
     /// The description called `name`.
