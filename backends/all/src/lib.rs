@@ -5,15 +5,14 @@
 
 mod simulated;
 
-use anynpu_hal::Driver;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
 pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
-pub use simulated::{SimulatedError, drivers_for, simulated};
+pub use simulated::{Drivers, SimulatedError, drivers_for, simulated};
 
 /// Every driver, most preferred first. Artificial ones stand last and are used only if named.
-pub fn drivers() -> Vec<Box<dyn Driver>> {
+pub fn drivers() -> Drivers {
     vec![
         Box::new(anynpu_cpu::CpuDriver),
         Box::new(NoopDriver),

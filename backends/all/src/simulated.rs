@@ -56,14 +56,15 @@ pub fn simulated(spec: &str) -> Result<SimDriver, SimulatedError> {
     Ok(SimDriver::new(description, Box::new(anynpu_cpu::CpuDriver)))
 }
 
+/// Drivers, most preferred first.
+pub type Drivers = Vec<Box<dyn Driver>>;
+
 /// [`super::drivers`] and those of the simulated devices among `names`, and `names` as the runtime knows
 /// them: one simulated device is `sim`, several are `sim:` and their descriptions' names.
 ///
 /// # Errors
 /// As [`simulated`]; two simulated devices of one name.
-pub fn drivers_for(
-    names: &[String],
-) -> Result<(Vec<Box<dyn Driver>>, Vec<String>), SimulatedError> {
+pub fn drivers_for(names: &[String]) -> Result<(Drivers, Vec<String>), SimulatedError> {
     let mut drivers = super::drivers();
     let mut named = names.to_vec();
     let specs = |name: &String| name == "sim" || name.starts_with(PREFIX);

@@ -144,7 +144,8 @@ impl SimDevice {
         if !run.states().is_empty() && !fits(rows, &shapes.capacities) {
             return Some(wrong("rows of a state", rows, &shapes.capacities));
         }
-        None
+        let results = entry.bounds.get(Symbol::OUTPUTS);
+        (!fits(results, &[])).then(|| wrong("rows of results", results, &[]))
     }
 
     /// Whether entries are run node by node.

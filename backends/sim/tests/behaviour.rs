@@ -1,5 +1,7 @@
 //! Memory, links, faults, time and refusals of a simulated device.
 
+#![allow(clippy::single_range_in_vec_init)] // a graph cut into one run
+
 mod common;
 
 use std::sync::Arc;
@@ -362,16 +364,23 @@ fn fixed_sizes_are_claimed_and_other_sizes_are_not_compiled() {
     );
     let graph = Arc::new(llama());
     let nodes = graph.nodes().len() as u32;
-    let compile = |tokens, capacity| {
+    let compile_for = |tokens, capacity, outputs| {
         let mut entry = common::entry(&graph, 0..nodes);
         entry.bounds = entry.bounds.with(anynpu_ir::Symbol::TOKENS, tokens);
         entry.bounds = entry.bounds.with(anynpu_ir::Symbol::CAPACITY, capacity);
+        entry.bounds = entry.bounds.with(anynpu_ir::Symbol::OUTPUTS, outputs);
         let options = anynpu_hal::CompileOptions::new(DType::F32);
         let weights = common::Weights::of(&graph);
         device.compile(&[entry], &options, weights, &mut |_, _| true)
     };
     use anynpu_hal::Extent::{AtMost, Exact};
+    let compile = |tokens, capacity| compile_for(tokens, capacity, Exact(1));
     compile(Exact(8), Exact(16)).unwrap();
+    let refused = compile_for(Exact(8), Exact(16), AtMost(8))
+        .unwrap_err()
+        .to_string();
+    let text = "dynamic_shape: rows of results: any number up to 8; the device takes one number";
+    assert!(refused.contains(text), "{refused}");
     for (tokens, capacity, text) in [
         (
             AtMost(8),
