@@ -434,6 +434,15 @@ fn malformed_descriptions_are_refused_with_the_key_and_what_would_fit() {
 }
 
 #[test]
+fn the_description_in_the_book_is_one() {
+    let book = include_str!("../../../docs/simulated-devices.md");
+    let (_, text) = book.split_once("```toml\n").unwrap();
+    let (text, _) = text.split_once("```").unwrap();
+    let description = Description::parse(text, "book").unwrap();
+    assert_eq!(description.name(), "my-npu");
+}
+
+#[test]
 fn files_that_can_not_be_read_say_why() {
     let absent = Description::read(std::path::Path::new("no/such.toml")).unwrap_err();
     assert!(matches!(absent, SimError::Read { .. }), "{absent}");
