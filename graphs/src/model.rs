@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anynpu_ir::{DType, Dim, Graph, Op, SymbolValues, TensorType, ValueId};
@@ -21,6 +22,13 @@ pub trait TensorData: Debug + Send + Sync {
     fn sample(&self, name: &str, most: usize) -> Option<(u64, Vec<u8>, Vec<u8>)> {
         let (_, bytes) = self.tensor(name)?;
         Some(sample(&bytes, &bytes, bytes.len() as u64, most))
+    }
+
+    /// Where in a file the bytes of [`TensorData::tensor`] are: its path, the offset and the length. `None` if
+    /// they are in no file as they are.
+    fn span(&self, name: &str) -> Option<(PathBuf, u64, u64)> {
+        let _ = name;
+        None
     }
 
     /// Tells that the tensor will not be read again, so that its memory may be given back.

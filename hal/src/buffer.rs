@@ -104,7 +104,16 @@ pub trait Buffer: Debug + Send + Sync + Any {
 pub struct HostBuffer {
     desc: BufferDesc,
     memory: NonNull<u8>,
-    layout: Layout,
+    owner: Owner,
+}
+
+/// What keeps the memory of a [`HostBuffer`].
+#[derive(Debug)]
+enum Owner {
+    /// The buffer allocated it so.
+    Allocation(Layout),
+    /// A mapping that other processes may see too.
+    Mapping { _kept: memmap2::MmapRaw },
 }
 
 // SAFETY: the memory is owned by the buffer and only reachable through `map` and `as_ptr`, whose
@@ -137,8 +146,30 @@ impl HostBuffer {
         Ok(HostBuffer {
             desc,
             memory,
-            layout,
+            owner: Owner::Allocation(layout),
         })
+    }
+
+    /// Makes a shared mapping a buffer. It must be at least as large and as aligned as `desc` says.
+    pub(crate) fn over(desc: BufferDesc, mapping: memmap2::MmapRaw) -> Result<Self, HalError> {
+        let memory = NonNull::new(mapping.as_mut_ptr());
+        let align = desc.align.max(HOST_ALIGN);
+        let fits = |m: &NonNull<u8>| {
+            mapping.len() >= desc.bytes && m.as_ptr().addr().is_multiple_of(align)
+        };
+        match memory.filter(fits) {
+            Some(memory) => Ok(HostBuffer {
+                desc,
+                memory,
+                owner: Owner::Mapping { _kept: mapping },
+            }),
+            None => Err(HalError::InvalidUse {
+                call: "HostBuffer::over",
+                what: format!("mapping for '{}'", desc.name),
+                found: format!("{} bytes", mapping.len()),
+                expected: format!("{} bytes aligned to {align}", desc.bytes),
+            }),
+        }
     }
 
     /// The memory. Access is bound by the same rules as [`Buffer::map`].
@@ -159,8 +190,10 @@ impl HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        // SAFETY: `memory` was allocated with exactly this layout and is freed once.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+        if let Owner::Allocation(layout) = self.owner {
+            // SAFETY: `memory` was allocated with exactly this layout and is freed once.
+            unsafe { dealloc(self.memory.as_ptr(), layout) }
+        }
     }
 }
 

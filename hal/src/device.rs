@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anynpu_ir::{DType, Subgraph};
@@ -64,10 +65,28 @@ pub struct WeightView<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// Bytes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSpan {
+    /// The file.
+    pub path: PathBuf,
+    /// Where the bytes begin.
+    pub offset: u64,
+    /// How many there are.
+    pub length: u64,
+}
+
 /// Where weights come from; usually a mapped model file.
 pub trait WeightSource: Debug + Send + Sync {
     /// The weight called `name`, or an error that names it.
     fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError>;
+
+    /// Where in a file the bytes of [`WeightSource::weight`] are, so that other processes can map rather than
+    /// copy them; `None` if they are in no file as they are.
+    fn span(&self, name: &str) -> Option<FileSpan> {
+        let _ = name;
+        None
+    }
 
     /// Tells that `name` will not be read again, so that its pages may be given back.
     fn release(&self, name: &str) {

@@ -18,6 +18,7 @@ mod capabilities;
 mod device;
 pub mod driver;
 mod error;
+pub mod isolate;
 mod link;
 mod module;
 mod queue;
@@ -31,7 +32,8 @@ pub use buffer::{
 };
 pub use capabilities::{Capabilities, ClaimedRates, Features, FixedShapes, StateSupport};
 pub use device::{
-    BlobCompatibility, CompileOptions, Device, DeviceInfo, DeviceKind, WeightSource, WeightView,
+    BlobCompatibility, CompileOptions, Device, DeviceInfo, DeviceKind, FileSpan, WeightSource,
+    WeightView,
 };
 pub use driver::{Driver, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};

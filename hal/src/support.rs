@@ -90,6 +90,23 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
+    /// Every code.
+    pub const ALL: [ReasonCode; 13] = [
+        ReasonCode::OpUnknown,
+        ReasonCode::OpVersion,
+        ReasonCode::DType,
+        ReasonCode::Quantization,
+        ReasonCode::Rank,
+        ReasonCode::DynamicShape,
+        ReasonCode::ShapeLimit,
+        ReasonCode::Layout,
+        ReasonCode::MemoryLimit,
+        ReasonCode::State,
+        ReasonCode::VendorRejected,
+        ReasonCode::Pinned,
+        ReasonCode::DeviceLost,
+    ];
+
     /// The code's name in reports, e.g. `dynamic_shape`.
     pub const fn name(self) -> &'static str {
         match self {

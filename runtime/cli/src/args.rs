@@ -96,6 +96,9 @@ pub enum Command {
     /// Check each backend: what was looked for, what was found, what to do
     #[command(after_help = "Example:\n  anynpu doctor --json")]
     Doctor(JsonArgs),
+    /// Serve a driver to the program that started this one, on standard input and output
+    #[command(hide = true)]
+    ServeDriver(ServeDriverArgs),
     /// List every environment variable that anynpu reads
     #[command(after_help = "Example:\n  anynpu knobs")]
     Knobs(JsonArgs),
@@ -133,6 +136,9 @@ pub struct PlacementArgs {
     /// Pin nodes to a device, e.g. 'layers.0-3=cpu' or 'layers.*.ffn*=cpu'
     #[arg(long, value_name = "PATTERN=NAME")]
     pub place: Vec<String>,
+    /// Run every driver but the CPU's in a process of its own, so that one that crashes ends only that
+    #[arg(long)]
+    pub isolate: bool,
     /// Threads of the CPU; all its cores if left out
     #[arg(long, short = 't', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,
@@ -248,6 +254,16 @@ pub struct PlanArgs {
     pub placement: PlacementArgs,
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeDriverArgs {
+    /// The devices that the program was given
+    #[arg(long)]
+    pub device: Vec<String>,
+    /// Which of the drivers for these devices to serve
+    #[arg(long)]
+    pub index: usize,
 }
 
 #[derive(Debug, Args)]

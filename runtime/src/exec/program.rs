@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anynpu_graphs::{Model, TensorData};
 use anynpu_hal::{
-    Bounds, CompileOptions, Device, Entry, EntryInfo, Extent, HalError, Module, WeightSource,
-    WeightView,
+    Bounds, CompileOptions, Device, Entry, EntryInfo, Extent, FileSpan, HalError, Module,
+    WeightSource, WeightView,
 };
 use anynpu_ir::{DType, Dim, Graph, StateId, Symbol};
 use parking_lot::{Mutex, MutexGuard};
@@ -418,6 +418,15 @@ impl WeightSource for FileWeights {
                 why: "the model file has no such tensor".into(),
             }),
         }
+    }
+
+    fn span(&self, name: &str) -> Option<FileSpan> {
+        let (path, offset, length) = self.0.span(name)?;
+        Some(FileSpan {
+            path,
+            offset,
+            length,
+        })
     }
 
     fn release(&self, name: &str) {

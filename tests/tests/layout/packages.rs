@@ -126,7 +126,11 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
         "the application chooses where logs go",
     ),
     ("criterion", &["benches"], "benchmarks live in benches/"),
-    ("memmap2", &["graphs"], "files are mapped in graphs alone"),
+    (
+        "memmap2",
+        &["graphs", "hal"],
+        "files are mapped in graphs, memory is shared with helpers in hal",
+    ),
     ("libloading", &["hal"], "libraries are loaded in hal alone"),
 ];
 

@@ -17,7 +17,7 @@ mod writer;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anynpu_ir::{DType, TensorType};
@@ -231,6 +231,12 @@ impl TensorData for Gguf {
     fn tensor(&self, name: &str) -> Option<(DType, Cow<'_, [u8]>)> {
         let tensor = Gguf::tensor(self, name)?;
         Some((tensor.dtype().ok()?, tensor.data().ok()?.into()))
+    }
+
+    fn span(&self, name: &str) -> Option<(PathBuf, u64, u64)> {
+        let tensor = Gguf::tensor(self, name)?;
+        let path = std::path::absolute(self.inner.file.path()?).ok()?;
+        Some((path, tensor.offset(), tensor.byte_len()?))
     }
 
     fn release(&self, name: &str) {

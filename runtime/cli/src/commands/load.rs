@@ -12,6 +12,7 @@ use anynpu::{
 };
 
 use crate::args::{self, ModelArg, PlacementArgs};
+use crate::commands::serve_driver::isolated;
 use crate::output;
 
 impl ModelArg {
@@ -40,7 +41,10 @@ impl ModelArg {
 impl PlacementArgs {
     /// Opens the devices.
     pub fn runtime(&self) -> anyhow::Result<Runtime> {
-        let (drivers, devices) = anynpu_backends::drivers_for(&self.device)?;
+        let (mut drivers, devices) = anynpu_backends::drivers_for(&self.device)?;
+        if self.isolate {
+            drivers = isolated(drivers, &self.device)?;
+        }
         let mut builder = Runtime::builder().drivers(drivers);
         for name in devices {
             builder = builder.device(name);

@@ -15,6 +15,7 @@ mod perplexity;
 mod plan;
 mod quantize;
 mod run;
+mod serve_driver;
 mod tokenize;
 
 use crate::args::Command;
@@ -35,6 +36,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Quantize(a) => quantize::execute(&a),
         Command::Perplexity(a) => perplexity::execute(&a),
         Command::Doctor(a) => doctor::execute(&a),
+        Command::ServeDriver(a) => serve_driver::execute(&a),
         Command::Knobs(a) => knobs::execute(&a),
     }
 }

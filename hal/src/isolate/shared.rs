@@ -1,0 +1,64 @@
+//! Memory that two processes map.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+
+use memmap2::{MmapOptions, MmapRaw};
+use tempfile::TempPath;
+
+use crate::{BufferDesc, HalError, HostBuffer};
+
+/// Where files in memory are made: a file system in memory where there is one.
+fn folder() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() {
+        true => memory.to_owned(),
+        false => std::env::temp_dir(),
+    }
+}
+
+/// A zeroed buffer over a new file, and the file's path, under which another process finds it until the path is
+/// dropped.
+pub(super) fn create(desc: BufferDesc) -> Result<(HostBuffer, TempPath), HalError> {
+    let failed = |why: std::io::Error| HalError::Vendor {
+        device: "host".into(),
+        call: "share memory".into(),
+        code: why.raw_os_error().unwrap_or(0).into(),
+        text: format!("{} bytes for '{}': {why}", desc.bytes, desc.name),
+    };
+    let file = tempfile::Builder::new()
+        .prefix("anynpu-")
+        .tempfile_in(folder());
+    let file = file.map_err(failed)?;
+    file.as_file()
+        .set_len(desc.bytes.max(1) as u64)
+        .map_err(failed)?;
+    let mapping = map(file.as_file(), desc.bytes).map_err(failed)?;
+    Ok((HostBuffer::over(desc, mapping)?, file.into_temp_path()))
+}
+
+/// The buffer over the file that another process made.
+pub(super) fn open(desc: BufferDesc, path: &Path) -> Result<HostBuffer, HalError> {
+    let failed = |why: std::io::Error| HalError::Vendor {
+        device: "helper".into(),
+        call: "share memory".into(),
+        code: why.raw_os_error().unwrap_or(0).into(),
+        text: format!("{} for '{}': {why}", path.display(), desc.name),
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    if length < desc.bytes as u64 {
+        let short = format!("it has {length} bytes, {} are asked for", desc.bytes);
+        return Err(failed(std::io::Error::other(short)));
+    }
+    let mapping = map(&file, desc.bytes).map_err(failed)?;
+    HostBuffer::over(desc, mapping)
+}
+
+fn map(file: &std::fs::File, bytes: usize) -> std::io::Result<MmapRaw> {
+    MmapOptions::new().len(bytes.max(1)).map_raw(file)
+}
