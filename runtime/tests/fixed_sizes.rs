@@ -248,3 +248,16 @@ fn a_session_needs_no_more_rows_than_the_model_was_loaded_for() {
     let e = e.to_string();
     assert!(e.contains("64") && e.contains("65"), "{e}");
 }
+
+#[test]
+fn steps_are_not_padded_for_devices_that_take_any_size() {
+    let sizes = shapes(&[1, 8], &[64]);
+    let all = ["*=cpu"];
+    let unused = load(&["cpu", "fixed"], sizes.clone(), &all).unwrap();
+    assert!(unused.plans().sizes.buckets.is_empty());
+    assert_eq!(unused.plans().sizes.capacity, None);
+    let used = load(&["cpu", "fixed"], sizes, &["layers.*=fixed"]).unwrap();
+    let buckets = used.plans().sizes.buckets.iter().map(|b| b.0);
+    assert_eq!(buckets.collect::<Vec<_>>(), [1, 8]);
+    assert_eq!(used.plans().sizes.capacity, Some(64));
+}

@@ -219,6 +219,9 @@ impl Planner<'_> {
                 }
             };
             cheapest_of_each(&mut rivals, self.rivals(&problem));
+            if !self.needs_sizes(&found.assignment) {
+                continue;
+            }
             let cost = |found: &Found| (!found.priced.fits, found.priced.objective);
             if best.as_ref().is_none_or(|(_, _, b)| cost(&found) < cost(b)) {
                 best = Some((self.sizes.clone(), problem, found));
@@ -234,6 +237,14 @@ impl Planner<'_> {
                 why: "no device takes steps of any size".into(),
             }),
         }
+    }
+
+    /// Whether the sizes are there for a device in use: steps are not padded for devices that take any size.
+    fn needs_sizes(&self, assignment: &Assignment) -> bool {
+        let fixed = |device: &u8| !sizes::is_dynamic(&*self.devices[usize::from(*device)]);
+        let used = |phase: Phase| assignment.devices[phase as usize].iter().any(fixed);
+        (self.sizes.buckets.is_empty() || used(Phase::Prefill))
+            && (self.sizes.capacity.is_none() || used(Phase::Prefill) || used(Phase::Decode))
     }
 
     /// How tokens are cut into steps, with what the steps of the plan cost.
@@ -436,7 +447,8 @@ impl Planner<'_> {
     /// What other ways would cost.
     fn rivals(&self, problem: &Problem) -> Rivals {
         let price = |assignment: Option<Assignment>| {
-            let priced = problem.price(&assignment?).filter(|p| p.fits)?;
+            let assignment = assignment.filter(|a| self.needs_sizes(a))?;
+            let priced = problem.price(&assignment).filter(|p| p.fits)?;
             Some(price_of(&priced))
         };
         let greedy = ("greedy".to_owned(), price(search::greedy(problem)));
