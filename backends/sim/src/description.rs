@@ -26,6 +26,7 @@ pub struct Description {
     compute: DType,
     weights: Vec<DType>,
     states: StateSupport,
+    compiled_form: bool,
     fixed_shapes: Option<FixedShapes>,
     memory_limit: Option<u64>,
     module_limit: Option<u64>,
@@ -199,6 +200,26 @@ impl Description {
         self.states
     }
 
+    /// Whether what it compiles can be kept.
+    pub(crate) fn has_compiled_form(&self) -> bool {
+        self.compiled_form
+    }
+
+    /// All that decides what can be compiled for it.
+    pub(crate) fn compiled_for(&self) -> String {
+        let quirks: Vec<&str> = self.quirk_names().collect();
+        format!(
+            "{:?} {} {:?} {:?} {:?} {:?} {:?}",
+            self.ops,
+            self.compute,
+            self.weights,
+            self.states,
+            self.fixed_shapes,
+            self.module_limit,
+            quirks,
+        )
+    }
+
     pub(crate) fn fixed_shapes(&self) -> Option<&FixedShapes> {
         self.fixed_shapes.as_ref()
     }
@@ -259,6 +280,8 @@ struct File {
     compute: String,
     weights: AllOrSome,
     states: String,
+    #[serde(default)]
+    compiled_form: bool,
     #[serde(default)]
     quirks: Vec<String>,
     #[serde(default)]
@@ -397,6 +420,7 @@ impl File {
             compute,
             weights: self.weights(&c)?,
             states,
+            compiled_form: self.compiled_form,
             fixed_shapes,
             memory_limit,
             module_limit,

@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anynpu_hal::driver::chaos::Fault;
 use anynpu_hal::{
-    Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry, EntryInfo, Extent,
-    ExternalHandle, HalError, Link, LinkMode, MemoryKind, MemoryNeed, Module, Queue, Reason,
-    ReasonCode, Support, WeightSource,
+    BlobCompatibility, Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry,
+    EntryInfo, Extent, ExternalHandle, HalError, Link, LinkMode, MemoryKind, MemoryNeed, Module,
+    Queue, Reason, ReasonCode, Support, WeightSource,
 };
-use anynpu_ir::{DType, NodeId, Subgraph, Symbol};
+use anynpu_ir::{DType, Graph, Node, NodeId, Subgraph, Symbol};
 use parking_lot::Mutex;
 
 use crate::Description;
+use crate::blob;
 use crate::error::invalid;
 use crate::exec::program::{Program, SlotPlan, Way, by_nodes, node_entries};
 use crate::exec::{Lane, RoundedWeights, SimBuffer, SimModule, SimQueue};
 use crate::memory::Ledger;
-use crate::support::{weight_bytes, weight_ids};
+use crate::support::weights;
 
 /// A device that behaves as its description says and computes on another device, the engine.
 ///
@@ -87,24 +88,20 @@ impl SimDevice {
     fn check(&self, entries: &[Entry]) -> Result<(), HalError> {
         let mut refused: BTreeMap<NodeId, Reason> = BTreeMap::new();
         let description = &self.queue.description;
-        let mut all = BTreeMap::new();
         for entry in entries {
             let run = subgraph(entry)?;
-            for ((id, node), verdict) in run.nodes().zip(description.support(&run)) {
+            for ((id, _), verdict) in run.nodes().zip(description.support(&run)) {
                 if let Support::No(reason) = verdict {
                     refused.insert(id, reason);
                 }
-                all.insert(id, node);
             }
             if let Some(reason) = self.size_obstacle(entry, &run) {
                 let first = NodeId(entry.nodes.start);
                 refused.entry(first).or_insert(reason);
             }
         }
-        // entries of one module are runs of one graph
-        if let Some(entry) = entries.first() {
-            refused.extend(description.past_module_limit(&entry.graph, all.into_iter()));
-        }
+        let nodes = entries.iter().flat_map(nodes);
+        refused.extend(description.past_module_limit(nodes));
         match refused.is_empty() {
             true => Ok(()),
             false => Err(HalError::CompileRejected {
@@ -201,6 +198,58 @@ impl SimDevice {
             .map(|e| EntryInfo::describe(e, options.state_dtype))
             .collect()
     }
+    /// Compiles for the engine.
+    fn prepare(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: Arc<dyn WeightSource>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Arc<dyn Module>, HalError> {
+        self.check(entries)?;
+        let infos = self.describe(entries, options)?;
+        let for_engine = self.engine_entries(entries);
+        let engine_infos = self.describe(&for_engine, options)?;
+        let (programs, slots) = self.programs(entries, &infos, &engine_infos)?;
+        let slot_bytes: u64 = slots.bytes.iter().map(|&n| n as u64).sum();
+        let bytes = module_bytes(entries).saturating_add(slot_bytes);
+        let charge = self.queue.ledger.take(bytes, "a module")?;
+        let weights: Arc<dyn WeightSource> = match self.rounds() {
+            true => Arc::new(RoundedWeights {
+                source: weights,
+                dtype: self.queue.description.compute(),
+            }),
+            false => weights,
+        };
+        let engine = self
+            .engine()
+            .compile(&for_engine, options, weights, progress)?;
+        if engine.entries() != engine_infos {
+            return Err(invalid(
+                "compile",
+                "entries of the engine's module",
+                engine.entries().len(),
+                "those it was given, described alike",
+            ));
+        }
+        let slots = slots.bytes.iter().enumerate().map(|(i, &bytes)| {
+            let desc = BufferDesc::host(format!("slot {i} of '{}'", self.info.name), bytes);
+            self.engine().allocate(&desc)
+        });
+        Ok(Arc::new(SimModule {
+            slots: Mutex::new(slots.collect::<Result<_, _>>()?),
+            infos,
+            programs,
+            engine,
+            slot_bytes,
+            state_dtype: options.state_dtype,
+            blob: self
+                .description()
+                .has_compiled_form()
+                .then(|| blob::encode(self.description(), entries, options)),
+            charge,
+        }))
+    }
 }
 
 impl Device for SimDevice {
@@ -238,45 +287,7 @@ impl Device for SimDevice {
                 nodes: vec![(NodeId(first), reason)],
             });
         }
-        self.check(entries)?;
-        let infos = self.describe(entries, options)?;
-        let for_engine = self.engine_entries(entries);
-        let engine_infos = self.describe(&for_engine, options)?;
-        let (programs, slots) = self.programs(entries, &infos, &engine_infos)?;
-        let slot_bytes: u64 = slots.bytes.iter().map(|&n| n as u64).sum();
-        let bytes = module_bytes(entries)?.saturating_add(slot_bytes);
-        let charge = self.queue.ledger.take(bytes, "a module")?;
-        let weights: Arc<dyn WeightSource> = match self.rounds() {
-            true => Arc::new(RoundedWeights {
-                source: weights,
-                dtype: self.queue.description.compute(),
-            }),
-            false => weights,
-        };
-        let engine = self
-            .engine()
-            .compile(&for_engine, options, weights, progress)?;
-        if engine.entries() != engine_infos {
-            return Err(invalid(
-                "compile",
-                "entries of the engine's module",
-                engine.entries().len(),
-                "those it was given, described alike",
-            ));
-        }
-        let slots = slots.bytes.iter().enumerate().map(|(i, &bytes)| {
-            let desc = BufferDesc::host(format!("slot {i} of '{}'", self.info.name), bytes);
-            self.engine().allocate(&desc)
-        });
-        Ok(Arc::new(SimModule {
-            slots: Mutex::new(slots.collect::<Result<_, _>>()?),
-            infos,
-            programs,
-            engine,
-            slot_bytes,
-            state_dtype: options.state_dtype,
-            charge,
-        }))
+        self.prepare(entries, options, weights, progress)
     }
 
     /// What the engine takes of the host's memory.
@@ -297,6 +308,37 @@ impl Device for SimDevice {
         let slots: u64 = slots.bytes.iter().map(|&n| n as u64).sum();
         need.resident = need.resident.saturating_add(slots);
         Ok(Some(need))
+    }
+
+    fn compatibility(&self) -> Vec<u8> {
+        match self.description().has_compiled_form() {
+            true => blob::version(self.description()).into_bytes(),
+            false => Vec::new(),
+        }
+    }
+
+    fn check_blob(&self, blob: &[u8]) -> BlobCompatibility {
+        match self.description().has_compiled_form() {
+            true => blob::check(self.description(), blob),
+            false => BlobCompatibility::Unsupported("it has no compiled form".to_owned()),
+        }
+    }
+
+    fn load(
+        &self,
+        blob: &[u8],
+        weights: Arc<dyn WeightSource>,
+    ) -> Result<Arc<dyn Module>, HalError> {
+        self.here()?;
+        let rejected = |why| HalError::BlobRejected {
+            device: self.info.name.clone(),
+            why,
+        };
+        if let BlobCompatibility::Unsupported(why) = self.check_blob(blob) {
+            return Err(rejected(why));
+        }
+        let (entries, options) = blob::decode(blob).map_err(rejected)?;
+        self.prepare(&entries, &options, weights, &mut |_, _| true)
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
@@ -370,15 +412,16 @@ fn subgraph(entry: &Entry) -> Result<Subgraph<'_>, HalError> {
     })
 }
 
-/// Bytes of the weights that the entries of a module share.
-fn module_bytes(entries: &[Entry]) -> Result<u64, HalError> {
-    let mut weights = BTreeMap::new();
-    for entry in entries {
-        for (_, node) in subgraph(entry)?.nodes() {
-            for weight in weight_ids(&entry.graph, node) {
-                weights.insert(weight, weight_bytes(&entry.graph, weight));
-            }
-        }
-    }
-    Ok(weights.values().fold(0, |all, &n| all.saturating_add(n)))
+/// The nodes of `entry`, which was checked to be a run of its graph.
+fn nodes(entry: &Entry) -> impl Iterator<Item = (&Graph, NodeId, &Node)> {
+    let graph = &*entry.graph;
+    let run = entry.nodes.clone();
+    run.map(move |n| (graph, NodeId(n), graph.node(NodeId(n))))
+}
+
+/// Bytes of the weights that the entries of a module share; weights of one name are one weight.
+fn module_bytes(entries: &[Entry]) -> u64 {
+    let all = entries.iter().flat_map(nodes);
+    let weights: BTreeMap<&str, u64> = all.flat_map(|(g, _, node)| weights(g, node)).collect();
+    weights.values().fold(0, |all, &n| all.saturating_add(n))
 }

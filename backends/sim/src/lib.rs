@@ -10,6 +10,7 @@
 //! Of the workspace it may depend on `anynpu-ir` and `anynpu-hal`; the device that computes is given by
 //! value. The three main types: [`Description`], [`SimDriver`], [`SimDevice`].
 
+mod blob;
 mod clock;
 mod description;
 mod device;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anynpu_hal::{Reason, ReasonCode, StateSupport, Support};
-use anynpu_ir::{DType, Graph, Node, NodeId, Subgraph, SymbolValues, ValueDef, ValueId, WeightId};
+use anynpu_ir::{DType, Graph, Node, NodeId, Subgraph, SymbolValues, ValueDef, ValueId};
 
 use crate::Description;
 
@@ -18,30 +18,32 @@ impl Description {
     /// compiled as one.
     pub(crate) fn validate(&self, run: &Subgraph<'_>) -> Vec<Support> {
         let mut verdicts = self.support(run);
-        let graph = run.graph();
         let first = run.range().start;
-        for (node, reason) in self.past_module_limit(graph, run.nodes()) {
+        let nodes = run.nodes().map(|(id, node)| (run.graph(), id, node));
+        for (node, reason) in self.past_module_limit(nodes) {
             verdicts[(node.0 - first) as usize] = Support::No(reason);
         }
         verdicts
     }
 
-    /// The nodes, of those that one module is to hold, that do not fit in it any more.
+    /// The nodes, of those that one module is to hold, that do not fit in it any more. Weights of one name
+    /// are one weight.
     pub(crate) fn past_module_limit<'g>(
         &self,
-        graph: &'g Graph,
-        nodes: impl Iterator<Item = (NodeId, &'g Node)>,
+        nodes: impl Iterator<Item = (&'g Graph, NodeId, &'g Node)>,
     ) -> Vec<(NodeId, Reason)> {
         let Some((limit, name)) = self.module_limit() else {
             return Vec::new();
         };
         let (mut held, mut bytes) = (BTreeSet::new(), 0u64);
         let mut past = Vec::new();
-        for (id, node) in nodes {
-            let new: Vec<WeightId> = weight_ids(graph, node)
-                .filter(|w| !held.contains(w))
+        for (graph, id, node) in nodes {
+            let new: Vec<(&str, u64)> = weights(graph, node)
+                .filter(|(name, _)| !held.contains(name))
                 .collect();
-            let more: u64 = new.iter().map(|&w| weight_bytes(graph, w)).sum();
+            let more = new
+                .iter()
+                .fold(0, |all: u64, (_, n)| all.saturating_add(*n));
             if bytes.saturating_add(more) > limit {
                 let detail = format!(
                     "with this node a module would have {} bytes of weights, at most {limit} fit ({name})",
@@ -50,7 +52,7 @@ impl Description {
                 past.push((id, Reason::new(ReasonCode::MemoryLimit, detail)));
             } else {
                 bytes += more;
-                held.extend(new);
+                held.extend(new.into_iter().map(|(name, _)| name));
             }
         }
         past
@@ -108,9 +110,7 @@ impl Description {
             return Some(Reason::new(ReasonCode::State, detail));
         }
         let limit = self.memory_limit()?;
-        let bytes: u64 = weight_ids(graph, node)
-            .map(|w| weight_bytes(graph, w))
-            .fold(0, u64::saturating_add);
+        let bytes = weights(graph, node).fold(0, |all: u64, (_, n)| all.saturating_add(n));
         (bytes > limit).then(|| {
             let detail =
                 format!("{bytes} bytes of weights; the device has {limit} bytes of memory");
@@ -141,23 +141,17 @@ impl Description {
     }
 }
 
-/// The weights that `node` reads.
-pub(crate) fn weight_ids<'g>(
+/// The weights that `node` reads: name, and bytes as its file has it.
+pub(crate) fn weights<'g>(
     graph: &'g Graph,
     node: &'g Node,
-) -> impl Iterator<Item = WeightId> + 'g {
-    node.inputs
-        .iter()
-        .filter_map(|&v| match graph.value(v).def {
-            ValueDef::Weight(weight) => Some(weight),
-            _ => None,
-        })
-}
-
-/// Bytes of a weight as its file has it.
-pub(crate) fn weight_bytes(graph: &Graph, weight: WeightId) -> u64 {
-    let bytes = graph
-        .ty(graph.weight(weight).value)
-        .bytes(&SymbolValues::default());
-    bytes.map_or(u64::MAX, |n| n as u64)
+) -> impl Iterator<Item = (&'g str, u64)> {
+    node.inputs.iter().filter_map(|&v| {
+        let ValueDef::Weight(weight) = graph.value(v).def else {
+            return None;
+        };
+        let bytes = graph.ty(v).bytes(&SymbolValues::default());
+        let name = graph.weight(weight).name.as_str();
+        Some((name, bytes.map_or(u64::MAX, |n| n as u64)))
+    })
 }

@@ -426,3 +426,30 @@ fn values_of_a_type_the_device_does_not_compute_in_are_refused() {
         "{reason}"
     );
 }
+
+#[test]
+fn runs_of_several_graphs_are_refused_as_the_device_that_computes_does() {
+    let (large, small) = (Arc::new(llama()), {
+        let mut graph = Graph::new("g");
+        let ty = TensorType::new(DType::F32, [Dim::TOKENS]);
+        let x = graph.add_input("x", ty).unwrap();
+        let y = graph
+            .add("y", Op::Activation(anynpu_ir::Activation::Relu), &[x])
+            .unwrap();
+        graph.set_output(y).unwrap();
+        Arc::new(graph)
+    });
+    let module = "module_bytes = { value = 1000000, source = \"estimate\" }\n[speed]";
+    let device = open(changed("[speed]", module));
+    let nodes = large.nodes().len() as u32;
+    let entries = [common::entry(&small, 0..1), common::entry(&large, 0..nodes)];
+    let options = anynpu_hal::CompileOptions::new(DType::F32);
+    let weights = common::Weights::of(&large);
+    let refused = device.compile(&entries, &options, weights, &mut |_, _| true);
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, HalError::InvalidUse { .. }), "{refused}");
+    assert!(
+        refused.to_string().contains("of several graphs"),
+        "{refused}"
+    );
+}

@@ -135,3 +135,26 @@ fn shipped_descriptions_are_listed_and_unknown_or_bad_ones_refused() {
     );
     assert!(error.contains("sim:reference-f32"), "{error}");
 }
+
+#[test]
+fn what_a_simulated_device_compiles_is_kept_and_loaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().to_str().unwrap();
+    let alone = run(&None, &[]);
+    let again = || {
+        let device = ["--device", "cpu,sim:reference-static", "--cache-dir", cache];
+        let pins = ["--place", "*=cpu", "--place", "layers.*=sim"];
+        let run = run(&None, &[&device[..], &pins].concat());
+        assert_eq!(run["tokens"], alone["tokens"]);
+        check_all_ran(&run, &alone);
+        let files = std::fs::read_dir(cache).unwrap().map(|f| f.unwrap().path());
+        let mut files: Vec<_> = files.map(|f| (std::fs::read(&f).unwrap(), f)).collect();
+        assert_eq!(files.len(), 1);
+        files.remove(0)
+    };
+    let (bytes, path) = again();
+    assert_eq!(again(), (bytes.clone(), path.clone()));
+    // a damaged one is made anew
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(again(), (bytes, path));
+}

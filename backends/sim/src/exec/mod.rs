@@ -37,6 +37,8 @@ pub(crate) struct SimModule {
     pub slots: Mutex<Vec<Arc<dyn Buffer>>>,
     pub slot_bytes: u64,
     pub state_dtype: DType,
+    /// Its compiled form, if the device has such.
+    pub blob: Option<Vec<u8>>,
     /// The memory it takes of the device's.
     pub charge: Charge,
 }
@@ -48,6 +50,10 @@ impl Module for SimModule {
 
     fn resident_bytes(&self) -> u64 {
         self.engine.resident_bytes() + self.slot_bytes
+    }
+
+    fn blob(&self) -> Result<Option<Vec<u8>>, HalError> {
+        Ok(self.blob.clone())
     }
 
     fn as_any(&self) -> &dyn Any {
