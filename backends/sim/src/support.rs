@@ -86,7 +86,9 @@ impl Description {
         let computed = node.inputs.iter().chain(&node.outputs);
         for &value in computed.filter(|v| !weight(v)) {
             let dtype = graph.ty(value).dtype;
-            if dtype.is_float() && dtype != DType::F32 && dtype != compute {
+            // f32 holds every number of the narrower types
+            let held = [DType::F32, compute].contains(&dtype) || compute == DType::F32;
+            if dtype.is_float() && !held {
                 let name = &graph.value(value).name;
                 let detail = format!("'{name}' is {dtype}; the device computes in {compute}");
                 return Some(Reason::new(ReasonCode::DType, detail));

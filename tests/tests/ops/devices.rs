@@ -1,4 +1,5 @@
-//! The same cases on the CPU device, whose kernels are other code than the reference.
+//! The same cases on the CPU device, whose kernels are other code than the reference, and on a simulated
+//! device over it.
 
 use std::sync::Arc;
 
@@ -36,12 +37,13 @@ fn with_constants(case: &Case) -> Vec<Case> {
     (0..case.inputs.len()).map(variant).collect()
 }
 
-#[test]
-fn the_cpu_device_gives_what_every_case_says() {
-    let exposed = CpuDriver.enumerate().unwrap();
-    let device: Arc<dyn Device> = CpuDriver
-        .open(&exposed[0], &OpenOptions::default())
-        .unwrap();
+fn open(driver: &dyn Driver) -> Arc<dyn Device> {
+    let exposed = driver.enumerate().unwrap();
+    driver.open(&exposed[0], &OpenOptions::default()).unwrap()
+}
+
+/// Every case on `device`.
+fn check(device: &dyn Device) {
     let mut all = cases::all();
     let more: Vec<Case> = all.iter().flat_map(with_constants).collect();
     all.extend(more);
@@ -55,7 +57,7 @@ fn the_cpu_device_gives_what_every_case_says() {
     for case in all {
         let graph = Arc::new(case.graph.clone());
         let symbols = SymbolValues::default();
-        let found = run_on(device.as_ref(), &graph, &case.inputs, &symbols);
+        let found = run_on(device, &graph, &case.inputs, &symbols);
         let outcome = match (&case.expected, found) {
             // A device tells what is wrong in its own words.
             (Expectation::Error(_), Err(_)) => Ok(()),
@@ -64,5 +66,50 @@ fn the_cpu_device_gives_what_every_case_says() {
         report.record(&case.name, outcome);
     }
     assert!(report.failed().is_empty(), "{report}");
-    println!("cases on the CPU device: {report}");
+    println!("cases on '{}': {report}", device.info().name);
+}
+
+#[test]
+fn the_cpu_device_gives_what_every_case_says() {
+    check(&*open(&CpuDriver));
+}
+
+#[test]
+fn a_simulated_device_that_runs_everything_gives_what_every_case_says() {
+    check(&*open(
+        &anynpu_backends::simulated("reference-f32").unwrap(),
+    ));
+}
+
+/// In f16 numbers differ, but every case runs, is refused with a reason, or fails where it must.
+#[test]
+fn a_simulated_device_in_f16_runs_every_case_or_says_why_not() {
+    let device = open(&anynpu_backends::simulated("reference-f16").unwrap());
+    let (mut ran, mut refused) = (0, 0);
+    for case in cases::all() {
+        let graph = Arc::new(case.graph.clone());
+        let verdicts = device.support(&graph.whole());
+        let reasons: Vec<_> = verdicts.iter().filter_map(|v| v.reason()).collect();
+        let symbols = SymbolValues::default();
+        let found = run_on(&*device, &graph, &case.inputs, &symbols);
+        match (&case.expected, found) {
+            (Expectation::Values(expected, _), Ok(found)) => {
+                assert!(reasons.is_empty(), "{}: {reasons:?}", case.name);
+                assert_eq!(found.len(), expected.len(), "{}", case.name);
+                ran += 1;
+            }
+            (Expectation::Values(..), Err(e)) => {
+                assert!(!reasons.is_empty(), "{}: {e}", case.name);
+                assert!(reasons.iter().all(|r| !r.detail.is_empty()), "{reasons:?}");
+                refused += 1;
+            }
+            (Expectation::Error(_), Err(_)) => {}
+            (Expectation::Error(what), Ok(_)) => panic!("{} gives no error {what}", case.name),
+        }
+    }
+    assert!(
+        ran > 100 && refused < ran / 4,
+        "{ran} ran, {refused} were refused"
+    );
+    println!("cases in f16: {ran} ran, {refused} were refused");
 }
