@@ -425,6 +425,13 @@ fn malformed_descriptions_are_refused_with_the_key_and_what_would_fit() {
     let none = format!("{}operations = []", &GOOD[..rates]);
     let none = Description::parse(&none, "none").unwrap_err().to_string();
     assert!(none.contains("speed.operations is empty"), "{none}");
+    for (open, close) in [("[", "]"), ("{ a = ", "}"), ("{ a = [", "]}")] {
+        let depth = 50_000 / open.len();
+        let deep = format!("ops = {}{}", open.repeat(depth), close.repeat(depth));
+        Description::parse(&deep[..deep.len().min(65_000)], "deep").unwrap_err();
+    }
+    let dotted = format!("{} = 1", "a.".repeat(30_000) + "a");
+    Description::parse(&dotted, "dotted").unwrap_err();
     let long = format!("{GOOD}#{}", "x".repeat(70_000));
     let long = Description::parse(&long, "long").unwrap_err();
     assert!(
