@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anynpu_hal::{Device, Driver, OpenOptions, Registry};
+use anynpu_hal::{Device, DeviceKind, Driver, OpenOptions, Registry};
 
 use crate::RuntimeError;
 use crate::cache::Cache;
@@ -172,6 +172,13 @@ impl RuntimeBuilder {
                 Err(e) => warnings.push(e.to_string()),
             }
         }
+        let simulated = |d: &&Arc<OpenDevice>| d.device().info().kind == DeviceKind::Simulated;
+        warnings.extend(devices.iter().filter(simulated).map(|d| {
+            format!(
+                "'{}' is simulated: its times are virtual, and what is measured is this machine",
+                d.name()
+            )
+        }));
         let baseline = |d: &Arc<OpenDevice>| d.device().capabilities().features.baseline;
         if devices.is_empty() {
             let (_, unavailable) = registry.enumerate();

@@ -102,6 +102,11 @@ fn the_whole_of_a_model_may_run_on_a_simulated_device() {
     );
     assert_eq!(there["tokens"], alone["tokens"]);
     assert!(there["executed"]["devices"]["cpu"].is_null());
+    let warned = there["warnings"][0].as_str().unwrap();
+    assert!(warned.starts_with("'sim' is simulated"), "{warned}");
+    let told = text(&anynpu(&["run", "-n", "1", "--device", "sim:reference-f32"]).stderr);
+    assert_eq!(told.matches("is simulated").count(), 1, "{told}");
+    assert!(alone["warnings"].as_array().unwrap().is_empty());
 }
 
 #[test]

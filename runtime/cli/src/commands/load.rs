@@ -111,10 +111,13 @@ impl PlacementArgs {
             }
             ControlFlow::Continue(())
         });
-        let loaded = self.runtime()?.load(model.source(), options);
+        let runtime = self.runtime()?;
+        let loaded = runtime.load(model.source(), options);
         bar.finish_and_clear();
         let loaded = loaded.with_context(|| model.what())?;
-        for warning in loaded.warnings() {
+        // those of the runtime were told already
+        let warnings = loaded.warnings().iter();
+        for warning in warnings.filter(|w| !runtime.warnings().contains(w)) {
             tracing::warn!("{warning}");
         }
         Ok(loaded)
