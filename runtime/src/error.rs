@@ -8,6 +8,7 @@ use anynpu_ir::DType;
 use thiserror::Error;
 
 use crate::chat::ChatError;
+use crate::profile::ProfileError;
 use crate::sample::SampleError;
 use crate::snapshot::SnapshotError;
 use crate::tokenize::TokenizeError;
@@ -230,6 +231,25 @@ pub enum RuntimeError {
         /// Its type.
         expected: &'static str,
     },
+    /// Memory budgets that no placement keeps.
+    #[error("no placement fits the memory budgets {budgets}; these would: {fits}")]
+    OverBudget {
+        /// The budgets, `DEVICE=BYTES` separated by commas.
+        budgets: String,
+        /// Budgets that would do.
+        fits: String,
+    },
+    /// Energy can't be reckoned.
+    #[error(
+        "the objective 'energy' needs the power of every device, and nothing states that of {devices}; leave those out or choose another objective"
+    )]
+    NoWatts {
+        /// The devices, separated by commas.
+        devices: String,
+    },
+    /// A profile that can't be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// A session's file.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

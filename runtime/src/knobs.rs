@@ -80,6 +80,8 @@ knobs! {
     cache_dir: Text = "ANYNPU_CACHE_DIR", Text(String::new()), "unset: the command line's own folder; programs keep nothing";
     /// Most MiB that the folder of compiled forms may take.
     cache_limit: Positive = "ANYNPU_CACHE_MIB", Positive(4096), "4096";
+    /// Profile by which plans are priced where the program gives none, as `anynpu probe --save` writes it.
+    profile: Text = "ANYNPU_PROFILE", Text(String::new()), "unset: plans are priced by what drivers state, and by guesses";
     /// Folder of the models and reference outputs that the project's own tests use; not read otherwise.
     test_data: Text = "ANYNPU_TEST_DATA", Text(String::new()), "unset: such tests are skipped";
     /// Folder of chat templates with what transformers renders of them, for the project's own tests; not read otherwise.

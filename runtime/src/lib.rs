@@ -12,6 +12,7 @@
 mod cache;
 mod cancel;
 pub mod chat;
+pub mod cost;
 mod embed;
 mod error;
 pub mod evaluate;
@@ -25,6 +26,8 @@ pub mod memory;
 mod model;
 mod open;
 pub mod plan;
+pub mod probe;
+pub mod profile;
 mod runtime;
 pub mod sample;
 mod session;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anynpu_graphs::Model;
 use anynpu_ir::{DType, TensorType};
 
-use crate::plan::Placement;
+use crate::plan::{Objective, Placement};
 use crate::{CancelToken, RuntimeError};
 
 /// The type that the KV cache is kept in.
@@ -137,6 +137,11 @@ pub struct LoadOptions {
     pub prompt: Option<u32>,
     /// Number of generated tokens that the plan is the best for; 128 if not said.
     pub tokens: Option<u32>,
+    /// What the plan is to be the best in.
+    pub objective: Objective,
+    /// Most bytes of weights and KV caches that devices may hold, by name. Others may hold what they say
+    /// themselves.
+    pub budgets: Vec<(String, u64)>,
     /// Told how far loading has come.
     pub progress: Option<ProgressFn>,
     /// Stops loading from elsewhere.
@@ -215,6 +220,8 @@ impl fmt::Debug for LoadOptions {
             .field("prefill_chunk", &self.prefill_chunk)
             .field("prompt", &self.prompt)
             .field("tokens", &self.tokens)
+            .field("objective", &self.objective)
+            .field("budgets", &self.budgets)
             .finish_non_exhaustive()
     }
 }

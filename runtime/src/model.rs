@@ -151,6 +151,9 @@ impl Runtime {
             context,
             state_dtype: options.kv_type.resolve_for(open.model(), context)?,
             refused,
+            objective: options.objective,
+            budgets: &options.budgets,
+            cost: self.cost(),
         };
         plan(open.model().graph(), &self.devices(), &request)
     }

@@ -8,8 +8,10 @@ use anynpu_hal::{Device, DeviceKind, Driver, OpenOptions, Registry};
 
 use crate::RuntimeError;
 use crate::cache::Cache;
+use crate::cost::CostModel;
 use crate::exec::OpenDevice;
 use crate::knobs::Knobs;
+use crate::profile::Profile;
 
 /// The opened devices. Clones share them; models are loaded onto them.
 #[derive(Clone, Debug)]
@@ -23,6 +25,7 @@ struct Inner {
     devices: Vec<Arc<OpenDevice>>,
     knobs: Knobs,
     cache: Option<Arc<Cache>>,
+    cost: CostModel,
     warnings: Vec<String>,
 }
 
@@ -58,6 +61,11 @@ impl Runtime {
         self.inner.cache.as_ref()
     }
 
+    /// What plans are priced by.
+    pub fn cost(&self) -> &CostModel {
+        &self.inner.cost
+    }
+
     pub(crate) fn open_devices(&self) -> &[Arc<OpenDevice>] {
         &self.inner.devices
     }
@@ -76,6 +84,7 @@ pub struct RuntimeBuilder {
     cache_folder: Option<PathBuf>,
     default_cache_folder: Option<PathBuf>,
     no_cache: bool,
+    profiles: Vec<Profile>,
 }
 
 impl RuntimeBuilder {
@@ -142,11 +151,19 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Prices plans by what was measured. Of a device in several profiles, the last counts. Without any, the
+    /// profile that `ANYNPU_PROFILE` names is used, if it is set.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profiles.push(profile);
+        self
+    }
+
     /// Opens the devices.
     ///
     /// # Errors
     /// A named device that doesn't exist or open; no device left; without named devices, none that
-    /// runs the whole op set; an environment variable with a value that makes no sense.
+    /// runs the whole op set; an environment variable with a value that makes no sense; a profile named
+    /// there that can't be used.
     pub fn build(self) -> Result<Runtime, RuntimeError> {
         let (knobs, mut warnings) = match self.knobs {
             Some(knobs) => (knobs, Vec::new()),
@@ -208,11 +225,16 @@ impl RuntimeBuilder {
         let folder = self.cache_folder.or(known).or(self.default_cache_folder);
         let folder = folder.filter(|_| !self.no_cache);
         let limit = u64::from(knobs.cache_limit.0) << 20;
+        let mut profiles = self.profiles;
+        if profiles.is_empty() && !knobs.profile.0.is_empty() {
+            profiles.push(Profile::load(&knobs.profile.0)?);
+        }
         Ok(Runtime {
             inner: Arc::new(Inner {
                 registry,
                 devices,
                 cache: folder.map(|folder| Arc::new(Cache::new(folder, limit))),
+                cost: CostModel::new(profiles),
                 knobs,
                 warnings,
             }),

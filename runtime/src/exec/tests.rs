@@ -32,6 +32,9 @@ fn executor(devices: Vec<Arc<dyn Device>>, pins: &[&str]) -> Executor {
         context: 32,
         state_dtype: DType::F16,
         refused: &[],
+        objective: Default::default(),
+        budgets: &[],
+        cost: &Default::default(),
     };
     let plans = plan(model.graph(), &devices, &request).unwrap();
     let devices: Vec<_> = devices
@@ -112,6 +115,9 @@ fn a_state_that_devices_without_common_memory_would_share_is_refused() {
         context: 32,
         state_dtype: DType::F32,
         refused: &[],
+        objective: Default::default(),
+        budgets: &[],
+        cost: &Default::default(),
     };
     let e = plan(model.graph(), &devices, &request)
         .unwrap_err()

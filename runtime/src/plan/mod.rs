@@ -5,7 +5,7 @@
 //! generating the tokens together take the least time: what nodes cost, starting segments and
 //! copying values between devices.
 
-mod estimate;
+mod objective;
 mod pins;
 mod planner;
 mod price;
@@ -20,7 +20,8 @@ use anynpu_ir::{DType, NodeId, StateId, ValueId};
 
 use serde::Serialize;
 
-pub use estimate::{Estimate, EstimateSource};
+pub use crate::cost::{Estimate, EstimateSource};
+pub use objective::Objective;
 pub use pins::{Pin, Placement};
 pub(crate) use planner::{PlanRequest, Refusal, plan};
 pub use report::{PhaseReport, PlanReport, SegmentReport};
@@ -132,7 +133,8 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PlanPrice {
-    /// The prompt and all generated tokens.
+    /// The time that counts: for most objectives that of the prompt and all generated tokens, for
+    /// [`Objective::Ttft`] that of the prompt, for [`Objective::Throughput`] that of the tokens.
     pub objective_us: f64,
     /// The prompt.
     pub prefill: f64,
@@ -157,6 +159,10 @@ pub struct PlanSet {
     pub sizes: StepSizes,
     /// What they cost.
     pub price: PlanPrice,
+    /// What they are to be the best in.
+    pub objective: Objective,
+    /// What that comes to: bytes for memory, microjoules for energy, else microseconds.
+    pub objective_value: f64,
     /// By what share of the best possible price theirs may be above it.
     pub gap: f64,
     /// What other ways would cost, under the same pins and memory limits: `greedy`, every node on the most

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use anynpu_hal::{Device, Reason, ReasonCode, StateSupport, Support};
 use anynpu_ir::{DType, Graph, NodeId, StateId, SymbolValues, ValueDef};
 
-use super::price::{self, PricedPhase, state_groups};
+use super::objective::energies;
+use super::price::{self, PricedPhase, Prices, state_groups};
 use super::search::{self, Assignment, Found, MAX_DEVICES, Priced, Problem};
 use super::sizes::{self, Sizes, StepSizes};
 use super::{
-    Because, DeviceIndex, Estimate, NodeWhy, Partition, Phase, Placement, Plan, PlanPrice, PlanSet,
-    StatePlacement, Transfer,
+    Because, DeviceIndex, Estimate, NodeWhy, Objective, Partition, Phase, Placement, Plan,
+    PlanPrice, PlanSet, StatePlacement, Transfer,
 };
 use crate::RuntimeError;
+use crate::cost::CostModel;
 
 /// What to plan for.
 pub(crate) struct PlanRequest<'a> {
@@ -32,6 +34,12 @@ pub(crate) struct PlanRequest<'a> {
     pub state_dtype: DType,
     /// Nodes that devices refused to compile.
     pub refused: &'a [Refusal],
+    /// What the plan is to be the best in.
+    pub objective: Objective,
+    /// Bytes of weights and states that devices may hold, by name, besides what they say themselves.
+    pub budgets: &'a [(String, u64)],
+    /// Prices.
+    pub cost: &'a CostModel,
 }
 
 /// A node that a device refused to compile.
@@ -65,10 +73,11 @@ pub(crate) fn plan(
         sizes: Sizes::any(devices.len()),
     };
     planner.check_placement()?;
+    planner.check_objective()?;
     planner.ask()?;
     planner.apply(request.refused);
-    let (problem, found, rivals) = planner.best()?;
-    let plans = Phase::ALL.map(|phase| planner.plan(phase, &problem, &found));
+    let (prices, found, rivals) = planner.best()?;
+    let plans = Phase::ALL.map(|phase| planner.plan(phase, &prices, &found));
     if let Some(device) = request.placement.required_of_layers() {
         for plan in &plans {
             planner.check_required(device, &plan.why)?;
@@ -87,6 +96,8 @@ pub(crate) fn plan(
             .copied()
             .unwrap_or(request.chunk),
         price: price_of(&found.priced),
+        objective: request.objective,
+        objective_value: planner.value(&prices.problem, &found),
         gap: found.gap(),
         sizes: planner.step_sizes(&found),
         rivals,
@@ -205,12 +216,12 @@ impl Planner<'_> {
     }
 
     /// The best assignment over all sizes that steps can have, and the best of each other way. Sets the sizes.
-    fn best(&mut self) -> Result<(Problem, Found, Rivals), RuntimeError> {
-        let mut best: Option<(Sizes, Problem, Found)> = None;
+    fn best(&mut self) -> Result<(Prices, Found, Rivals), RuntimeError> {
+        let mut best: Option<(Sizes, Prices, Found)> = None;
         let (mut rivals, mut failure) = (Rivals::new(), None);
         for sizes in sizes::choices(self.devices, self.request.chunk, self.request.context) {
             self.sizes = sizes;
-            let (problem, found) = match self.validated_assignment() {
+            let (prices, found) = match self.validated_assignment() {
                 Ok(found) => found,
                 Err(e) => {
                     tracing::debug!("no plan with steps of {:?} tokens: {e}", self.sizes.buckets);
@@ -218,19 +229,25 @@ impl Planner<'_> {
                     continue;
                 }
             };
-            cheapest_of_each(&mut rivals, self.rivals(&problem));
+            cheapest_of_each(&mut rivals, self.rivals(&prices.problem));
             if !self.needs_sizes(&found.assignment) {
                 continue;
             }
-            let cost = |found: &Found| (!found.priced.fits, found.priced.objective);
-            if best.as_ref().is_none_or(|(_, _, b)| cost(&found) < cost(b)) {
-                best = Some((self.sizes.clone(), problem, found));
+            let cost = |prices: &Prices, found: &Found| {
+                let value = self.value(&prices.problem, found);
+                (!found.priced.fits, value, found.priced.objective)
+            };
+            if best
+                .as_ref()
+                .is_none_or(|(_, p, b)| cost(&prices, &found) < cost(p, b))
+            {
+                best = Some((self.sizes.clone(), prices, found));
             }
         }
         match (best, failure) {
-            (Some((sizes, problem, found)), _) => {
+            (Some((sizes, prices, found)), _) => {
                 self.sizes = sizes;
-                Ok((problem, found, rivals))
+                Ok((prices, found, rivals))
             }
             (None, Some(e)) => Err(e),
             (None, None) => Err(RuntimeError::NoDevice {
@@ -272,15 +289,16 @@ impl Planner<'_> {
                 steps: vec![SymbolValues::step(tokens, middle(tokens), 1, rows)],
             })
             .collect();
-        let problem = price::problem(
+        let prices = price::problem(
             self.graph,
             self.devices,
+            self.request.cost,
             |_, node, device| self.runs(DeviceIndex(device), node),
             &phases,
             self.request.state_dtype,
             rows,
         );
-        let priced = problem.price(&Assignment {
+        let priced = prices.problem.price(&Assignment {
             devices: steps.iter().map(|(_, devices)| devices.clone()).collect(),
             homes: found.assignment.homes.clone(),
         });
@@ -300,11 +318,11 @@ impl Planner<'_> {
 
     /// An assignment whose partitions the devices' own validators accept. Each round removes a
     /// (node, device) pair, so it ends.
-    fn validated_assignment(&mut self) -> Result<(Problem, Found), RuntimeError> {
+    fn validated_assignment(&mut self) -> Result<(Prices, Found), RuntimeError> {
         let mut validated = BTreeSet::new();
         loop {
             self.check_homes()?;
-            let (problem, found) = self.assignment()?;
+            let (prices, found) = self.assignment()?;
             let mut refused = false;
             let all = found.assignment.devices.iter();
             let all = all.flat_map(|devices| runs(devices));
@@ -325,7 +343,7 @@ impl Planner<'_> {
                 }
             }
             if !refused {
-                return Ok((problem, found));
+                return Ok((prices, found));
             }
         }
     }
@@ -411,36 +429,111 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The cheapest assignment that is found within the devices' memory limits. Where nothing is within
-    /// them, the cheapest: loading tells what doesn't fit, and what would.
-    fn assignment(&self) -> Result<(Problem, Found), RuntimeError> {
+    /// The best assignment that is found within the devices' memory limits. Where nothing is within those of
+    /// the devices, the best without: loading tells what doesn't fit, and what would.
+    fn assignment(&self) -> Result<(Prices, Found), RuntimeError> {
         let request = self.request;
+        let weights = request.objective.weights(request.tokens);
         let phases = Phase::ALL.map(|phase| PricedPhase {
-            weight: match phase {
-                Phase::Prefill => 1.0,
-                // of no tokens the next still goes where it is cheapest
-                Phase::Decode => f64::from(request.tokens).max(1e-6),
-            },
+            weight: weights[phase as usize],
             steps: steps(phase, request, &self.sizes),
         });
-        let mut problem = price::problem(
+        let mut prices = price::problem(
             self.graph,
             self.devices,
+            request.cost,
             |phase, node, device| self.may_run(phase, node, device),
             &phases,
             request.state_dtype,
             self.sizes.capacity.unwrap_or(request.context),
         );
-        if let Some(found) = search::search(&problem) {
-            return Ok((problem, found));
+        let watts = self.watts();
+        let search = |problem: &Problem| request.objective.search(problem, &watts);
+        let problem = &mut prices.problem;
+        for (budget, name) in problem.budgets.iter_mut().zip(&self.names) {
+            let given = request.budgets.iter().filter(|b| b.0 == *name);
+            *budget = given.map(|b| b.1).chain(*budget).min();
+        }
+        if let Some(found) = search(problem) {
+            return Ok((prices, found));
         }
         let budgets = std::mem::replace(&mut problem.budgets, vec![None; self.devices.len()]);
-        match search::search(&problem) {
+        if !request.budgets.is_empty()
+            && let Some(least) = Objective::Memory.search(problem, &watts)
+        {
+            return Err(self.over_budget(problem, &least));
+        }
+        match search(problem) {
             Some(found) => {
                 problem.budgets = budgets;
-                Ok((problem, found))
+                Ok((prices, found))
             }
-            None => Err(self.split_state(problem)),
+            None => Err(self.split_state(prices.problem)),
+        }
+    }
+
+    /// Why nothing was found within the budgets that were given, with what would fit.
+    fn over_budget(&self, problem: &Problem, least: &Found) -> RuntimeError {
+        let bytes = |bytes: &[u64]| {
+            let held = self.names.iter().zip(bytes).filter(|(_, b)| **b > 0);
+            let held: Vec<String> = held.map(|(name, b)| format!("{name}={b}")).collect();
+            held.join(",")
+        };
+        let mut fits = vec![bytes(&least.priced.bytes)];
+        for device in 0..self.devices.len() {
+            let alone = search::single(problem, device).and_then(|a| problem.price(&a));
+            fits.extend(alone.map(|p| bytes(&p.bytes)));
+        }
+        fits.dedup();
+        let mut seen = BTreeSet::new();
+        fits.retain(|f| seen.insert(f.clone()));
+        let given = self.request.budgets.iter();
+        let given: Vec<String> = given.map(|(name, b)| format!("{name}={b}")).collect();
+        RuntimeError::OverBudget {
+            budgets: given.join(","),
+            fits: fits.join(" or "),
+        }
+    }
+
+    /// Fails if the objective can't be reckoned, or a budget is of no device in use.
+    fn check_objective(&self) -> Result<(), RuntimeError> {
+        for (name, _) in self.request.budgets {
+            self.find("the memory budget", name)?;
+        }
+        if self.request.objective != Objective::Energy {
+            return Ok(());
+        }
+        let watts = self.watts();
+        let silent = self.names.iter().zip(watts).filter(|(_, w)| w.is_none());
+        let silent: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
+        match silent.is_empty() {
+            true => Ok(()),
+            false => Err(RuntimeError::NoWatts {
+                devices: silent.join(", "),
+            }),
+        }
+    }
+
+    /// Watts of each device while busy, where its driver states them.
+    fn watts(&self) -> Vec<Option<f64>> {
+        let claimed = self
+            .devices
+            .iter()
+            .map(|d| d.capabilities().claimed_rates.as_ref());
+        let watts = claimed.map(|c| c?.busy_watts.filter(|w| w.is_finite() && *w > 0.0));
+        watts.collect()
+    }
+
+    /// What the objective comes to: microseconds, microjoules or bytes.
+    fn value(&self, problem: &Problem, found: &Found) -> f64 {
+        match self.request.objective {
+            Objective::Energy => {
+                let watts: Option<Vec<f64>> = self.watts().into_iter().collect();
+                let priced = watts.and_then(|w| energies(problem, &w).price(&found.assignment));
+                priced.map_or(f64::INFINITY, |p| p.objective)
+            }
+            Objective::Memory => found.priced.bytes.iter().map(|&b| b as f64).sum(),
+            _ => found.priced.objective,
         }
     }
 
@@ -490,23 +583,27 @@ impl Planner<'_> {
         RuntimeError::Unplaceable { nodes: Vec::new() }
     }
 
-    fn plan(&self, phase: Phase, problem: &Problem, found: &Found) -> Plan {
+    fn plan(&self, phase: Phase, prices: &Prices, found: &Found) -> Plan {
         let assignment = &found.assignment;
         let devices = &assignment.devices[phase as usize];
-        let prices = &problem.phases[phase as usize];
-        let guess = |us: f64| Estimate {
-            us,
-            ..Estimate::ZERO
+        let partitions: Vec<Partition> = runs(devices)
+            .into_iter()
+            .map(|(device, nodes)| {
+                let range = nodes.start as usize..nodes.end as usize;
+                Partition {
+                    predicted: prices.segment(phase as usize, range, device.0),
+                    nodes,
+                    device,
+                }
+            })
+            .collect();
+        let computed: Estimate = partitions.iter().map(|p| p.predicted).sum();
+        let total = found.priced.phase_us[phase as usize];
+        // sums of the same prices in another order
+        let copies = match partitions.len() {
+            1 if total <= computed.us * (1.0 + 1e-9) => Estimate::ZERO,
+            _ => prices.copies(total - computed.us),
         };
-        let partitions = runs(devices).into_iter().map(|(device, nodes)| {
-            let range = nodes.start as usize..nodes.end as usize;
-            let times = prices.node_us[range].iter().map(|us| us[device.0]);
-            Partition {
-                predicted: guess(times.sum::<f64>() + prices.steps * prices.dispatch_us[device.0]),
-                nodes,
-                device,
-            }
-        });
         let why: Vec<NodeWhy> = devices
             .iter()
             .enumerate()
@@ -519,10 +616,10 @@ impl Planner<'_> {
             .collect();
         Plan {
             phase,
-            partitions: partitions.collect(),
+            total: computed + copies,
+            partitions,
             transfers: self.transfers(&why),
             states: self.states(assignment),
-            total: guess(found.priced.phase_us[phase as usize]),
             why,
         }
     }

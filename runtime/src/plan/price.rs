@@ -1,15 +1,44 @@
 //! The prices of a model on given devices, as [`search`](super::search) reads them.
 //!
-//! Nodes cost what [`estimate`](super::estimate) thinks. Two devices share memory if one imports a
-//! buffer of the other's, which is tried.
+//! Nodes, segments and copies cost what the [`CostModel`] says. Two devices share memory if one imports
+//! a buffer of the other's, which is tried.
 
 use std::sync::Arc;
 
-use anynpu_hal::{BufferDesc, Device, DeviceKind, ExternalHandle, Link, LinkMode, MemoryKind};
-use anynpu_ir::{DType, Graph, SymbolValues, TensorType, ValueDef, ValueId};
+use anynpu_hal::{BufferDesc, Device, ExternalHandle, Link, LinkMode, MemoryKind};
+use anynpu_ir::{DType, Graph, Node, Op, Symbol, SymbolValues, TensorType, ValueDef, ValueId};
 
-use super::estimate;
+use super::Estimate;
 use super::search::{Links, NodeNeeds, PhasePrices, Problem, Resident, ValueUse};
+
+use crate::cost::{
+    COPY_BYTES_PER_SECOND, COPY_LATENCY_US, CostModel, DeviceCost, EstimateSource, GraphScale,
+    LinkCost,
+};
+
+/// A problem with where its prices come from.
+#[derive(Clone, Debug)]
+pub(super) struct Prices {
+    pub problem: Problem,
+    /// For each phase, node and device.
+    nodes: Vec<Vec<Vec<Estimate>>>,
+    dispatch: Vec<Estimate>,
+    /// The least sure of the sources of links that are not free.
+    copies: EstimateSource,
+}
+
+impl Prices {
+    /// All steps of a phase on a run of nodes of one device, the start of it included.
+    pub fn segment(&self, phase: usize, nodes: std::ops::Range<usize>, device: usize) -> Estimate {
+        let each = self.nodes[phase][nodes].iter().map(|d| d[device]);
+        each.sum::<Estimate>() + self.dispatch[device] * self.problem.phases[phase].steps
+    }
+
+    /// What is copied in a phase, in all `us` microseconds.
+    pub fn copies(&self, us: f64) -> Estimate {
+        Estimate::new(us.max(0.0), self.copies)
+    }
+}
 
 /// One phase as it is priced.
 pub(super) struct PricedPhase {
@@ -24,11 +53,12 @@ pub(super) struct PricedPhase {
 pub(super) fn problem(
     graph: &Graph,
     devices: &[Arc<dyn Device>],
+    cost: &CostModel,
     may_run: impl Fn(usize, usize, usize) -> bool,
     phases: &[PricedPhase],
     state_dtype: DType,
     capacity: u32,
-) -> Problem {
+) -> Prices {
     let states = StateGroups::of(graph);
     let made = |&value: &ValueId| match graph.value(value).def {
         ValueDef::Node { .. } => Some(value.index()),
@@ -83,8 +113,16 @@ pub(super) fn problem(
             last,
             result: graph.outputs().iter().any(|o| o.index() == v),
         });
-    let kinds: Vec<DeviceKind> = devices.iter().map(|d| d.info().kind).collect();
-    let links = links(devices);
+    let costs = devices.iter();
+    let costs: Vec<DeviceCost> = costs
+        .map(|d| cost.device(d.info(), d.capabilities()))
+        .collect();
+    let scale = GraphScale::of(graph);
+    let sources: Vec<Vec<LinkCost>> = links(devices, cost);
+    let links: Vec<Vec<Link>> = sources
+        .iter()
+        .map(|row| row.iter().map(|l| l.link.clone()).collect())
+        .collect();
     let to_host =
         devices.iter().map(
             |d| match d.capabilities().memory.contains(&MemoryKind::Host) {
@@ -92,39 +130,59 @@ pub(super) fn problem(
                 false => (COPY_LATENCY_US, 1e6 / COPY_BYTES_PER_SECOND),
             },
         );
-    let phases = phases.iter().enumerate().map(|(p, phase)| PhasePrices {
-        weight: phase.weight,
-        node_us: (0..nodes.len())
-            .map(|n| {
-                let us = |d: usize| match may_run(p, n, d) {
-                    true => phase
+    let estimates: Vec<Vec<Vec<Estimate>>> = phases
+        .iter()
+        .enumerate()
+        .map(|(p, phase)| {
+            let steps = Steps::of(&phase.steps);
+            let node = |(n, node): (usize, &Node)| {
+                let on = |(d, cost): (usize, &DeviceCost)| match may_run(p, n, d) {
+                    true => steps.sum(node, |s| cost.node(graph, node, s, state_dtype, &scale)),
+                    false => Estimate::new(f64::INFINITY, EstimateSource::Guess),
+                };
+                costs.iter().enumerate().map(on).collect()
+            };
+            graph.nodes().iter().enumerate().map(node).collect()
+        })
+        .collect();
+    let dispatch: Vec<Estimate> = costs.iter().map(DeviceCost::dispatch).collect();
+    let phases = phases
+        .iter()
+        .zip(&estimates)
+        .map(|(phase, estimates)| PhasePrices {
+            weight: phase.weight,
+            node_us: estimates
+                .iter()
+                .map(|devices| devices.iter().map(|e| e.us).collect())
+                .collect(),
+            dispatch_us: dispatch.iter().map(|e| e.us).collect(),
+            steps: phase.steps.len() as f64,
+            value_bytes: (0..graph.values().len())
+                .map(|v| {
+                    let ty = &graph.values()[v].ty;
+                    let all: f64 = phase
                         .steps
                         .iter()
-                        .map(|s| estimate::node_us(graph, n, kinds[d], s, state_dtype))
-                        .sum(),
-                    false => f64::INFINITY,
-                };
-                (0..devices.len()).map(us).collect()
-            })
-            .collect(),
-        dispatch_us: kinds
+                        .map(|s| ty.bytes(s).unwrap_or(0) as f64)
+                        .sum();
+                    all / phase.steps.len().max(1) as f64
+                })
+                .collect(),
+        });
+    let mut paid = sources
+        .iter()
+        .flatten()
+        .filter(|l| l.link.mode == LinkMode::Copy);
+    let copies = match paid.any(|l| l.source == EstimateSource::Guess) {
+        true => EstimateSource::Guess,
+        false => sources
             .iter()
-            .map(|&kind| estimate::dispatch_us(kind))
-            .collect(),
-        steps: phase.steps.len() as f64,
-        value_bytes: (0..graph.values().len())
-            .map(|v| {
-                let ty = &graph.values()[v].ty;
-                let all: f64 = phase
-                    .steps
-                    .iter()
-                    .map(|s| ty.bytes(s).unwrap_or(0) as f64)
-                    .sum();
-                all / phase.steps.len().max(1) as f64
-            })
-            .collect(),
-    });
-    Problem {
+            .flatten()
+            .map(|l| l.source)
+            .find(|&s| s == EstimateSource::VendorHint)
+            .unwrap_or(EstimateSource::Measured),
+    };
+    let problem = Problem {
         devices: devices.len(),
         phases: phases.collect(),
         weights: weights.collect(),
@@ -147,6 +205,43 @@ pub(super) fn problem(
             .map(|d| d.capabilities().memory_limit)
             .collect(),
         nodes,
+    };
+    Prices {
+        problem,
+        nodes: estimates,
+        dispatch,
+        copies,
+    }
+}
+
+/// Steps of a phase, those together that differ in the cached rows only.
+struct Steps<'a>(Vec<Vec<&'a SymbolValues>>);
+
+impl<'a> Steps<'a> {
+    fn of(steps: &'a [SymbolValues]) -> Self {
+        let mut groups: Vec<(SymbolValues, Vec<&SymbolValues>)> = Vec::new();
+        for step in steps {
+            let mut like = *step;
+            like.set(Symbol::CACHED, 0);
+            match groups.iter_mut().find(|(l, _)| *l == like) {
+                Some((_, group)) => group.push(step),
+                None => groups.push((like, vec![step])),
+            }
+        }
+        Steps(groups.into_iter().map(|g| g.1).collect())
+    }
+
+    /// The time of `node` in all steps; most nodes don't see the cached rows.
+    fn sum(&self, node: &Node, of: impl Fn(&SymbolValues) -> Estimate) -> Estimate {
+        let cached = matches!(
+            node.op,
+            Op::Attention { .. } | Op::CausalMask { .. } | Op::StateRead { .. }
+        );
+        let group = |group: &Vec<&SymbolValues>| match (cached, group.first()) {
+            (false, Some(step)) => of(step) * group.len() as f64,
+            _ => group.iter().map(|s| of(s)).sum(),
+        };
+        self.0.iter().map(group).sum()
     }
 }
 
@@ -251,8 +346,8 @@ fn state_bytes(graph: &Graph, state: usize, dtype: DType, capacity: u32) -> u64 
     bytes.map_or(u64::MAX, |bytes| bytes as u64)
 }
 
-/// The edges between devices, by round figures where the devices know no better.
-fn links(devices: &[Arc<dyn Device>]) -> Vec<Vec<Link>> {
+/// The edges between devices, by round figures where neither the profiles nor the devices know better.
+fn links(devices: &[Arc<dyn Device>], cost: &CostModel) -> Vec<Vec<LinkCost>> {
     let link = |from: &Arc<dyn Device>, to: &Arc<dyn Device>| {
         let link = match Arc::ptr_eq(from, to) || shares(from, to) {
             true => Link::native(),
@@ -262,15 +357,12 @@ fn links(devices: &[Arc<dyn Device>]) -> Vec<Vec<Link>> {
                 latency_us: COPY_LATENCY_US,
             },
         };
-        to.refine_link(from.info(), link)
+        let known = to.refine_link(from.info(), link);
+        cost.link(&from.info().name, &to.info().name, known)
     };
     let row = |from| devices.iter().map(|to| link(from, to)).collect();
     devices.iter().map(row).collect()
 }
-
-/// Orders of magnitude for laptops and phones of the early 2020s.
-const COPY_BYTES_PER_SECOND: f64 = 8e9;
-const COPY_LATENCY_US: f64 = 5.0;
 
 /// Whether `to` can use memory of `from` as its own. It is tried with a little.
 fn shares(from: &Arc<dyn Device>, to: &Arc<dyn Device>) -> bool {

@@ -89,6 +89,9 @@ fn planned(devices: &[Arc<dyn Device>], placement: &Placement) -> Result<PlanSet
         context: 1024,
         state_dtype: DType::F32,
         refused: &[],
+        objective: Objective::default(),
+        budgets: &[],
+        cost: &CostModel::default(),
     };
     plan(model.graph(), devices, &request)
 }

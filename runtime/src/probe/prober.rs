@@ -1,0 +1,270 @@
+//! Timing one device.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anynpu_hal::{Device, DeviceKind, HalError};
+use anynpu_ir::{DType, Graph};
+
+use super::rig::{Part, Rig, takes};
+use crate::profile::{DeviceProfile, Host, Sample, Verdict};
+
+/// Time for a device in quick mode, apart from what was begun before it was over.
+const QUICK: Duration = Duration::from_millis(2700);
+/// Time for a device in full.
+const FULL: Duration = Duration::from_secs(120);
+/// Longest time of one run.
+pub(super) const RUN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Types of weights, the most used first; quick mode measures as many as there is time for.
+pub(super) const DTYPES: [DType; 11] = [
+    DType::Q4_0,
+    DType::Q8_0,
+    DType::Q4_K,
+    DType::Q6_K,
+    DType::F16,
+    DType::F32,
+    DType::BF16,
+    DType::Q5_0,
+    DType::Q5_K,
+    DType::Q4_1,
+    DType::Q5_1,
+];
+
+/// Rows at once.
+const TOKENS: [u32; 5] = [1, 8, 32, 128, 512];
+
+/// Measures one device.
+pub(super) fn probe_device(
+    device: &Arc<dyn Device>,
+    host: &Host,
+    quick: bool,
+    told: &mut dyn FnMut(&str),
+) -> DeviceProfile {
+    let info = device.info();
+    let mut prober = Prober {
+        device,
+        quick,
+        started: Instant::now(),
+        cold_bytes: cold_bytes(host, quick),
+        run_limit: RUN_LIMIT,
+        gone: false,
+        profile: DeviceProfile {
+            name: info.name.clone(),
+            driver: info.driver.clone(),
+            kind: info.kind.name().into(),
+            description: info.description.clone(),
+            taken_at: crate::chat::Date::now_utc().to_string(),
+            simulated: info.kind == DeviceKind::Simulated,
+            quick,
+            dispatch_us: None,
+            node_us: None,
+            read: Vec::new(),
+            copy: Vec::new(),
+            products: Vec::new(),
+            values: Vec::new(),
+            attention: Vec::new(),
+            anchors: Vec::new(),
+            best_threads: None,
+            not_measured: Vec::new(),
+            failed: Vec::new(),
+            corrections: Vec::new(),
+        },
+    };
+    prober.all(told);
+    prober.profile
+}
+
+/// Bytes of weights that no cache holds all of, within bounds.
+pub(super) fn cold_bytes(host: &Host, quick: bool) -> u64 {
+    let most = if quick { 80 << 20 } else { 256 << 20 };
+    let cache = host.last_level_cache.unwrap_or(16 << 20);
+    (2 * cache).clamp(32 << 20, most)
+}
+
+pub(super) struct Prober<'a> {
+    pub device: &'a Arc<dyn Device>,
+    pub quick: bool,
+    pub started: Instant,
+    pub cold_bytes: u64,
+    pub run_limit: Duration,
+    /// Whether the device was lost, or did not end a run.
+    pub gone: bool,
+    pub profile: DeviceProfile,
+}
+
+/// Why something has no figure.
+pub(super) enum Missing {
+    /// There was no time.
+    Time,
+    /// The device says that it doesn't do that.
+    Unsupported(String),
+    Failed(HalError),
+}
+
+impl From<HalError> for Missing {
+    fn from(e: HalError) -> Self {
+        match e {
+            HalError::Unsupported { device, .. } => Missing::Unsupported(device),
+            e => Missing::Failed(e),
+        }
+    }
+}
+
+impl From<anynpu_ir::GraphError> for Missing {
+    fn from(e: anynpu_ir::GraphError) -> Self {
+        Missing::Unsupported(e.to_string())
+    }
+}
+
+impl From<anynpu_graphs::ModelError> for Missing {
+    fn from(e: anynpu_graphs::ModelError) -> Self {
+        Missing::Unsupported(e.to_string())
+    }
+}
+
+impl Prober<'_> {
+    pub(super) fn all(&mut self, told: &mut dyn FnMut(&str)) {
+        let weights = self.device.capabilities().weights.clone();
+        told("dispatch");
+        self.attempt("dispatch", Self::dispatch);
+        told("norms, activations, attention");
+        for op in ["norm", "gate", "add", "rope", "append"] {
+            self.attempt(op, |p| p.value(op));
+        }
+        for dtype in [DType::F16, DType::F32] {
+            self.attempt(&format!("attention over {dtype}"), |p| p.attention(dtype));
+        }
+        told("small models");
+        let small: &[DType] = match self.quick {
+            true => &[DType::Q8_0, DType::F32],
+            false => &DTYPES,
+        };
+        for &dtype in small.iter().filter(|d| weights.contains(d)) {
+            for side in [64, 256]
+                .into_iter()
+                .filter(|s| s % dtype.block_len() as u32 == 0)
+            {
+                let what = format!("blocks of {dtype}, {side} wide");
+                self.attempt(&what, |p| p.small(dtype, side));
+            }
+        }
+        told("memory");
+        self.attempt("read bandwidth", Self::read);
+        self.attempt("copy bandwidth", Self::copy);
+        for dtype in DTYPES.into_iter().filter(|d| weights.contains(d)) {
+            told(dtype.name());
+            self.attempt(&format!("products with {dtype}"), |p| p.blocks(dtype));
+        }
+    }
+
+    pub(super) fn reads(&self, dtype: DType) -> bool {
+        self.device.capabilities().weights.contains(&dtype)
+    }
+
+    /// Measures something and notes if that was not possible.
+    pub(super) fn attempt(
+        &mut self,
+        what: &str,
+        measure: impl FnOnce(&mut Self) -> Result<(), Missing>,
+    ) {
+        let measured = match self.gone {
+            true => Err(Missing::Unsupported("the device failed before".into())),
+            false => self.time().and_then(|()| measure(self)),
+        };
+        match measured {
+            Ok(()) => {}
+            Err(Missing::Time) => {
+                let text = format!("{what}: the time was over");
+                self.profile.not_measured.push(text);
+            }
+            Err(Missing::Unsupported(why)) => {
+                self.profile.not_measured.push(format!("{what}: {why}"));
+            }
+            Err(Missing::Failed(e)) => {
+                self.gone |= matches!(e, HalError::DeviceLost { .. } | HalError::Timeout { .. });
+                self.profile.failed.push(Verdict {
+                    what: what.into(),
+                    error: e.to_string(),
+                });
+            }
+        }
+    }
+
+    /// Fails if the time for the device is over.
+    pub(super) fn time(&self) -> Result<(), Missing> {
+        let limit = if self.quick { QUICK } else { FULL };
+        match self.started.elapsed() < limit {
+            true => Ok(()),
+            false => Err(Missing::Time),
+        }
+    }
+
+    /// Times `run` until there are enough figures: `least` of them, then more while that takes not long.
+    pub(super) fn sample(
+        &self,
+        least: usize,
+        mut run: impl FnMut(usize) -> Result<f64, HalError>,
+    ) -> Result<Sample, Missing> {
+        let (least, long, most) = match self.quick {
+            true => (least, Duration::from_millis(8), 40),
+            false => (2 * least, Duration::from_millis(150), 200),
+        };
+        let started = Instant::now();
+        let mut figures = Vec::new();
+        while figures.len() < least || (figures.len() < most && started.elapsed() < long) {
+            figures.push(run(figures.len())?);
+            if figures.len() >= 2 {
+                self.time()?;
+            }
+        }
+        Sample::of(&figures, LEAST_US).ok_or(Missing::Time)
+    }
+
+    pub(super) fn rig(
+        &self,
+        graph: Graph,
+        parts: &[Part],
+        rows: u32,
+        state: DType,
+    ) -> Result<Rig, Missing> {
+        Ok(Rig::new(
+            self.device,
+            graph,
+            parts,
+            rows,
+            state,
+            self.run_limit,
+        )?)
+    }
+
+    /// The smallest step the device takes, of those that are timed.
+    pub(super) fn one(&self) -> Result<u32, Missing> {
+        let sizes = self.device.capabilities().fixed_shapes.as_ref();
+        let own = sizes.and_then(|f| f.tokens.iter().min().copied());
+        match takes(&**self.device, 1) {
+            true => Ok(1),
+            false => own.ok_or_else(|| Missing::Unsupported("it takes no size of step".into())),
+        }
+    }
+
+    /// The numbers of rows to time: those of [`TOKENS`] that the device takes, and its own.
+    pub(super) fn tokens(&self) -> Vec<u32> {
+        let own = self.device.capabilities().fixed_shapes.as_ref();
+        let own = own.into_iter().flat_map(|f| f.tokens.iter().copied());
+        let own = own.filter(|&t| t > 0);
+        let mut all: Vec<u32> = TOKENS.into_iter().chain(own).collect();
+        let most = if self.quick { 256 } else { 512 };
+        all.retain(|&t| t <= most && takes(&**self.device, t));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    pub(super) fn dispatch_us(&self) -> f64 {
+        self.profile.dispatch_us.map_or(0.0, |s| s.median)
+    }
+}
+
+/// No figure is below this: clocks are no finer.
+pub(super) const LEAST_US: f64 = 1e-4;
