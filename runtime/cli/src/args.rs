@@ -37,6 +37,10 @@ pub enum Command {
     /// List every driver and device found, and why a driver is not usable
     #[command(after_help = "Example:\n  anynpu devices --json")]
     Devices(JsonArgs),
+    /// Measure each device into a profile, by which plans can be priced
+    #[command(after_help = "Examples:\n  anynpu probe --quick\n  \
+        anynpu probe --save profile.json\n  anynpu plan model.gguf --profile profile.json")]
+    Probe(ProbeArgs),
     /// Show which device will run which layers, phase by phase
     #[command(
         after_help = "Examples:\n  anynpu plan\n  anynpu plan model.gguf --prompt 128 --json"
@@ -145,6 +149,10 @@ pub struct PlacementArgs {
     /// Use only these CPU kernels, e.g. 'generic' or 'avx2'
     #[arg(long, value_name = "LIST")]
     pub cpu_features: Option<String>,
+    /// Price plans by what `anynpu probe --save` measured; repeatable, of a device in several files the last
+    /// counts. ANYNPU_PROFILE if left out
+    #[arg(long, value_name = "FILE")]
+    pub profile: Vec<PathBuf>,
     /// Folder in which what devices compile is kept for the next start; ANYNPU_CACHE_DIR, or the user's
     /// folder for caches, if left out
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
@@ -244,6 +252,17 @@ pub struct PlanArgs {
     /// Tokens to generate that the objective counts
     #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 128)]
     pub tokens: u32,
+    /// What the plan is to be the best in
+    #[arg(long, value_enum, default_value_t = Objective::Latency)]
+    pub objective: Objective,
+    /// Most bytes of weights and KV cache that a device may hold; repeatable. K, M and G stand for 2^10,
+    /// 2^20 and 2^30
+    #[arg(long, value_name = "DEV=BYTES", value_parser = budget)]
+    pub memory: Vec<(String, u64)>,
+    /// Run the plan: the prompt (token ids of a fixed sequence) and as many steps as tokens are generated,
+    /// and show what was predicted beside what was measured
+    #[arg(long)]
+    pub check: bool,
     /// Price other ways beside it: every node on the first device that runs it, and each device alone
     #[arg(long)]
     pub compare: bool,
@@ -264,6 +283,56 @@ pub struct ServeDriverArgs {
     /// Which of the drivers for these devices to serve
     #[arg(long)]
     pub index: usize,
+}
+
+/// What a plan is to be the best in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Objective {
+    /// The least time for the prompt and all tokens
+    Latency,
+    /// The least time to the first token
+    Ttft,
+    /// The least time a token
+    Throughput,
+    /// The least energy, by what drivers state of their devices' power
+    Energy,
+    /// The fewest bytes of weights and KV cache over all devices
+    Memory,
+}
+
+/// Reads `DEV=BYTES`.
+fn budget(text: &str) -> Result<(String, u64), String> {
+    let expected = || "expected DEV=BYTES, e.g. cpu=2G".to_owned();
+    // names of simulated devices may hold the sign
+    let (device, size) = text.rsplit_once('=').ok_or_else(expected)?;
+    let size = size.trim();
+    let (digits, unit) = match size.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&size[..at], 1u64 << 10),
+        Some((at, 'm' | 'M')) => (&size[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&size[..at], 1 << 30),
+        _ => (size, 1),
+    };
+    let count: u64 = digits.parse().map_err(|_| expected())?;
+    let bytes = count.checked_mul(unit);
+    let bytes = bytes.ok_or_else(|| format!("{size} is more than 2^64 bytes"))?;
+    match device.is_empty() {
+        true => Err(expected()),
+        false => Ok((device.to_owned(), bytes)),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Only the most important figures, in less than 3 seconds a device
+    #[arg(long)]
+    pub quick: bool,
+    /// Save the profile to this file
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 #[derive(Debug, Args)]

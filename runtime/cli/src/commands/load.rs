@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use anynpu::plan::{Pin, Placement};
+use anynpu::profile::Profile;
 use anynpu::{
     CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Runtime,
 };
@@ -65,6 +66,9 @@ impl PlacementArgs {
         }
         if self.no_cache {
             builder = builder.without_cache();
+        }
+        for path in &self.profile {
+            builder = builder.profile(Profile::load(path)?);
         }
         let runtime = builder.build()?;
         for warning in runtime.warnings() {

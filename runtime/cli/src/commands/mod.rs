@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod check;
 mod detokenize;
 mod devices;
 mod doctor;
@@ -13,6 +14,7 @@ mod load;
 mod logits;
 mod perplexity;
 mod plan;
+mod probe;
 mod quantize;
 mod run;
 mod serve_driver;
@@ -25,6 +27,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(a) => run::execute(&a),
         Command::Devices(a) => devices::execute(&a),
+        Command::Probe(a) => probe::execute(&a),
         Command::Plan(a) => plan::execute(&a),
         Command::Explain(a) => explain::execute(&a),
         Command::Logits(a) => logits::execute(&a),

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use anynpu::plan::{PlanPrice, PlanReport};
+use anynpu::plan::{Objective, PlanPrice, PlanReport};
 use serde::Serialize;
 
-use crate::args::PlanArgs;
+use crate::args::{self, PlanArgs};
+use crate::commands::check::{self, Check};
 use crate::output;
 use crate::picture::{Measured, Picture};
 
@@ -14,32 +15,55 @@ use crate::picture::{Measured, Picture};
 struct Document {
     model: String,
     objective: &'static str,
-    /// Prefill of the prompt and N tokens of decode.
+    /// The time that the objective counts.
     objective_us: f64,
+    /// What the objective comes to, and in which unit.
+    objective_value: f64,
+    objective_unit: &'static str,
     #[serde(flatten)]
     plan: PlanReport,
     /// What other ways would cost; `null` where that can't be.
     #[serde(skip_serializing_if = "Option::is_none")]
     compare: Option<BTreeMap<String, Option<PlanPrice>>>,
+    /// What was predicted beside what was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<Check>,
 }
 
-/// Plans without compiling anything.
+/// Plans, and with `--check` runs the plan.
 pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     let open = args.model.open()?;
     let runtime = args.placement.runtime()?;
     let mut options = args.placement.load_options(None)?;
     options.prompt = Some(args.prompt);
     options.tokens = Some(args.tokens);
+    options.objective = match args.objective {
+        args::Objective::Latency => Objective::Latency,
+        args::Objective::Ttft => Objective::Ttft,
+        args::Objective::Throughput => Objective::Throughput,
+        args::Objective::Energy => Objective::Energy,
+        args::Objective::Memory => Objective::Memory,
+    };
+    options.budgets = args.memory.clone();
+    if args.check {
+        options.context = Some(check::context(args, &open)?);
+    }
     let plans = runtime
         .plan(&open, &options)
         .with_context(|| args.model.what())?;
     let plan = plans.report(open.model().graph());
     let document = Document {
         model: open.model().info().name.clone(),
-        objective: "latency",
+        objective: plans.objective.name(),
         objective_us: plans.price.objective_us,
+        objective_value: plans.objective_value,
+        objective_unit: unit(plans.objective),
         plan,
         compare: args.compare.then(|| plans.rivals.iter().cloned().collect()),
+        check: match args.check {
+            true => Some(check::check(args, &runtime, open.clone(), options)?),
+            false => None,
+        },
     };
     if let Some(path) = &args.html {
         let picture = Picture {
@@ -90,6 +114,15 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
             100.0 * plans.gap
         ))?;
     }
+    if plans.objective != Objective::Latency {
+        output::print_line(&format!(
+            "{}: {:.3} {}",
+            document.objective, document.objective_value, document.objective_unit
+        ))?;
+    }
+    for phase in document.check.iter().flat_map(Check::phases) {
+        output::print_line(&phase.text())?;
+    }
     for (way, price) in document.compare.iter().flatten() {
         let price = price.map_or_else(
             || "cannot run it".to_owned(),
@@ -98,4 +131,12 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
         output::print_line(&format!("instead {way}: {price}"))?;
     }
     Ok(())
+}
+
+fn unit(objective: Objective) -> &'static str {
+    match objective {
+        Objective::Energy => "uJ",
+        Objective::Memory => "bytes",
+        _ => "us",
+    }
 }

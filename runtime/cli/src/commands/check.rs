@@ -1,0 +1,146 @@
+//! `anynpu plan --check`: what was predicted beside what was measured.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use anynpu::plan::Phase;
+use anynpu::profile::Sample;
+use anynpu::{LoadOptions, OpenModel, Runtime, Session, SessionOptions};
+use anynpu_hal::DeviceKind;
+use serde::Serialize;
+
+use crate::args::PlanArgs;
+
+/// Both phases.
+#[derive(Serialize)]
+pub struct Check {
+    /// `wall`, or `virtual` where a simulated device takes part: the sum of what devices counted.
+    time: &'static str,
+    prefill: Option<PhaseCheck>,
+    decode: Option<PhaseCheck>,
+}
+
+/// One phase: the whole prompt, or one token.
+#[derive(Serialize)]
+pub struct PhaseCheck {
+    #[serde(skip)]
+    phase: Phase,
+    predicted_us: f64,
+    /// The median of `runs`.
+    measured_us: f64,
+    p10_us: f64,
+    p90_us: f64,
+    runs: u32,
+    /// Predicted less measured, over measured.
+    relative_error: f64,
+}
+
+impl Check {
+    pub fn phases(&self) -> impl Iterator<Item = &PhaseCheck> {
+        self.prefill.iter().chain(&self.decode)
+    }
+}
+
+impl PhaseCheck {
+    pub fn text(&self) -> String {
+        format!(
+            "check of {}: {:.3} ms predicted, {:.3} ms measured ({:.3} to {:.3}, {} runs): {:+.1} %",
+            self.phase.name(),
+            self.predicted_us / 1e3,
+            self.measured_us / 1e3,
+            self.p10_us / 1e3,
+            self.p90_us / 1e3,
+            self.runs,
+            100.0 * self.relative_error
+        )
+    }
+}
+
+/// The context that running the plan needs: the prompt and the tokens.
+pub fn context(args: &PlanArgs, open: &OpenModel) -> anyhow::Result<u32> {
+    let needed = args.prompt.checked_add(args.tokens);
+    let trained = open.model().info().context_length;
+    match needed.filter(|&n| n <= trained) {
+        Some(needed) => Ok(needed),
+        None => anyhow::bail!(
+            "--check runs {} tokens of prompt and {} more, but the model was trained for {trained}; lower --prompt or -n",
+            args.prompt,
+            args.tokens
+        ),
+    }
+}
+
+/// Times that the prompt is read, while that takes no longer than this altogether.
+const READS: usize = 5;
+const LONG_US: f64 = 20e6;
+
+/// Loads the model as planned and runs it.
+pub fn check(
+    args: &PlanArgs,
+    runtime: &Runtime,
+    open: OpenModel,
+    options: LoadOptions,
+) -> anyhow::Result<Check> {
+    let what = || args.model.what();
+    let model = runtime.load_open(open, options).with_context(what)?;
+    let mut session = model.session(SessionOptions::new()).with_context(what)?;
+    let simulated = runtime
+        .devices()
+        .iter()
+        .any(|d| d.info().kind == DeviceKind::Simulated);
+    let vocabulary = model.info().vocabulary.max(1);
+    let ids: Vec<u32> = (0..args.prompt)
+        .map(|i| i.wrapping_mul(7919).wrapping_add(3) % vocabulary)
+        .collect();
+    // the first time finds cold code and memory
+    session.prefill(&ids, None)?;
+    let mut reads = Vec::new();
+    while reads.len() < READS && reads.iter().sum::<f64>() < LONG_US {
+        session.truncate(0);
+        reads.push(timed(&mut session, simulated, |s| s.prefill(&ids, None))?);
+    }
+    let mut steps = Vec::new();
+    for i in 0..args.tokens {
+        let token = i.wrapping_mul(104_729).wrapping_add(5) % vocabulary;
+        steps.push(timed(&mut session, simulated, |s| s.decode(token))?);
+    }
+    let plans = model.plans();
+    let compared = |phase: Phase, figures: &[f64]| {
+        let sample = Sample::of(figures, f64::MIN_POSITIVE)?;
+        let predicted = plans.phase(phase).total.us;
+        Some(PhaseCheck {
+            phase,
+            predicted_us: predicted,
+            measured_us: sample.median,
+            p10_us: sample.p10,
+            p90_us: sample.p90,
+            runs: sample.runs,
+            relative_error: (predicted - sample.median) / sample.median,
+        })
+    };
+    Ok(Check {
+        time: if simulated { "virtual" } else { "wall" },
+        prefill: compared(Phase::Prefill, &reads),
+        decode: compared(Phase::Decode, &steps),
+    })
+}
+
+/// Microseconds that `run` takes, by the devices' own counts where one is simulated.
+fn timed(
+    session: &mut Session,
+    simulated: bool,
+    run: impl FnOnce(&mut Session) -> Result<(), anynpu::RuntimeError>,
+) -> anyhow::Result<f64> {
+    let counted = |s: &Session| -> f64 {
+        let executed = s.executed();
+        executed.devices.values().map(|d| d.us as f64).sum()
+    };
+    let before = counted(session);
+    let started = Instant::now();
+    run(session)?;
+    let wall = started.elapsed().as_secs_f64() * 1e6;
+    Ok(match simulated {
+        true => counted(session) - before,
+        false => wall,
+    })
+}
