@@ -209,6 +209,10 @@ pub trait Device: Debug + Send + Sync + Any {
         0
     }
 
+    /// Tells that the caller no longer waits for what it submitted, as the device failed or took too long. What can
+    /// be stopped is stopped.
+    fn give_up(&self) {}
+
     /// Its queue.
     fn queue(&self) -> &dyn Queue;
 

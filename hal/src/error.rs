@@ -119,6 +119,22 @@ pub enum HalError {
 }
 
 impl HalError {
+    /// The device that failed, where the error tells.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            HalError::DeviceLost { device, .. }
+            | HalError::OutOfMemory { device, .. }
+            | HalError::CompileRejected { device, .. }
+            | HalError::BlobRejected { device, .. }
+            | HalError::Unsupported { device, .. }
+            | HalError::Vendor { device, .. } => Some(device),
+            HalError::Timeout { .. }
+            | HalError::Weight { .. }
+            | HalError::InvalidUse { .. }
+            | HalError::Cancelled { .. } => None,
+        }
+    }
+
     /// What the failure takes down.
     pub const fn scope(&self) -> Scope {
         match self {

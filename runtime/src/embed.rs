@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use crate::exec::{Executed, Executor, Logits, Rows, SegmentRun};
+use crate::exec::{Executed, Logits, Rows, SegmentRun};
 use crate::plan::Phase;
+use crate::runner::{Runner, Stepped};
 use crate::tokenize::EncodeOptions;
 use crate::{Kind, LoadedModel, RuntimeError, TokenId};
 
@@ -37,16 +38,15 @@ impl FromStr for Pooling {
 #[derive(Debug)]
 pub struct Embedder {
     model: LoadedModel,
-    executor: Executor,
+    runner: Runner,
 }
 
 impl Embedder {
     pub(crate) fn open(model: LoadedModel) -> Result<Self, RuntimeError> {
         model.require_kind("embedding", &[Kind::Encoder, Kind::Classifier])?;
-        let program = model.program(model.context())?;
         let limit = model.runtime().knobs().step_timeout.duration();
         Ok(Embedder {
-            executor: Executor::new(program, model.context(), limit)?,
+            runner: Runner::new(model.clone(), model.context(), limit)?,
             model,
         })
     }
@@ -58,17 +58,17 @@ impl Embedder {
 
     /// Keeps a record of every segment that runs from now on.
     pub fn record(&mut self) {
-        self.executor.record();
+        self.runner.record();
     }
 
     /// What ran since [`Embedder::record`], in order.
     pub fn recorded(&self) -> &[SegmentRun] {
-        self.executor.recorded()
+        self.runner.recorded()
     }
 
     /// What was executed since the embedder was opened.
     pub fn executed(&self) -> Executed {
-        self.executor.executed()
+        self.runner.executed()
     }
 
     /// The vector of `text`, of length 1.
@@ -95,7 +95,7 @@ impl Embedder {
             Pooling::Mean => Rows::All,
             Pooling::Cls => Rows::First,
         };
-        let width = self.executor.program().width() as usize;
+        let width = self.runner.program().width() as usize;
         let mut sums = vec![0f64; width];
         for row in self.run(tokens, &[], rows)?.chunks_exact(width) {
             for (sum, &x) in sums.iter_mut().zip(row) {
@@ -166,7 +166,7 @@ impl Embedder {
         types: &[u32],
         rows: Rows,
     ) -> Result<Logits<'_>, RuntimeError> {
-        let program = self.executor.program();
+        let program = self.runner.program();
         let vocabulary = program.vocabulary();
         if let Some(&token) = tokens.iter().find(|&&t| t >= vocabulary) {
             return Err(RuntimeError::TokenOutOfRange { token, vocabulary });
@@ -182,8 +182,8 @@ impl Embedder {
                 room: context,
             });
         }
-        self.executor
-            .typed_step(Phase::Prefill, tokens, types, 0, rows)?;
-        self.executor.logits()
+        // after a device failed the text is run again from its start
+        while self.runner.step(Phase::Prefill, tokens, types, 0, rows)? != Stepped::Ran {}
+        self.runner.logits()
     }
 }

@@ -118,6 +118,14 @@ pub enum RuntimeError {
         /// The device that does.
         other: String,
     },
+    /// What ran is not what was planned, although a device is required.
+    #[error("device '{device}' is required, but what ran is not what was planned: {what}")]
+    NotAsPlanned {
+        /// The device.
+        device: String,
+        /// What was counted and what was planned.
+        what: String,
+    },
     /// Nodes that no device runs.
     #[error("no device in use runs {} node(s); first: {}", nodes.len(), first(nodes))]
     Unplaceable {

@@ -268,7 +268,7 @@ impl Session {
             at_start,
         };
         // logits past the vocabulary are padding
-        let vocabulary = self.executor.program().vocabulary();
+        let vocabulary = self.runner.program().vocabulary();
         let choices = vocabulary.min(tokenizer.token_count());
         let mut generation = Generation {
             sampler: Sampler::new(options.sampling.clone(), choices)?,
@@ -299,7 +299,22 @@ impl Session {
             Some(_) => self.continue_with(&mut generation, &tokenizer, options)?,
         };
         generation.flush();
+        self.check_required()?;
         Ok(self.report(generation, &input, prefilled, finish))
+    }
+
+    /// Fails if a device is required and something else was counted than was planned.
+    fn check_required(&self) -> Result<(), RuntimeError> {
+        let Some(device) = self.model.required_device() else {
+            return Ok(());
+        };
+        match self.miscounts().into_iter().next() {
+            None => Ok(()),
+            Some(what) => Err(RuntimeError::NotAsPlanned {
+                device: device.to_owned(),
+                what,
+            }),
+        }
     }
 
     /// The tokens to put in, and whether the text that follows begins a text.
@@ -420,7 +435,10 @@ impl Session {
         finish: FinishReason,
     ) -> GenerationReport {
         let mut warnings = self.model.warnings().to_vec();
+        warnings.extend_from_slice(self.warnings());
         warnings.extend(self.miscounts());
+        let mut fallbacks = self.model.fallbacks().to_vec();
+        fallbacks.extend_from_slice(self.fallbacks());
         let decoded = generation.tokens.len().saturating_sub(1);
         let decoding = generation
             .first
@@ -429,9 +447,9 @@ impl Session {
             prompt_tokens: input.len(),
             forgotten_tokens: generation.forgotten,
             finish,
-            plan: self.model.plan_report(),
+            plan: self.plans().report(self.model.open().model().graph()),
             executed: self.executed(),
-            fallbacks: self.model.fallbacks().to_vec(),
+            fallbacks,
             warnings,
             kv_type: self.model.kv_dtype().name(),
             timing: Timing {

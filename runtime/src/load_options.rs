@@ -148,7 +148,32 @@ pub struct LoadOptions {
     pub cancel: CancelToken,
 }
 
+/// What [`LoadOptions`] say of the plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Wishes {
+    pub kv_type: KvType,
+    pub placement: Placement,
+    pub prefill_chunk: Option<u32>,
+    pub prompt: Option<u32>,
+    pub tokens: Option<u32>,
+    pub objective: Objective,
+    pub budgets: Vec<(String, u64)>,
+}
+
 impl LoadOptions {
+    /// What they say of the plan.
+    pub(crate) fn wishes(&self) -> Wishes {
+        Wishes {
+            kv_type: self.kv_type,
+            placement: self.placement.clone(),
+            prefill_chunk: self.prefill_chunk,
+            prompt: self.prompt,
+            tokens: self.tokens,
+            objective: self.objective,
+            budgets: self.budgets.clone(),
+        }
+    }
+
     /// Defaults.
     pub fn new() -> Self {
         LoadOptions::default()

@@ -1,19 +1,21 @@
 //! A loaded model: its plan, its compiled form.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anynpu_graphs::arch::{Kind, MetaValue};
 use anynpu_graphs::{Model, ModelInfo};
-use anynpu_hal::{HalError, Support};
-use anynpu_ir::DType;
+use anynpu_hal::{HalError, Reason, ReasonCode, Support};
+use anynpu_ir::{DType, NodeId};
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::exec::{Limits, Program, output_width};
-use crate::load_options::require_whole_blocks;
+use crate::load_options::{Wishes, require_whole_blocks};
 use crate::memory::MemoryPlan;
 use crate::plan::{Because, DeviceIndex, NodeWhy, PlanReport, PlanRequest, PlanSet, Refusal, plan};
+use crate::runner::{Excludes, exclusions};
 use crate::tokenize::Tokenizer;
 use crate::{
     Embedder, LoadOptions, LoadStage, ModelSource, OpenModel, Pooling, Runtime, RuntimeError,
@@ -44,17 +46,41 @@ pub struct LoadedModel {
 struct Inner {
     runtime: Runtime,
     open: OpenModel,
-    plans: PlanSet,
+    /// How it was loaded.
+    wishes: Wishes,
     context: u32,
     chunk: u32,
     state_dtype: DType,
     memory: MemoryPlan,
-    /// Compiled forms, by the type of the KV cache and the capacity: weights exist once a form.
-    programs: Mutex<Vec<Arc<Program>>>,
+    /// As it was loaded.
+    loaded: Arc<Form>,
+    /// As it runs where devices failed.
+    others: Mutex<Vec<Arc<Form>>>,
     load_ms: f64,
     compile_ms: f64,
     fallbacks: Vec<Fallback>,
     warnings: Vec<String>,
+}
+
+/// A plan of a model, and what was compiled of it.
+#[derive(Debug)]
+pub(crate) struct Form {
+    /// The plan.
+    pub plans: PlanSet,
+    /// What it does without.
+    excluded: Vec<Refusal>,
+    /// By capacity: weights exist once a program.
+    programs: Mutex<Vec<Arc<Program>>>,
+}
+
+impl Form {
+    /// Whether it is the one without `excluded`.
+    fn is_without(&self, excluded: &[Refusal]) -> bool {
+        let pairs = |all: &[Refusal]| -> BTreeSet<(String, NodeId)> {
+            all.iter().map(|r| (r.device.clone(), r.node)).collect()
+        };
+        pairs(&self.excluded) == pairs(excluded)
+    }
 }
 
 impl Runtime {
@@ -93,7 +119,7 @@ impl Runtime {
     /// Pins that can't be kept, nodes that no device runs.
     pub fn plan(&self, open: &OpenModel, options: &LoadOptions) -> Result<PlanSet, RuntimeError> {
         let context = context(open, options)?;
-        self.plan_without(open, options, context, &[])
+        self.plan_without(open, &options.wishes(), context, &[])
     }
 
     /// The memory that loading `open` as `options` say would take, without loading it.
@@ -106,7 +132,7 @@ impl Runtime {
         options: &LoadOptions,
     ) -> Result<MemoryPlan, RuntimeError> {
         let context = context(open, options)?;
-        let plans = self.plan_without(open, options, context, &[])?;
+        let plans = self.plan_without(open, &options.wishes(), context, &[])?;
         let (limits, state_dtype) = self.limits(open, options, context)?;
         let limits = limits.for_steps(&plans.sizes);
         Program::memory(
@@ -126,7 +152,7 @@ impl Runtime {
         context: u32,
     ) -> Result<(Limits, DType), RuntimeError> {
         let chunk = match open.model().info().kind {
-            Kind::Decoder => self.chunk(options)?,
+            Kind::Decoder => self.chunk(&options.wishes())?,
             // every token sees every other
             _ => context,
         };
@@ -138,28 +164,47 @@ impl Runtime {
     fn plan_without(
         &self,
         open: &OpenModel,
-        options: &LoadOptions,
+        wishes: &Wishes,
         context: u32,
         refused: &[Refusal],
     ) -> Result<PlanSet, RuntimeError> {
-        let chunk = self.chunk(options)?;
+        let chunk = self.chunk(wishes)?;
         let request = PlanRequest {
-            placement: &options.placement,
-            prompt: options.prompt.unwrap_or(DEFAULT_PROMPT.min(context)),
-            tokens: options.tokens.unwrap_or(DEFAULT_TOKENS),
+            placement: &wishes.placement,
+            prompt: wishes.prompt.unwrap_or(DEFAULT_PROMPT.min(context)),
+            tokens: wishes.tokens.unwrap_or(DEFAULT_TOKENS),
             chunk: chunk.min(context),
             context,
-            state_dtype: options.kv_type.resolve_for(open.model(), context)?,
+            state_dtype: wishes.kv_type.resolve_for(open.model(), context)?,
             refused,
-            objective: options.objective,
-            budgets: &options.budgets,
+            objective: wishes.objective,
+            budgets: &wishes.budgets,
             cost: self.cost(),
         };
         plan(open.model().graph(), &self.devices(), &request)
     }
 
-    fn chunk(&self, options: &LoadOptions) -> Result<u32, RuntimeError> {
-        match options.prefill_chunk {
+    /// Every node with each device that failed a short while ago; the user is told.
+    fn quarantined(&self, open: &OpenModel, warnings: &mut Vec<String>) -> Vec<Refusal> {
+        let mut refused = Vec::new();
+        for device in self.open_devices() {
+            let name = device.name();
+            let Some(why) = self.health().quarantined(name, Instant::now()) else {
+                continue;
+            };
+            warnings.push(format!("device '{name}' is not used: {why}"));
+            let nodes = (0..open.model().graph().nodes().len() as u32).map(NodeId);
+            refused.extend(nodes.map(|node| Refusal {
+                device: name.to_owned(),
+                node,
+                reason: Reason::new(ReasonCode::DeviceLost, why.clone()),
+            }));
+        }
+        refused
+    }
+
+    fn chunk(&self, wishes: &Wishes) -> Result<u32, RuntimeError> {
+        match wishes.prefill_chunk {
             Some(0) => Err(RuntimeError::Option {
                 option: "prefill chunk",
                 found: "0".into(),
@@ -179,12 +224,15 @@ impl Runtime {
         let context = context(&open, &options)?;
         let open = open.for_context(context)?;
         let (limits, state_dtype) = self.limits(&open, &options, context)?;
-        let (mut refused, mut first) = (Vec::new(), None);
+        let wishes = options.wishes();
+        let mut warnings = self.warnings().to_vec();
+        let mut refused = self.quarantined(&open, &mut warnings);
+        let mut first = None;
         let load_ms = milliseconds(started);
         let started = Instant::now();
         let (plans, program, memory) = loop {
             options.tell(LoadStage::Plan, 0, 1)?;
-            let plans = self.plan_without(&open, &options, context, &refused)?;
+            let plans = self.plan_without(&open, &wishes, context, &refused)?;
             options.tell(LoadStage::Plan, 1, 1)?;
             first.get_or_insert_with(|| plans.clone());
             let limits = limits.for_steps(&plans.sizes);
@@ -201,12 +249,28 @@ impl Runtime {
                 self.cache(),
                 &mut tell,
             );
-            match program {
+            let failure = match program {
                 Ok(program) => break (plans, program, planned),
-                Err(e) => refused.extend(new_refusals(e, &refused)?),
+                Err(RuntimeError::Device(HalError::Cancelled { .. })) => {
+                    return Err(RuntimeError::Cancelled { what: "loading" });
+                }
+                Err(e) => e,
+            };
+            let placing = Placing {
+                runtime: self,
+                nodes: open.model().graph().nodes().len() as u32,
+            };
+            let refusal = matches!(
+                &failure,
+                RuntimeError::Device(HalError::CompileRejected { .. })
+            );
+            let more = exclusions(&placing, failure, &refused)?;
+            refused.extend(more.refusals);
+            if !refusal {
+                // what refuses nodes is told of node by node
+                warnings.push(format!("{}; it was placed elsewhere", more.why));
             }
         };
-        let mut warnings = self.warnings().to_vec();
         warnings.extend(self.cache().into_iter().flat_map(|c| c.take_notes()));
         let trained = open.model().info().context_length;
         if context > trained {
@@ -224,17 +288,38 @@ impl Runtime {
                 runtime: self.clone(),
                 fallbacks: fallbacks(open.model(), first.as_ref().unwrap_or(&plans), &plans),
                 open,
-                plans,
                 context,
-                chunk: self.chunk(&options)?,
+                chunk: self.chunk(&wishes)?,
+                wishes,
                 state_dtype,
                 memory,
-                programs: Mutex::new(vec![Arc::new(program)]),
+                loaded: Arc::new(Form {
+                    plans,
+                    excluded: refused,
+                    programs: Mutex::new(vec![Arc::new(program)]),
+                }),
+                others: Mutex::new(Vec::new()),
                 load_ms,
                 compile_ms: milliseconds(started),
                 warnings,
             }),
         })
+    }
+}
+
+/// A model that is being placed.
+struct Placing<'a> {
+    runtime: &'a Runtime,
+    nodes: u32,
+}
+
+impl Excludes for Placing<'_> {
+    fn runtime(&self) -> &Runtime {
+        self.runtime
+    }
+
+    fn nodes(&self) -> u32 {
+        self.nodes
     }
 }
 
@@ -337,34 +422,6 @@ fn smaller_cache(model: &Model, dtype: DType, context: u32, rest: u64) -> Option
     (!ways.is_empty()).then(|| ways.join(", or "))
 }
 
-/// The nodes that a device refused to compile, or the error if that is not what happened or
-/// nothing of it is new: each round of planning must exclude something.
-fn new_refusals(e: RuntimeError, known: &[Refusal]) -> Result<Vec<Refusal>, RuntimeError> {
-    match e {
-        RuntimeError::Device(HalError::CompileRejected { device, nodes }) => {
-            let refusal = |(node, reason)| Refusal {
-                device: device.clone(),
-                node,
-                reason,
-            };
-            let mut new: Vec<Refusal> = nodes.iter().cloned().map(refusal).collect();
-            new.retain(|n| {
-                known
-                    .iter()
-                    .all(|k| (&k.device, k.node) != (&n.device, n.node))
-            });
-            match new.is_empty() {
-                true => Err(HalError::CompileRejected { device, nodes }.into()),
-                false => Ok(new),
-            }
-        }
-        RuntimeError::Device(HalError::Cancelled { .. }) => {
-            Err(RuntimeError::Cancelled { what: "loading" })
-        }
-        other => Err(other),
-    }
-}
-
 /// The nodes that don't run where they were wanted, each with the reason: those that the `first` plan put
 /// elsewhere before a device refused to compile it, and those that the most preferred device says no to.
 fn fallbacks(model: &Model, first: &PlanSet, plans: &PlanSet) -> Vec<Fallback> {
@@ -434,12 +491,12 @@ impl LoadedModel {
 
     /// Where its nodes run and why.
     pub fn plans(&self) -> &PlanSet {
-        &self.inner.plans
+        &self.inner.loaded.plans
     }
 
     /// The plans in the form of the command line's JSON.
     pub fn plan_report(&self) -> PlanReport {
-        self.inner.plans.report(self.inner.open.model().graph())
+        self.plans().report(self.inner.open.model().graph())
     }
 
     /// Nodes that were not pinned and do not run on the most preferred device.
@@ -526,17 +583,22 @@ impl LoadedModel {
     /// that were freed.
     pub fn trim(&self) -> u64 {
         let mut freed = 0;
-        let mut programs = self.inner.programs.lock();
-        let mut first = true;
-        programs.retain(|p| {
-            // the form the model was loaded with stays
-            let keep = std::mem::take(&mut first) || Arc::strong_count(p) > 1;
-            if !keep {
-                freed += p.resident_bytes();
-            }
-            keep
-        });
-        drop(programs);
+        let mut free = |form: &Form, mut keep: usize| {
+            form.programs.lock().retain(|p| {
+                let used = Arc::strong_count(p) > 1 || keep > 0;
+                keep = keep.saturating_sub(1);
+                if !used {
+                    freed += p.resident_bytes();
+                }
+                used
+            });
+        };
+        // the program the model was loaded with stays
+        free(&self.inner.loaded, 1);
+        let mut others = self.inner.others.lock();
+        others.iter().for_each(|form| free(form, 0));
+        others.retain(|form| !form.programs.lock().is_empty());
+        drop(others);
         let devices = self.inner.runtime.open_devices().iter();
         freed + devices.map(|d| d.device().trim()).sum::<u64>()
     }
@@ -549,15 +611,55 @@ impl LoadedModel {
         Embedder::open(self.clone())
     }
 
-    /// The compiled form for a context of `capacity` tokens.
-    pub(crate) fn program(&self, capacity: u32) -> Result<Arc<Program>, RuntimeError> {
+    /// The device that must run what was asked of it.
+    pub(crate) fn required_device(&self) -> Option<&str> {
+        self.inner.wishes.placement.require.as_deref()
+    }
+
+    /// The plan as it was loaded.
+    pub(crate) fn form_of_loading(&self) -> Arc<Form> {
+        self.inner.loaded.clone()
+    }
+
+    /// What it does without since it was loaded.
+    pub(crate) fn excluded(&self) -> &[Refusal] {
+        &self.inner.loaded.excluded
+    }
+
+    /// The plan without `excluded`.
+    ///
+    /// # Errors
+    /// Pins that can't be kept without it, nodes that no device is left for.
+    pub(crate) fn form(&self, excluded: &[Refusal]) -> Result<Arc<Form>, RuntimeError> {
         let inner = &*self.inner;
-        let mut programs = inner.programs.lock();
+        if inner.loaded.is_without(excluded) {
+            return Ok(inner.loaded.clone());
+        }
+        let mut others = inner.others.lock();
+        if let Some(form) = others.iter().find(|form| form.is_without(excluded)) {
+            return Ok(form.clone());
+        }
+        let runtime = &inner.runtime;
+        let plans = runtime.plan_without(&inner.open, &inner.wishes, inner.context, excluded)?;
+        let form = Arc::new(Form {
+            plans,
+            excluded: excluded.to_vec(),
+            programs: Mutex::new(Vec::new()),
+        });
+        others.push(form.clone());
+        Ok(form)
+    }
+
+    /// What is compiled of `form` for a context of `capacity` tokens.
+    pub(crate) fn program(&self, form: &Form, capacity: u32) -> Result<Arc<Program>, RuntimeError> {
+        let inner = &*self.inner;
+        let mut programs = form.programs.lock();
         if let Some(program) = programs.iter().find(|p| p.limits().capacity >= capacity) {
             return Ok(program.clone());
         }
         let model = inner.open.model();
-        if let Some(rows) = inner.plans.sizes.capacity {
+        let rows = form.plans.sizes.capacity;
+        if let Some(rows) = rows.filter(|&rows| rows < capacity) {
             return Err(RuntimeError::Option {
                 option: "context",
                 found: capacity.to_string(),
@@ -566,11 +668,12 @@ impl LoadedModel {
                 ),
             });
         }
+        let limits = Limits::new(inner.chunk, capacity, output_width(model.graph())?);
         let program = Arc::new(Program::compile(
             model,
-            &inner.plans,
+            &form.plans,
             inner.runtime.open_devices(),
-            Limits::new(inner.chunk, capacity, output_width(model.graph())?),
+            limits.for_steps(&form.plans.sizes),
             inner.state_dtype,
             inner.runtime.cache(),
             &mut |_, _| true,
@@ -602,32 +705,9 @@ impl LoadedModel {
 
 #[cfg(test)]
 mod tests {
-    use anynpu_hal::{Reason, ReasonCode};
-    use anynpu_ir::NodeId;
-
     use super::*;
     use crate::KvType;
     use crate::testing::{CONTEXT, llama_with_heads_of, tiny_llama};
-
-    #[test]
-    fn only_refusals_that_are_new_lead_to_another_plan() {
-        let refuse = |nodes: &[u32]| {
-            let reason = Reason::new(ReasonCode::VendorRejected, "no");
-            RuntimeError::Device(HalError::CompileRejected {
-                device: "npu".into(),
-                nodes: nodes.iter().map(|&n| (NodeId(n), reason.clone())).collect(),
-            })
-        };
-        let first = new_refusals(refuse(&[3, 4]), &[]).unwrap();
-        assert_eq!(first.len(), 2);
-        let second = new_refusals(refuse(&[4, 5]), &first).unwrap();
-        assert_eq!((second.len(), second[0].node), (1, NodeId(5)));
-        assert!(new_refusals(refuse(&[3]), &first).is_err());
-        assert!(new_refusals(refuse(&[]), &first).is_err());
-        let cancelled = HalError::Cancelled { what: "x".into() };
-        let e = new_refusals(cancelled.into(), &[]).unwrap_err();
-        assert!(matches!(e, RuntimeError::Cancelled { .. }), "{e}");
-    }
 
     #[test]
     fn the_kv_type_follows_the_model_unless_said() {

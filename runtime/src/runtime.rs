@@ -10,6 +10,7 @@ use crate::RuntimeError;
 use crate::cache::Cache;
 use crate::cost::CostModel;
 use crate::exec::OpenDevice;
+use crate::health::Health;
 use crate::knobs::Knobs;
 use crate::profile::Profile;
 
@@ -26,6 +27,7 @@ struct Inner {
     knobs: Knobs,
     cache: Option<Arc<Cache>>,
     cost: CostModel,
+    health: Health,
     warnings: Vec<String>,
 }
 
@@ -54,6 +56,11 @@ impl Runtime {
     /// What the user should know of how it was built, e.g. a device that did not open.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
+    }
+
+    /// Which devices failed.
+    pub(crate) fn health(&self) -> &Health {
+        &self.inner.health
     }
 
     /// Where compiled forms are kept, if anywhere.
@@ -233,6 +240,7 @@ impl RuntimeBuilder {
             inner: Arc::new(Inner {
                 registry,
                 devices,
+                health: Health::default(),
                 cache: folder.map(|folder| Arc::new(Cache::new(folder, limit))),
                 cost: CostModel::new(profiles),
                 knobs,

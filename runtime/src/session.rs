@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::exec::{Executed, Executor, Logits, Rows, SegmentRun};
+use crate::exec::{Executed, Logits, NextStep, Rows, SegmentRun};
 use crate::memory::MemoryPlan;
-use crate::plan::{NextStep, Phase};
-use crate::{CancelToken, Kind, LoadedModel, RuntimeError, TokenId};
+use crate::plan::{Phase, PlanSet};
+use crate::runner::{Runner, Stepped};
+use crate::{CancelToken, Fallback, Kind, LoadedModel, RuntimeError, TokenId};
 
 /// How to open a session.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +46,7 @@ impl SessionOptions {
 #[derive(Debug)]
 pub struct Session {
     pub(crate) model: LoadedModel,
-    pub(crate) executor: Executor,
+    pub(crate) runner: Runner,
     /// The tokens whose rows are in the KV cache.
     pub(crate) tokens: Vec<TokenId>,
     /// A token that was chosen but not put in yet.
@@ -57,11 +58,10 @@ impl Session {
         model.require_kind("generating text", &[Kind::Decoder])?;
         let context = options.context.unwrap_or_else(|| model.context());
         model.require_context(context)?;
-        let program = model.program(context)?;
         let limit = options.step_timeout;
         let limit = limit.unwrap_or(model.runtime().knobs().step_timeout.duration());
         Ok(Session {
-            executor: Executor::new(program, context, limit)?,
+            runner: Runner::new(model.clone(), context, limit)?,
             tokens: Vec::with_capacity(context as usize),
             pending: None,
             model,
@@ -75,7 +75,7 @@ impl Session {
 
     /// Tokens the context holds.
     pub fn context(&self) -> u32 {
-        self.executor.capacity()
+        self.runner.capacity()
     }
 
     /// The tokens put in so far.
@@ -99,34 +99,49 @@ impl Session {
 
     /// What was executed since the session was opened.
     pub fn executed(&self) -> Executed {
-        self.executor.executed()
+        self.runner.executed()
     }
 
     /// Keeps a record of every segment that runs from now on, for a picture or a trace. Steps allocate
     /// while it is kept.
     pub fn record(&mut self) {
-        self.executor.record();
+        self.runner.record();
     }
 
     /// What ran since [`Session::record`], in order.
     pub fn recorded(&self) -> &[SegmentRun] {
-        self.executor.recorded()
+        self.runner.recorded()
     }
 
     /// Where devices counted other than what they were given.
     pub fn miscounts(&self) -> Vec<String> {
-        self.executor.miscounts()
+        self.runner.miscounts()
+    }
+
+    /// What the user should know of devices that failed since the session was opened.
+    pub fn warnings(&self) -> &[String] {
+        self.runner.warnings()
+    }
+
+    /// Nodes that moved because a device failed.
+    pub fn fallbacks(&self) -> &[Fallback] {
+        self.runner.fallbacks()
+    }
+
+    /// Where nodes run now.
+    pub fn plans(&self) -> &PlanSet {
+        &self.runner.form().plans
     }
 
     /// Gives the session's memory back, the KV cache among it; the tokens are kept. The session
     /// wakes by itself when it is used next, or by [`Session::resume`].
     pub fn suspend(&mut self) {
-        self.executor.suspend();
+        self.runner.executor_mut().suspend();
     }
 
     /// Whether its memory was given back.
     pub fn is_suspended(&self) -> bool {
-        self.executor.is_suspended()
+        self.runner.executor().is_suspended()
     }
 
     /// Takes memory again after [`Session::suspend`] and reads the session's tokens anew.
@@ -139,10 +154,10 @@ impl Session {
     }
 
     pub(crate) fn wake(&mut self, cancel: Option<&CancelToken>) -> Result<(), RuntimeError> {
-        if !self.executor.is_suspended() {
+        if !self.runner.executor().is_suspended() {
             return Ok(());
         }
-        self.executor.resume()?;
+        self.runner.resume()?;
         let (tokens, pending) = (self.tokens.clone(), self.pending);
         self.tokens.clear();
         let read = match tokens.is_empty() {
@@ -151,7 +166,7 @@ impl Session {
         };
         if let Err(e) = read {
             self.tokens = tokens;
-            self.executor.suspend();
+            self.runner.executor_mut().suspend();
             return Err(e);
         }
         self.pending = pending;
@@ -173,7 +188,7 @@ impl Session {
         let mut rest = tokens;
         while !rest.is_empty() {
             check_cancel(cancel)?;
-            let next = self.executor.next_step(rest.len() as u32, self.position());
+            let next = self.runner.next_step(rest.len() as u32, self.position());
             let (phase, count) = match next {
                 NextStep::Prefill(count) => (Phase::Prefill, count as usize),
                 NextStep::Decode => (Phase::Decode, 1),
@@ -184,8 +199,9 @@ impl Session {
             } else {
                 Rows::None
             };
-            self.step(phase, part, rows)?;
-            rest = after;
+            if self.step(phase, part, rows)? == Stepped::Ran {
+                rest = after;
+            }
         }
         Ok(())
     }
@@ -203,18 +219,23 @@ impl Session {
     ) -> Result<(), E> {
         self.wake(cancel)?;
         self.check(tokens)?;
-        let vocabulary = self.executor.program().vocabulary() as usize;
-        let chunk = self.executor.program().limits().rows as usize;
-        // steps of fixed sizes give one row each
-        let phase = match self.executor.program().sizes().buckets.is_empty() {
-            true => Phase::Prefill,
-            false => Phase::Decode,
-        };
-        for part in tokens.chunks(chunk) {
+        let vocabulary = self.runner.program().vocabulary() as usize;
+        let mut rest = tokens;
+        while !rest.is_empty() {
             check_cancel(cancel)?;
+            let program = self.runner.program();
+            // steps of fixed sizes give one row each
+            let phase = match program.sizes().buckets.is_empty() {
+                true => Phase::Prefill,
+                false => Phase::Decode,
+            };
+            let (part, after) = rest.split_at(rest.len().min(program.limits().rows as usize));
             let first = self.position();
-            self.step(phase, part, Rows::All)?;
-            let logits = self.executor.logits()?;
+            if self.step(phase, part, Rows::All)? != Stepped::Ran {
+                continue;
+            }
+            rest = after;
+            let logits = self.runner.logits()?;
             for (position, row) in (first..).zip(logits.chunks_exact(vocabulary)) {
                 with(position, row)?;
             }
@@ -234,7 +255,8 @@ impl Session {
                 context: self.context(),
             });
         }
-        self.step(Phase::Decode, &[token], Rows::Last)
+        while self.step(Phase::Decode, &[token], Rows::Last)? != Stepped::Ran {}
+        Ok(())
     }
 
     /// One logit a token of the vocabulary, after the last token put in. Empty if nothing was.
@@ -242,7 +264,7 @@ impl Session {
     /// # Errors
     /// A device whose memory can't be read.
     pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
-        self.executor.logits()
+        self.runner.logits()
     }
 
     /// Makes the session hold `tokens`: what agrees with its tokens from the start on stays, the
@@ -294,11 +316,45 @@ impl Session {
         self.tokens.len() as u32
     }
 
-    fn step(&mut self, phase: Phase, tokens: &[TokenId], rows: Rows) -> Result<(), RuntimeError> {
-        self.executor.step(phase, tokens, self.position(), rows)?;
-        self.tokens.extend_from_slice(tokens);
-        self.pending = None;
-        Ok(())
+    /// Runs one step. If the model moved instead, the KV cache is filled.
+    fn step(
+        &mut self,
+        phase: Phase,
+        tokens: &[TokenId],
+        rows: Rows,
+    ) -> Result<Stepped, RuntimeError> {
+        let position = self.position();
+        let stepped = self.runner.step(phase, tokens, &[], position, rows)?;
+        match stepped {
+            Stepped::Ran => {
+                self.tokens.extend_from_slice(tokens);
+                self.pending = None;
+            }
+            Stepped::Moved { rows_kept: true } => {}
+            Stepped::Moved { rows_kept: false } => self.fill_again()?,
+        }
+        Ok(stepped)
+    }
+
+    /// Reads the session's tokens anew, as the rows of the KV cache are lost.
+    fn fill_again(&mut self) -> Result<(), RuntimeError> {
+        let tokens = std::mem::take(&mut self.tokens);
+        let mut filled = Ok(());
+        while filled.is_ok() && self.tokens.len() < tokens.len() {
+            let rest = &tokens[self.tokens.len()..];
+            let next = self.runner.next_step(rest.len() as u32, self.position());
+            let (phase, count) = match next {
+                NextStep::Prefill(count) => (Phase::Prefill, count as usize),
+                NextStep::Decode => (Phase::Decode, 1),
+            };
+            filled = self.step(phase, &rest[..count], Rows::None).map(|_| ());
+        }
+        if filled.is_err() {
+            // the tokens are known, their rows are not: as after suspending
+            self.runner.executor_mut().suspend();
+            self.tokens = tokens;
+        }
+        filled
     }
 
     fn check(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {
@@ -314,7 +370,7 @@ impl Session {
     }
 
     pub(crate) fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {
-        let vocabulary = self.executor.program().vocabulary();
+        let vocabulary = self.runner.program().vocabulary();
         match tokens.iter().find(|&&t| t >= vocabulary) {
             Some(&token) => Err(RuntimeError::TokenOutOfRange { token, vocabulary }),
             None => Ok(()),

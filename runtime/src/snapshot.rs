@@ -78,7 +78,7 @@ impl Session {
         let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")));
         let file = file.map_err(failed)?;
         let mut out = Summed::new(BufWriter::new(file));
-        let states = self.executor.state_count();
+        let states = self.runner.executor().state_count();
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
@@ -92,7 +92,7 @@ impl Session {
         }
         for state in 0..states {
             let bytes = self.state_bytes(state);
-            let rows = self.executor.read_state(state, bytes)?;
+            let rows = self.runner.executor().read_state(state, bytes)?;
             out.write_all(&rows).map_err(failed)?;
         }
         let sum = out.sum.finalize();
@@ -129,13 +129,15 @@ impl Session {
         input.read_exact(&mut head).map_err(failed)?;
         sum.update(&head);
         self.truncate(0);
-        for state in 0..self.executor.state_count() {
+        for state in 0..self.runner.executor().state_count() {
             let bytes = self.row_bytes(state) * tokens.len();
             let mut result = Ok(());
-            self.executor.write_state(state, bytes, |memory| {
-                result = input.read_exact(memory);
-                sum.update(memory);
-            })?;
+            self.runner
+                .executor_mut()
+                .write_state(state, bytes, |memory| {
+                    result = input.read_exact(memory);
+                    sum.update(memory);
+                })?;
             result.map_err(failed)?;
         }
         let mut expected = [0; SUM];
@@ -198,8 +200,8 @@ impl Session {
             let expected = format!("at most {}, the context", self.context());
             return Err(unfit("the number of tokens", count.to_string(), expected));
         }
-        if states as usize != self.executor.state_count() {
-            let expected = self.executor.state_count().to_string();
+        if states as usize != self.runner.executor().state_count() {
+            let expected = self.runner.executor().state_count().to_string();
             return Err(unfit("the number of states", states.to_string(), expected));
         }
         // bounded by the context's own memory
@@ -254,7 +256,7 @@ impl Session {
 
     /// Bytes of a token's row of state `index`.
     fn row_bytes(&self, index: usize) -> usize {
-        self.executor.state_row_bytes(index)
+        self.runner.executor().state_row_bytes(index)
     }
 
     /// Bytes of the rows of state `index` that hold tokens.

@@ -31,8 +31,14 @@ pub enum Fault {
     HangAtSubmit(u64),
     /// The `n`-th submission takes longer by this.
     DelaySubmit(u64, Duration),
-    /// The `n`-th compile is refused.
+    /// The `n`-th submission is refused before it starts, with a vendor error.
+    RefuseSubmit(u64),
+    /// The `n`-th compile is refused: its first node.
     RefuseCompile(u64),
+    /// The device is lost at the `n`-th compile.
+    LoseAtCompile(u64),
+    /// The `n`-th compile finds no memory.
+    OutOfMemoryAtCompile(u64),
     /// The `n`-th allocation fails.
     OutOfMemoryAtAllocate(u64),
 }
@@ -40,7 +46,7 @@ pub enum Fault {
 /// A fault that can't be read.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "fault {0:?}: expected submit:N=lost|fail|hang|delay:MS, compile:N=refuse or allocate:N=oom"
+    "fault {0:?}: expected submit:N=lost|refuse|fail|hang|delay:MS, compile:N=refuse|lost|oom or allocate:N=oom"
 )]
 pub struct FaultSyntax(String);
 
@@ -60,6 +66,9 @@ impl FromStr for Fault {
                 let ms = ms.parse().map_err(|_| bad())?;
                 Ok(Fault::DelaySubmit(n, Duration::from_millis(ms)))
             }
+            ("submit", ("refuse", "")) => Ok(Fault::RefuseSubmit(n)),
+            ("compile", ("lost", "")) => Ok(Fault::LoseAtCompile(n)),
+            ("compile", ("oom", "")) => Ok(Fault::OutOfMemoryAtCompile(n)),
             ("compile", ("refuse", "")) => Ok(Fault::RefuseCompile(n)),
             ("allocate", ("oom", "")) => Ok(Fault::OutOfMemoryAtAllocate(n)),
             _ => Err(bad()),
@@ -191,6 +200,19 @@ impl Device for ChaosDevice {
                 nodes: vec![(NodeId(first), reason)],
             });
         }
+        if self.faults.contains(&Fault::OutOfMemoryAtCompile(n)) {
+            return Err(HalError::OutOfMemory {
+                device: self.info.name.clone(),
+                bytes: 1,
+                what: "a module, on purpose".into(),
+            });
+        }
+        if self.faults.contains(&Fault::LoseAtCompile(n)) {
+            self.queue.lost.store(true, Ordering::Relaxed);
+        }
+        if self.queue.lost.load(Ordering::Relaxed) {
+            return Err(lost());
+        }
         self.inner.compile(entries, options, weights, progress)
     }
 
@@ -215,6 +237,13 @@ impl Device for ChaosDevice {
     }
 }
 
+fn lost() -> HalError {
+    HalError::DeviceLost {
+        device: "chaos".into(),
+        why: "lost on purpose".into(),
+    }
+}
+
 impl Queue for ChaosQueue {
     fn submit(&self, s: &Submission<'_>) -> Result<(), HalError> {
         let n = self.submits.fetch_add(1, Ordering::Relaxed) + 1;
@@ -232,14 +261,19 @@ impl Queue for ChaosQueue {
                     });
                     return Ok(());
                 }
+                Fault::RefuseSubmit(at) if at == n => {
+                    return Err(HalError::Vendor {
+                        device: "chaos".into(),
+                        call: "submit".into(),
+                        code: -2,
+                        text: "refused on purpose".into(),
+                    });
+                }
                 _ => {}
             }
         }
         if self.lost.load(Ordering::Relaxed) {
-            return Err(HalError::DeviceLost {
-                device: "chaos".into(),
-                why: "lost on purpose".into(),
-            });
+            return Err(lost());
         }
         self.inner.queue().submit(s)
     }

@@ -25,33 +25,52 @@ pub(super) fn open(
     helper: &Helper,
     options: &OpenOptions,
 ) -> Result<Arc<dyn Device>, HalError> {
-    let host = Arc::new(Host::start(name, helper)?);
-    let answer = host.call(Call::Open {
+    let start = Start {
         name: name.into(),
-        threads: options.threads,
-        options: options.options.clone(),
-    })?;
-    let Answer::Opened { info, capabilities } = answer else {
-        return Err(unexpected(name, &answer));
+        helper: helper.clone(),
+        options: options.clone(),
     };
-    let mut info = info.into_info();
-    if info.name != name {
-        return Err(nonsense(name, format!("it opened '{}'", info.name)));
-    }
-    info.description = format!("{}, in process {}", info.description, host.process());
-    let capabilities = capabilities
-        .into_capabilities()
-        .map_err(|e| nonsense(name, e))?;
+    let (host, mut info, capabilities) = start.start()?;
+    info.description = format!("{}, in a process of its own", info.description);
     Ok(Arc::new(IsolatedDevice {
         info,
         capabilities,
         queue: IsolatedQueue {
-            host,
-            name: name.into(),
+            host: Mutex::new(host),
+            start,
             buffers: Arc::default(),
         },
         next_buffer: AtomicU64::new(1),
     }))
+}
+
+/// How a helper with the device open is had.
+#[derive(Debug)]
+struct Start {
+    name: String,
+    helper: Helper,
+    options: OpenOptions,
+}
+
+impl Start {
+    fn start(&self) -> Result<(Arc<Host>, DeviceInfo, Capabilities), HalError> {
+        let name = &self.name;
+        let host = Arc::new(Host::start(name, &self.helper)?);
+        let answer = host.call(Call::Open {
+            name: name.clone(),
+            threads: self.options.threads,
+            options: self.options.options.clone(),
+        })?;
+        let Answer::Opened { info, capabilities } = answer else {
+            return Err(unexpected(name, &answer));
+        };
+        let info = info.into_info();
+        if info.name != *name {
+            return Err(nonsense(name, format!("it opened '{}'", info.name)));
+        }
+        let capabilities = capabilities.into_capabilities();
+        Ok((host, info, capabilities.map_err(|e| nonsense(name, e))?))
+    }
 }
 
 fn nonsense(device: &str, why: String) -> HalError {
@@ -74,16 +93,19 @@ struct IsolatedDevice {
 }
 
 struct IsolatedQueue {
-    host: Arc<Host>,
-    name: String,
-    /// The helper's number of each buffer, by the address of its memory here.
-    buffers: Arc<Mutex<HashMap<usize, u64>>>,
+    /// The helper in use; another one after it was lost.
+    host: Mutex<Arc<Host>>,
+    start: Start,
+    buffers: Arc<Mutex<Numbers>>,
 }
+
+/// By the address of a buffer's memory here, its helper's process and number there.
+type Numbers = HashMap<usize, (u32, u64)>;
 
 impl std::fmt::Debug for IsolatedQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IsolatedQueue")
-            .field("name", &self.name)
+            .field("name", &self.start.name)
             .finish()
     }
 }
@@ -123,13 +145,13 @@ struct IsolatedBuffer {
     inner: HostBuffer,
     host: Arc<Host>,
     number: u64,
-    buffers: Arc<Mutex<HashMap<usize, u64>>>,
+    buffers: Arc<Mutex<Numbers>>,
 }
 
 impl IsolatedDevice {
     fn verdicts(&self, graph: &Subgraph<'_>, validate: bool) -> Result<Vec<Support>, HalError> {
         let nodes = graph.range();
-        let answer = self.queue.host.call(Call::Support {
+        let answer = self.queue.working_host()?.call(Call::Support {
             graph: graph.graph().to_string(),
             nodes: (nodes.start, nodes.end),
             validate,
@@ -274,7 +296,7 @@ impl Device for IsolatedDevice {
             .collect();
         let infos = infos?;
         let (wire, _spilled) = self.wire(entries, options, &*weights)?;
-        let host = &self.queue.host;
+        let host = self.queue.working_host()?;
         match host.call_with_progress(Call::Compile(wire), progress)? {
             Answer::Compiled { module, resident } => Ok(Arc::new(IsolatedModule {
                 host: host.clone(),
@@ -293,7 +315,7 @@ impl Device for IsolatedDevice {
         weights: &dyn WeightSource,
     ) -> Result<Option<MemoryNeed>, HalError> {
         let (wire, _spilled) = self.wire(entries, options, weights)?;
-        match self.queue.host.call(Call::MemoryNeed(wire))? {
+        match self.queue.working_host()?.call(Call::MemoryNeed(wire))? {
             Answer::MemoryNeed(need) => Ok(need.map(wire::into_memory_need)),
             other => Err(unexpected(&self.info.name, &other)),
         }
@@ -310,7 +332,8 @@ impl Device for IsolatedDevice {
         }
         let (memory, path) = shared::create(desc.clone())?;
         let number = self.next_buffer.fetch_add(1, Ordering::Relaxed);
-        let answer = self.queue.host.call(Call::Allocate {
+        let host = self.queue.working_host()?;
+        let answer = host.call(Call::Allocate {
             buffer: number,
             name: desc.name.clone(),
             bytes: desc.bytes,
@@ -321,10 +344,11 @@ impl Device for IsolatedDevice {
             return Err(unexpected(&self.info.name, &answer));
         }
         let address = memory.as_ptr().addr();
-        self.queue.buffers.lock().insert(address, number);
+        let known = (host.process(), number);
+        self.queue.buffers.lock().insert(address, known);
         Ok(Arc::new(IsolatedBuffer {
             inner: memory,
-            host: self.queue.host.clone(),
+            host,
             number,
             buffers: self.queue.buffers.clone(),
         }))
@@ -354,10 +378,15 @@ impl Device for IsolatedDevice {
     }
 
     fn trim(&self) -> u64 {
-        match self.queue.host.call(Call::Trim) {
+        match self.queue.host.lock().call(Call::Trim) {
             Ok(Answer::Trimmed(bytes)) => bytes,
             _ => 0,
         }
+    }
+
+    fn give_up(&self) {
+        let host = self.queue.host.lock().clone();
+        host.stop("its helper was given up");
     }
 
     fn queue(&self) -> &dyn Queue {
@@ -370,22 +399,34 @@ impl Device for IsolatedDevice {
 }
 
 impl IsolatedQueue {
-    /// The helper's number of a buffer.
-    fn number(&self, buffer: &dyn Buffer) -> Option<u64> {
-        let memory = buffer.as_any().downcast_ref::<HostBuffer>()?;
-        self.buffers.lock().get(&memory.as_ptr().addr()).copied()
+    /// The helper, started again if it is gone. What the lost one held stays lost.
+    fn working_host(&self) -> Result<Arc<Host>, HalError> {
+        let mut host = self.host.lock();
+        if host.is_lost() {
+            *host = self.start.start()?.0;
+        }
+        Ok(host.clone())
     }
 
-    fn numbers(&self, buffers: &[Arc<dyn Buffer>]) -> Result<Vec<u64>, HalError> {
-        let number = |buffer: &Arc<dyn Buffer>| {
-            self.number(&**buffer).ok_or_else(|| HalError::InvalidUse {
+    /// The numbers that `host` has of buffers.
+    fn numbers(&self, host: &Host, buffers: &[Arc<dyn Buffer>]) -> Result<Vec<u64>, HalError> {
+        let process = host.process();
+        let number = |buffer: &Arc<dyn Buffer>| match self.number(&**buffer) {
+            Some((of, number)) if of == process => Ok(number),
+            _ => Err(HalError::InvalidUse {
                 call: "submit",
                 what: format!("buffer '{}'", buffer.desc().name),
-                found: "one of another device".into(),
-                expected: format!("one allocated by '{}'", self.name),
-            })
+                found: "one of another device, or of a helper that is gone".into(),
+                expected: format!("one allocated by '{}'", self.start.name),
+            }),
         };
         buffers.iter().map(number).collect()
+    }
+
+    fn number(&self, buffer: &dyn Buffer) -> Option<(u32, u64)> {
+        let memory = buffer.as_any().downcast_ref::<HostBuffer>()?;
+        let numbers = self.buffers.lock();
+        numbers.get(&memory.as_ptr().addr()).copied()
     }
 }
 
@@ -393,29 +434,29 @@ impl Queue for IsolatedQueue {
     fn submit(&self, s: &Submission<'_>) -> Result<(), HalError> {
         s.check(s.entry_info()?)?;
         let module = s.module.as_any().downcast_ref::<IsolatedModule>();
-        let module = module.filter(|m| Arc::ptr_eq(&m.host, &self.host));
         let module = module.ok_or_else(|| HalError::InvalidUse {
             call: "submit",
             what: "module".into(),
             found: "one of another device".into(),
-            expected: format!("one compiled by '{}'", self.name),
+            expected: format!("one compiled by '{}'", self.start.name),
         })?;
+        let host = &module.host;
         for point in s.wait {
             point.wait(WAIT_LIMIT)?;
         }
         let call = Call::Submit {
             module: module.number,
             entry: s.entry,
-            inputs: self.numbers(s.inputs)?,
-            outputs: self.numbers(s.outputs)?,
-            states: self.numbers(s.states)?,
+            inputs: self.numbers(host, s.inputs)?,
+            outputs: self.numbers(host, s.outputs)?,
+            states: self.numbers(host, s.states)?,
             symbols: wire::symbols(&s.symbols),
         };
-        self.host.submit(call, s.signal.clone())
+        host.submit(call, s.signal.clone())
     }
 
     fn counters(&self) -> Counters {
-        self.host.counters()
+        self.host.lock().counters()
     }
 }
 

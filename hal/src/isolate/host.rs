@@ -156,6 +156,16 @@ impl Host {
         }
     }
 
+    /// Ends the helper.
+    pub fn stop(&self, why: &str) {
+        self.shared.kill(why);
+    }
+
+    /// Whether the helper is gone.
+    pub fn is_lost(&self) -> bool {
+        self.shared.state.lock().lost.is_some()
+    }
+
     /// What the device counted, after the last run that ended.
     pub fn counters(&self) -> Counters {
         self.shared.state.lock().counters

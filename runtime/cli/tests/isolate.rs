@@ -61,6 +61,51 @@ fn children(parent: u32) -> Vec<u32> {
     all.map(|n| n.parse().unwrap()).collect()
 }
 
+/// What follows a helper's end is what the devices that are left compute, which here is the same.
+#[test]
+fn a_driver_s_process_that_is_killed_costs_no_token() {
+    let command = |isolate: bool| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anynpu"));
+        command.args(["run", "-p", "Once upon a time", "-n", "150", "--temp", "0"]);
+        if isolate {
+            command.args(["--device", "cpu,sim:reference-f32", "--isolate"]);
+        }
+        command.stdin(Stdio::null());
+        command
+    };
+    let undisturbed = command(false).output().unwrap();
+    let mut program = command(true)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(program.stdout.take().unwrap());
+    let mut story = vec![0; 60];
+    output.read_exact(&mut story).unwrap();
+    let helpers = children(program.id());
+    assert!(!helpers.is_empty());
+    for helper in helpers {
+        let killed = Command::new("kill")
+            .args(["-9", &helper.to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+    }
+    output.read_to_end(&mut story).unwrap();
+    let mut told = String::new();
+    program
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut told)
+        .unwrap();
+    assert!(program.wait().unwrap().success(), "{told}");
+    assert_eq!(text(&story), text(&undisturbed.stdout));
+    assert!(
+        told.contains("signal: 9") && told.contains("goes on with cpu"),
+        "{told}"
+    );
+}
+
 #[test]
 fn helpers_end_with_the_program_that_started_them() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_anynpu"))

@@ -39,7 +39,7 @@ pub struct ExecutedDevice {
 }
 
 /// The counts of one device.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Count {
     device: Counters,
     submitted: u64,
@@ -88,6 +88,22 @@ impl Count {
 }
 
 impl Executed {
+    /// Both together.
+    pub(crate) fn and(mut self, more: Executed) -> Executed {
+        self.steps += more.steps;
+        for (name, more) in more.devices {
+            let own = self.devices.entry(name).or_default();
+            own.nodes += more.nodes;
+            own.segments += more.segments;
+            own.copies_in += more.copies_in;
+            own.copies_out += more.copies_out;
+            own.bytes += more.bytes;
+            own.us += more.us;
+            own.dtype = more.dtype;
+        }
+        self
+    }
+
     /// The counts of every device that was given work.
     pub(super) fn of<'a>(
         steps: u64,

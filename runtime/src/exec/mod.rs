@@ -16,12 +16,14 @@ use anynpu_ir::{Graph, StateId, Symbol, SymbolValues, TensorType};
 use bind::{Bindings, Copy, ShapeSlots};
 pub use count::{Executed, ExecutedDevice};
 pub(crate) use program::{Limits, OpenDevice, Program, output_width};
+
+pub(crate) use crate::plan::NextStep;
 pub use record::SegmentRun;
 
 use crate::RuntimeError;
 use crate::TokenId;
 use crate::memory::{Mapped, SlotId, Slots};
-use crate::plan::{NextStep, Phase};
+use crate::plan::Phase;
 
 /// Which rows of a step's tokens logits are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub(crate) struct Executor {
     /// For each device, the timeline of its submissions and how many there were.
     timelines: Vec<(Timeline, u64)>,
     counts: Vec<count::Count>,
+    /// The counts before the step that runs.
+    counted: Vec<count::Count>,
     steps: u64,
     limit: Duration,
     /// Where the last step left logits, and of how many rows.
@@ -75,6 +79,7 @@ impl Executor {
         Ok(Executor {
             timelines: program.devices().iter().map(timeline).collect(),
             counts: vec![count::Count::default(); program.devices().len()],
+            counted: vec![count::Count::default(); program.devices().len()],
             program,
             capacity,
             rows,
@@ -92,25 +97,9 @@ impl Executor {
         &self.program
     }
 
-    /// Rows of the KV cache.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
-    /// Runs `tokens` at positions from `position` on. If it fails, the KV rows before `position`
-    /// are as they were and the step can be run again.
+    /// Runs `tokens`, each of the type given or 0, at positions from `position` on. If it fails, the KV rows
+    /// before `position` are as they were and the step can be run again.
     pub fn step(
-        &mut self,
-        phase: Phase,
-        tokens: &[TokenId],
-        position: u32,
-        rows: Rows,
-    ) -> Result<(), RuntimeError> {
-        self.typed_step(phase, tokens, &[], position, rows)
-    }
-
-    /// As [`Executor::step`], with the type of each token; types that are not given are 0.
-    pub fn typed_step(
         &mut self,
         phase: Phase,
         tokens: &[TokenId],
@@ -144,8 +133,13 @@ impl Executor {
         self.write_inputs(shape, tokens, types, position, length, wanted.clone())?;
         let wanted = wanted.len() as u32;
         let symbols = SymbolValues::step(length, position, wanted, self.rows);
+        self.counted.copy_from_slice(&self.counts);
         for segment in 0..self.buffers(shape)?.segments.len() {
-            self.run_segment(shape, segment, &symbols)?;
+            if let Err(e) = self.run_segment(shape, segment, &symbols) {
+                // what ran of a step that failed is run again, and counted then
+                self.counts.copy_from_slice(&self.counted);
+                return Err(e);
+            }
         }
         self.steps += 1;
         self.logits = Some((self.buffers(shape)?.logits, wanted));
@@ -281,6 +275,11 @@ impl Executor {
     /// Keeps a record of every segment that runs from now on. Steps then allocate.
     pub fn record(&mut self) {
         self.recorder = Some(record::Recorder::new());
+    }
+
+    /// Goes on with the record that `other` kept.
+    pub fn keep_record_of(&mut self, other: &mut Executor) {
+        self.recorder = other.recorder.take();
     }
 
     /// What ran since [`Executor::record`].

@@ -59,11 +59,12 @@ fn executor(devices: Vec<Arc<dyn Device>>, pins: &[&str]) -> Executor {
 fn steps_run_every_node_and_devices_count_them() {
     let mut x = executor(vec![open(NoopDriver)], &[]);
     let nodes = x.program().graph().nodes().len() as u64;
-    x.step(Phase::Prefill, &[1, 2, 3], 0, Rows::None).unwrap();
+    x.step(Phase::Prefill, &[1, 2, 3], &[], 0, Rows::None)
+        .unwrap();
     assert_eq!(x.logits().unwrap().len(), 0);
-    x.step(Phase::Prefill, &[4, 5], 3, Rows::All).unwrap();
+    x.step(Phase::Prefill, &[4, 5], &[], 3, Rows::All).unwrap();
     assert_eq!(x.logits().unwrap().len(), 2 * VOCABULARY as usize);
-    x.step(Phase::Decode, &[6], 5, Rows::Last).unwrap();
+    x.step(Phase::Decode, &[6], &[], 5, Rows::Last).unwrap();
     assert_eq!(x.logits().unwrap().len(), VOCABULARY as usize);
     let executed = x.executed();
     assert_eq!(executed.steps, 3);
@@ -83,8 +84,9 @@ fn values_that_cross_devices_without_common_memory_are_copied_and_counted() {
         vec![open(NoopDriver), chaos(vec![])],
         &["*=noop", "layers.1=chaos"],
     );
-    x.step(Phase::Prefill, &[1, 2, 3], 0, Rows::Last).unwrap();
-    x.step(Phase::Decode, &[6], 3, Rows::Last).unwrap();
+    x.step(Phase::Prefill, &[1, 2, 3], &[], 0, Rows::Last)
+        .unwrap();
+    x.step(Phase::Decode, &[6], &[], 3, Rows::Last).unwrap();
     let executed = x.executed();
     let (noop, chaos) = (&executed.devices["noop"], &executed.devices["chaos"]);
     // one residual stream of 32 f32 in and one out, for 3 tokens and for 1
@@ -131,16 +133,16 @@ fn a_state_that_devices_without_common_memory_would_share_is_refused() {
 #[test]
 fn a_failed_step_can_be_run_again_and_is_not_counted() {
     let mut x = executor(vec![chaos(vec![Fault::FailAfterSubmit(2)])], &[]);
-    x.step(Phase::Prefill, &[1, 2], 0, Rows::Last).unwrap();
+    x.step(Phase::Prefill, &[1, 2], &[], 0, Rows::Last).unwrap();
     let e = x
-        .step(Phase::Decode, &[3], 2, Rows::Last)
+        .step(Phase::Decode, &[3], &[], 2, Rows::Last)
         .unwrap_err()
         .to_string();
     assert!(
         e.contains("'chaos'") && e.contains("embed to output.logits"),
         "{e}"
     );
-    x.step(Phase::Decode, &[3], 2, Rows::Last).unwrap();
+    x.step(Phase::Decode, &[3], &[], 2, Rows::Last).unwrap();
     assert_eq!(x.executed().steps, 2);
     assert_eq!(x.executed().devices["chaos"].segments, 2);
     assert!(x.miscounts().is_empty());
@@ -149,7 +151,9 @@ fn a_failed_step_can_be_run_again_and_is_not_counted() {
 #[test]
 fn a_step_that_hangs_ends_at_its_limit_and_the_session_with_it() {
     let mut x = executor(vec![chaos(vec![Fault::HangAtSubmit(1)])], &[]);
-    let e = x.step(Phase::Prefill, &[1], 0, Rows::Last).unwrap_err();
+    let e = x
+        .step(Phase::Prefill, &[1], &[], 0, Rows::Last)
+        .unwrap_err();
     assert!(
         matches!(
             e,
@@ -160,23 +164,30 @@ fn a_step_that_hangs_ends_at_its_limit_and_the_session_with_it() {
         ),
         "{e}"
     );
-    let e = x.step(Phase::Prefill, &[1], 0, Rows::Last).unwrap_err();
+    let e = x
+        .step(Phase::Prefill, &[1], &[], 0, Rows::Last)
+        .unwrap_err();
     assert!(matches!(e, RuntimeError::Abandoned { .. }), "{e}");
 }
 
 #[test]
 fn steps_past_the_limits_are_refused() {
     let mut x = executor(vec![open(NoopDriver)], &[]);
-    assert!(x.step(Phase::Prefill, &[], 0, Rows::Last).is_err());
-    assert!(x.step(Phase::Prefill, &[0; 9], 0, Rows::Last).is_err());
-    assert!(x.step(Phase::Decode, &[0; 2], 0, Rows::Last).is_err());
-    let e = x.step(Phase::Prefill, &[0; 3], 30, Rows::Last).unwrap_err();
+    assert!(x.step(Phase::Prefill, &[], &[], 0, Rows::Last).is_err());
+    assert!(x.step(Phase::Prefill, &[0; 9], &[], 0, Rows::Last).is_err());
+    assert!(x.step(Phase::Decode, &[0; 2], &[], 0, Rows::Last).is_err());
+    let e = x
+        .step(Phase::Prefill, &[0; 3], &[], 30, Rows::Last)
+        .unwrap_err();
     assert!(
         matches!(e, RuntimeError::ContextFull { context: 32 }),
         "{e}"
     );
-    assert!(x.step(Phase::Decode, &[0], u32::MAX, Rows::Last).is_err());
-    x.step(Phase::Decode, &[0], 31, Rows::Last).unwrap();
+    assert!(
+        x.step(Phase::Decode, &[0], &[], u32::MAX, Rows::Last)
+            .is_err()
+    );
+    x.step(Phase::Decode, &[0], &[], 31, Rows::Last).unwrap();
 }
 
 #[test]

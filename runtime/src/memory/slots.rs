@@ -56,6 +56,16 @@ pub(crate) struct Bound<'a> {
     pub states: &'a [SlotId],
 }
 
+impl Drop for Slots {
+    /// Memory that a device may still write is never given back.
+    fn drop(&mut self) {
+        if self.abandoned.is_some() {
+            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(std::mem::take(&mut self.runs));
+        }
+    }
+}
+
 impl Slots {
     /// Allocates a slot on `device`, known as `lane` from now on.
     pub fn allocate(
@@ -101,8 +111,7 @@ impl Slots {
 
     /// Frees every slot and run; ids given so far are void.
     pub fn clear(&mut self) {
-        self.runs.clear();
-        self.slots.clear();
+        *self = Slots::default();
     }
 
     /// Prepares a run of an entry of `module` on the device `lane`, which must see every slot.
