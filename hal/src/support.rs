@@ -87,11 +87,13 @@ pub enum ReasonCode {
     Pinned,
     /// The device is gone.
     DeviceLost,
+    /// The device is not ready yet.
+    Compiling,
 }
 
 impl ReasonCode {
     /// Every code.
-    pub const ALL: [ReasonCode; 13] = [
+    pub const ALL: [ReasonCode; 14] = [
         ReasonCode::OpUnknown,
         ReasonCode::OpVersion,
         ReasonCode::DType,
@@ -105,6 +107,7 @@ impl ReasonCode {
         ReasonCode::VendorRejected,
         ReasonCode::Pinned,
         ReasonCode::DeviceLost,
+        ReasonCode::Compiling,
     ];
 
     /// The code's name in reports, e.g. `dynamic_shape`.
@@ -123,6 +126,7 @@ impl ReasonCode {
             ReasonCode::VendorRejected => "vendor_rejected",
             ReasonCode::Pinned => "pinned",
             ReasonCode::DeviceLost => "device_lost",
+            ReasonCode::Compiling => "compiling",
         }
     }
 }

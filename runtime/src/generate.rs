@@ -435,6 +435,7 @@ impl Session {
         finish: FinishReason,
     ) -> GenerationReport {
         let mut warnings = self.model.warnings().to_vec();
+        warnings.extend(self.model.background().failures());
         warnings.extend_from_slice(self.warnings());
         warnings.extend(self.miscounts());
         let mut fallbacks = self.model.fallbacks().to_vec();

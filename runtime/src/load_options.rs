@@ -142,6 +142,9 @@ pub struct LoadOptions {
     /// Most bytes of weights and KV caches that devices may hold, by name. Others may hold what they say
     /// themselves.
     pub budgets: Vec<(String, u64)>,
+    /// Starts on the devices that run the whole op set, and compiles for the others in the background: sessions
+    /// move between two tokens when that is done.
+    pub background: bool,
     /// Told how far loading has come.
     pub progress: Option<ProgressFn>,
     /// Stops loading from elsewhere.

@@ -11,7 +11,8 @@ use anynpu_ir::{DType, NodeId};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::exec::{Limits, Program, output_width};
+use crate::background::{self, Background};
+use crate::exec::{Limits, OpenDevice, Program, output_width};
 use crate::load_options::{Wishes, require_whole_blocks};
 use crate::memory::MemoryPlan;
 use crate::plan::{Because, DeviceIndex, NodeWhy, PlanReport, PlanRequest, PlanSet, Refusal, plan};
@@ -54,8 +55,9 @@ struct Inner {
     memory: MemoryPlan,
     /// As it was loaded.
     loaded: Arc<Form>,
-    /// As it runs where devices failed.
+    /// As it runs where devices failed, or when the others have compiled.
     others: Mutex<Vec<Arc<Form>>>,
+    background: Background,
     load_ms: f64,
     compile_ms: f64,
     fallbacks: Vec<Fallback>,
@@ -68,7 +70,7 @@ pub(crate) struct Form {
     /// The plan.
     pub plans: PlanSet,
     /// What it does without.
-    excluded: Vec<Refusal>,
+    pub excluded: Vec<Refusal>,
     /// By capacity: weights exist once a program.
     programs: Mutex<Vec<Arc<Program>>>,
 }
@@ -184,6 +186,30 @@ impl Runtime {
         plan(open.model().graph(), &self.devices(), &request)
     }
 
+    /// Every node with each device that does not run the whole op set, so that the model can start without
+    /// them; `None` if it can't, or there are none.
+    fn to_compile_later(
+        &self,
+        open: &OpenModel,
+        wishes: &Wishes,
+        context: u32,
+        refused: &[Refusal],
+    ) -> Option<Vec<Refusal>> {
+        let slow = |d: &&Arc<OpenDevice>| !d.device().capabilities().features.baseline;
+        let mut later = Vec::new();
+        for device in self.open_devices().iter().filter(slow) {
+            let nodes = (0..open.model().graph().nodes().len() as u32).map(NodeId);
+            later.extend(nodes.map(|node| Refusal {
+                device: device.name().to_owned(),
+                node,
+                reason: Reason::new(ReasonCode::Compiling, "it compiles in the background"),
+            }));
+        }
+        let all = [refused, &later].concat();
+        let possible = !later.is_empty() && self.plan_without(open, wishes, context, &all).is_ok();
+        possible.then_some(later)
+    }
+
     /// Every node with each device that failed a short while ago; the user is told.
     fn quarantined(&self, open: &OpenModel, warnings: &mut Vec<String>) -> Vec<Refusal> {
         let mut refused = Vec::new();
@@ -227,6 +253,12 @@ impl Runtime {
         let wishes = options.wishes();
         let mut warnings = self.warnings().to_vec();
         let mut refused = self.quarantined(&open, &mut warnings);
+        let in_background = match options.background {
+            true => self.to_compile_later(&open, &wishes, context, &refused),
+            false => None,
+        };
+        let later = in_background.is_some().then(|| refused.clone());
+        refused.extend(in_background.into_iter().flatten());
         let mut first = None;
         let load_ms = milliseconds(started);
         let started = Instant::now();
@@ -283,10 +315,14 @@ impl Runtime {
                 "the model is f32, but its KV cache is kept in {state_dtype}"
             ));
         }
-        Ok(LoadedModel {
+        let model = LoadedModel {
             inner: Arc::new(Inner {
                 runtime: self.clone(),
-                fallbacks: fallbacks(open.model(), first.as_ref().unwrap_or(&plans), &plans),
+                fallbacks: match later {
+                    // what is placed elsewhere for now is no fallback
+                    Some(_) => Vec::new(),
+                    None => fallbacks(open.model(), first.as_ref().unwrap_or(&plans), &plans),
+                },
                 open,
                 context,
                 chunk: self.chunk(&wishes)?,
@@ -299,11 +335,16 @@ impl Runtime {
                     programs: Mutex::new(vec![Arc::new(program)]),
                 }),
                 others: Mutex::new(Vec::new()),
+                background: Background::new(later.is_some()),
                 load_ms,
                 compile_ms: milliseconds(started),
                 warnings,
             }),
-        })
+        };
+        if let Some(excluded) = later {
+            background::compile(&model, excluded);
+        }
+        Ok(model)
     }
 }
 
@@ -623,7 +664,17 @@ impl LoadedModel {
 
     /// What it does without since it was loaded.
     pub(crate) fn excluded(&self) -> &[Refusal] {
-        &self.inner.loaded.excluded
+        let form = self.inner.background.ready().unwrap_or(&self.inner.loaded);
+        &form.excluded
+    }
+
+    pub(crate) fn background(&self) -> &Background {
+        &self.inner.background
+    }
+
+    /// Whether devices still compile in the background ([`LoadOptions::background`]).
+    pub fn is_compiling(&self) -> bool {
+        self.inner.background.is_running()
     }
 
     /// The plan without `excluded`.
@@ -648,6 +699,13 @@ impl LoadedModel {
         });
         others.push(form.clone());
         Ok(form)
+    }
+
+    /// What was compiled of `form` already, if it holds `capacity` tokens.
+    pub(crate) fn compiled(&self, form: &Form, capacity: u32) -> Option<Arc<Program>> {
+        let programs = form.programs.lock();
+        let fits = |p: &&Arc<Program>| p.limits().capacity >= capacity;
+        programs.iter().find(fits).cloned()
     }
 
     /// What is compiled of `form` for a context of `capacity` tokens.

@@ -31,6 +31,8 @@ pub(crate) struct Runner {
     miscounts: Vec<String>,
     warnings: Vec<String>,
     fallbacks: Vec<Fallback>,
+    /// Whether it is not to move to what compiles in the background: it has, or can't.
+    settled: bool,
 }
 
 /// What became of a step.
@@ -73,6 +75,7 @@ impl Runner {
                 miscounts: Vec::new(),
                 warnings: Vec::new(),
                 fallbacks: Vec::new(),
+                settled: model.background().ready().is_some(),
                 model,
             };
             let own = runner.model.form_of_loading();
@@ -125,6 +128,11 @@ impl Runner {
         position: u32,
         rows: Rows,
     ) -> Result<Stepped, RuntimeError> {
+        if !self.settled
+            && let Some(moved) = self.move_when_compiled(position)
+        {
+            return Ok(moved);
+        }
         match self.executor.step(phase, tokens, types, position, rows) {
             Ok(()) => Ok(Stepped::Ran),
             Err(failure @ RuntimeError::Step { .. }) => self.survive(failure, position),
@@ -173,6 +181,30 @@ impl Runner {
         self.executor.recorded()
     }
 
+    /// Moves to what was compiled in the background, once it is.
+    fn move_when_compiled(&mut self, filled: u32) -> Option<Stepped> {
+        let ready = self.model.background().ready()?.clone();
+        self.settled = true;
+        if !Arc::ptr_eq(&self.form, &self.model.form_of_loading()) {
+            // devices failed meanwhile
+            return None;
+        }
+        let program = self.model.compiled(&ready, self.capacity)?;
+        match Executor::new(program, self.capacity, self.limit) {
+            Ok(executor) => {
+                self.excluded.clone_from(&ready.excluded);
+                let rows_kept = self.replace(ready, executor, filled).1;
+                Some(Stepped::Moved { rows_kept })
+            }
+            Err(e) => {
+                let warning = format!("it stays where it is: {e}");
+                tracing::warn!("{warning}");
+                self.warnings.push(warning);
+                None
+            }
+        }
+    }
+
     /// Moves away from what failed, with the first `filled` rows of the KV cache if they can be read.
     fn survive(&mut self, failure: RuntimeError, filled: u32) -> Result<Stepped, RuntimeError> {
         let mut failure = failure;
@@ -181,7 +213,8 @@ impl Runner {
             self.excluded.extend(more.refusals);
             match make(&self.model, &self.excluded, self.capacity, self.limit) {
                 Ok((form, executor)) => {
-                    let rows_kept = self.move_to(form, executor, filled, more.why);
+                    let (left, rows_kept) = self.replace(form, executor, filled);
+                    self.tell(&left, more.why);
                     return Ok(Stepped::Moved { rows_kept });
                 }
                 // nothing is left: what failed first is what the user has to know
@@ -191,22 +224,20 @@ impl Runner {
         }
     }
 
-    /// Goes on with another executor; whether it has the first `filled` rows of the KV cache.
-    fn move_to(
+    /// Goes on with another executor. Gives the form before, and whether the new one has the first `filled` rows
+    /// of the KV cache.
+    fn replace(
         &mut self,
         form: Arc<Form>,
         mut executor: Executor,
         filled: u32,
-        why: String,
-    ) -> bool {
+    ) -> (Arc<Form>, bool) {
         let rows_kept = copy_rows(&self.executor, &mut executor, filled);
         executor.keep_record_of(&mut self.executor);
         self.before = self.executed();
         self.miscounts.extend(self.executor.miscounts());
         self.executor = executor;
-        let left = std::mem::replace(&mut self.form, form);
-        self.tell(&left, why);
-        rows_kept
+        (std::mem::replace(&mut self.form, form), rows_kept)
     }
 
     /// Tells the user why nodes left where `form` had them.

@@ -7,7 +7,7 @@ mod common;
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anynpu_cpu::CpuDriver;
 use anynpu_hal::driver::chaos::{ChaosDriver, Fault};
@@ -29,7 +29,7 @@ const LAYERS: u32 = 3;
 /// Longest time of a step: what hangs is given up after it.
 const LIMIT: Duration = Duration::from_millis(40);
 
-/// The CPU with a claim to be so fast that everything that may go there goes there.
+/// The CPU with a claim to be so fast that everything that may go there goes there, but not to run everything.
 #[derive(Debug)]
 struct Fast;
 
@@ -57,6 +57,7 @@ impl Driver for Fast {
         let mut capabilities = inner.capabilities().clone();
         let rates = ClaimedRates::new(vec![(DType::F32, 1e18)], 1e18, 1e-3);
         capabilities.claimed_rates = Some(rates);
+        capabilities.features.baseline = false;
         Ok(Arc::new(FastDevice {
             inner,
             capabilities,
@@ -494,6 +495,82 @@ fn logits_of_each_token_are_handed_on_once() {
     for at in 1..=3 {
         assert_eq!(logits(vec![Fault::FailAfterSubmit(at)]), expected);
         assert_eq!(logits(vec![Fault::HangAtSubmit(at)]), expected);
+    }
+}
+
+fn load_in_background(faults: Vec<Fault>) -> (LoadedModel, Session) {
+    let mut options = options(pinned(true));
+    options.background = true;
+    let open = OpenModel::new(tiny_llama(LAYERS), None);
+    let model = runtime(faults).load_open(open, options).unwrap();
+    let session = session(&model).unwrap();
+    (model, session)
+}
+
+fn wait_for_compiling(model: &LoadedModel) {
+    let started = Instant::now();
+    while model.is_compiling() {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_model_starts_on_the_cpu_and_moves_between_two_tokens_when_the_device_has_compiled() {
+    let expected = undisturbed();
+    for moves_at in [0, 1, 5] {
+        let slow = Fault::DelayCompile(1, Duration::from_millis(200));
+        let (model, mut session) = load_in_background(vec![slow]);
+        assert!(model.fallbacks().is_empty());
+        session.prefill(&prompt(), None).unwrap();
+        let mut tokens = Vec::new();
+        for step in 0..GENERATED {
+            if step == moves_at {
+                assert!(!session.executed().devices.contains_key("chaos") || !model.is_compiling());
+                wait_for_compiling(&model);
+            }
+            let token = likeliest(&session).unwrap();
+            tokens.push(token);
+            session.decode(token).unwrap();
+        }
+        assert_eq!(tokens, expected);
+        let executed = session.executed();
+        assert!(executed.devices["chaos"].segments > 0, "{executed:?}");
+        assert_eq!(executed.steps, STEPS);
+        check_counts(&session);
+        assert!(session.warnings().is_empty() && session.fallbacks().is_empty());
+        let mut later = self::session(&model).unwrap();
+        let mut again = Vec::new();
+        generate(&mut later, |token| again.push(token)).unwrap();
+        assert_eq!(again, expected);
+        assert!(later.executed().devices.contains_key("chaos"));
+    }
+}
+
+#[test]
+fn what_fails_in_the_background_or_after_moving_costs_no_token() {
+    let expected = undisturbed();
+    for fault in [
+        Fault::RefuseCompile(1),
+        Fault::LoseAtCompile(1),
+        Fault::OutOfMemoryAtCompile(1),
+        Fault::OutOfMemoryAtAllocate(1),
+        Fault::LoseAtSubmit(1),
+        Fault::LoseAtSubmit(4),
+        Fault::HangAtSubmit(2),
+    ] {
+        let (model, mut session) = load_in_background(vec![fault.clone()]);
+        session.prefill(&prompt()[..10], None).unwrap();
+        wait_for_compiling(&model);
+        session.prefill(&prompt()[10..], None).unwrap();
+        let mut tokens = Vec::new();
+        for _ in 0..GENERATED {
+            let token = likeliest(&session).unwrap();
+            tokens.push(token);
+            session.decode(token).unwrap();
+        }
+        assert_eq!(tokens, expected, "{fault:?}");
+        check_counts(&session);
     }
 }
 

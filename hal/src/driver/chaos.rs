@@ -35,6 +35,8 @@ pub enum Fault {
     RefuseSubmit(u64),
     /// The `n`-th compile is refused: its first node.
     RefuseCompile(u64),
+    /// The `n`-th compile takes longer by this.
+    DelayCompile(u64, Duration),
     /// The device is lost at the `n`-th compile.
     LoseAtCompile(u64),
     /// The `n`-th compile finds no memory.
@@ -46,7 +48,7 @@ pub enum Fault {
 /// A fault that can't be read.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "fault {0:?}: expected submit:N=lost|refuse|fail|hang|delay:MS, compile:N=refuse|lost|oom or allocate:N=oom"
+    "fault {0:?}: expected submit:N=lost|refuse|fail|hang|delay:MS, compile:N=refuse|lost|oom|delay:MS or allocate:N=oom"
 )]
 pub struct FaultSyntax(String);
 
@@ -67,6 +69,10 @@ impl FromStr for Fault {
                 Ok(Fault::DelaySubmit(n, Duration::from_millis(ms)))
             }
             ("submit", ("refuse", "")) => Ok(Fault::RefuseSubmit(n)),
+            ("compile", ("delay", ms)) => {
+                let ms = ms.parse().map_err(|_| bad())?;
+                Ok(Fault::DelayCompile(n, Duration::from_millis(ms)))
+            }
             ("compile", ("lost", "")) => Ok(Fault::LoseAtCompile(n)),
             ("compile", ("oom", "")) => Ok(Fault::OutOfMemoryAtCompile(n)),
             ("compile", ("refuse", "")) => Ok(Fault::RefuseCompile(n)),
@@ -199,6 +205,12 @@ impl Device for ChaosDevice {
                 device: self.info.name.clone(),
                 nodes: vec![(NodeId(first), reason)],
             });
+        }
+        for fault in &self.faults {
+            match *fault {
+                Fault::DelayCompile(at, by) if at == n => std::thread::sleep(by),
+                _ => {}
+            }
         }
         if self.faults.contains(&Fault::OutOfMemoryAtCompile(n)) {
             return Err(HalError::OutOfMemory {

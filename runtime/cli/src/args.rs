@@ -140,6 +140,9 @@ pub struct PlacementArgs {
     /// Pin nodes to a device, e.g. 'layers.0-3=cpu' or 'layers.*.ffn*=cpu'
     #[arg(long, value_name = "PATTERN=NAME")]
     pub place: Vec<String>,
+    /// Start on the CPU at once and move to the other devices when they have compiled
+    #[arg(long)]
+    pub background: bool,
     /// Run every driver but the CPU's in a process of its own, so that one that crashes ends only that
     #[arg(long)]
     pub isolate: bool,

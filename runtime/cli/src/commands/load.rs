@@ -94,10 +94,11 @@ impl PlacementArgs {
             args::KvType::F16 => KvType::F16,
             args::KvType::Q8_0 => KvType::Q8_0,
         };
-        let options = LoadOptions::new()
+        let mut options = LoadOptions::new()
             .kv_type(kv_type)
             .placement(self.placement()?)
             .cancel(interrupt());
+        options.background = self.background;
         Ok(match context {
             Some(tokens) => options.context(tokens),
             None => options,
