@@ -230,9 +230,9 @@ impl Planner<'_> {
                 }
             };
             cheapest_of_each(&mut rivals, self.rivals(&prices.problem));
-            if !self.needs_sizes(&found.assignment) {
+            let Some(found) = self.with_need_of_sizes(&prices.problem, found) else {
                 continue;
-            }
+            };
             let cost = |prices: &Prices, found: &Found| {
                 let value = self.value(&prices.problem, found);
                 (!found.priced.fits, value, found.priced.objective)
@@ -254,6 +254,26 @@ impl Planner<'_> {
                 why: "no device takes steps of any size".into(),
             }),
         }
+    }
+
+    /// What was found, or if that has no need of the sizes the cheapest simple way that has.
+    fn with_need_of_sizes(&self, problem: &Problem, found: Found) -> Option<Found> {
+        if self.needs_sizes(&found.assignment) {
+            return Some(found);
+        }
+        let alone = (0..problem.devices).filter_map(|d| search::single(problem, d));
+        let simple = alone.chain(search::greedy(problem));
+        let needing = simple.filter(|assignment| self.needs_sizes(assignment));
+        let priced = needing.filter_map(|assignment| {
+            let priced = problem.price(&assignment)?;
+            priced.fits.then_some((assignment, priced))
+        });
+        let best = priced.min_by(|a, b| a.1.objective.total_cmp(&b.1.objective));
+        best.map(|(assignment, priced)| Found {
+            assignment,
+            priced,
+            ..found
+        })
     }
 
     /// Whether the sizes are there for a device in use: steps are not padded for devices that take any size.
