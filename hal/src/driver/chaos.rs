@@ -311,7 +311,7 @@ mod tests {
             "submit",
             "submit:x=lost",
             "submit:1=late",
-            "compile:1=lost",
+            "compile:1=hang",
         ] {
             assert!(bad.parse::<Fault>().is_err(), "{bad}");
         }
