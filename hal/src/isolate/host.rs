@@ -202,6 +202,11 @@ impl Shared {
             Err(e) => {
                 // nothing was started, so nobody is told
                 self.state.lock().waiting.remove(&id);
+                // what it said before it stopped listening tells more
+                let started = Instant::now();
+                while self.state.lock().lost.is_none() && started.elapsed() < END_LIMIT / 4 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 self.end(&format!("its helper can't be told anything: {e}"));
                 Err(self.lost())
             }
