@@ -357,7 +357,7 @@ fn links(devices: &[Arc<dyn Device>], cost: &CostModel) -> Vec<Vec<LinkCost>> {
                 latency_us: COPY_LATENCY_US,
             },
         };
-        let known = to.refine_link(from.info(), link);
+        let known = from.refine_link(to.info(), to.refine_link(from.info(), link));
         cost.link(&from.info().name, &to.info().name, known)
     };
     let row = |from| devices.iter().map(|to| link(from, to)).collect();
