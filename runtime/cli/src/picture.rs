@@ -188,7 +188,7 @@ impl Picture<'_> {
                     text: "0".into(),
                 },
                 Tick {
-                    x: LABEL_WIDTH + PLOT_WIDTH - 60.0,
+                    x: LABEL_WIDTH + PLOT_WIDTH,
                     text: duration(total),
                 },
             ],
