@@ -10,7 +10,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 
-/// When segments ran: of a phase, in order, the device, the first and last node, and microseconds.
+/// What segments took: of a phase, in order, the device, the first and last node, and microseconds.
 pub type Measured = BTreeMap<&'static str, Vec<(String, std::ops::Range<u32>, f64)>>;
 
 /// What the page is about.

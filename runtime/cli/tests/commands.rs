@@ -234,6 +234,12 @@ fn a_plan_is_drawn_and_a_run_is_traced() {
     for part in ["<svg", "layer 0: ", "greedy", "predicted: "] {
         assert!(page.contains(part), "{part}");
     }
+    let checked = folder.file("checked.html", b"");
+    done(&[
+        "plan", "--check", "--prompt", "16", "-n", "4", "--html", &checked,
+    ]);
+    let checked = std::fs::read_to_string(checked).unwrap();
+    assert!(checked.contains("predicted: ") && checked.contains("measured: "));
     let trace = folder.file("trace.json", b"");
     let r = json(&["run", "-n", "3", "--temp", "0", "--json", "--trace", &trace]);
     let text = std::fs::read_to_string(trace).unwrap();

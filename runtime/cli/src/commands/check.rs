@@ -5,11 +5,12 @@ use std::time::Instant;
 use anyhow::Context;
 use anynpu::plan::Phase;
 use anynpu::profile::Sample;
-use anynpu::{LoadOptions, OpenModel, Runtime, Session, SessionOptions};
+use anynpu::{LoadOptions, OpenModel, Runtime, SegmentRun, Session, SessionOptions};
 use anynpu_hal::DeviceKind;
 use serde::Serialize;
 
 use crate::args::PlanArgs;
+use crate::picture::Measured;
 
 /// Both phases.
 #[derive(Serialize)]
@@ -18,6 +19,9 @@ pub struct Check {
     time: &'static str,
     prefill: Option<PhaseCheck>,
     decode: Option<PhaseCheck>,
+    /// What each segment took, for a picture.
+    #[serde(skip)]
+    pub segments: Measured,
 }
 
 /// One phase: the whole prompt, or one token.
@@ -94,6 +98,7 @@ pub fn check(
         .collect();
     // the first time finds cold code and memory
     session.prefill(&ids, None)?;
+    session.record();
     let mut reads = Vec::new();
     while reads.len() < READS && reads.iter().sum::<f64>() < LONG_US {
         session.truncate(0);
@@ -119,10 +124,37 @@ pub fn check(
         })
     };
     Ok(Check {
+        segments: segments(session.recorded(), simulated, reads.len(), steps.len()),
         time: if simulated { "virtual" } else { "wall" },
         prefill: compared(Phase::Prefill, &reads),
         decode: compared(Phase::Decode, &steps),
     })
+}
+
+/// What each segment took in a phase, its copies among it: on average, in the order of the nodes.
+fn segments(runs: &[SegmentRun], simulated: bool, reads: usize, steps: usize) -> Measured {
+    let mut measured = Measured::new();
+    for (phase, times) in [(Phase::Prefill, reads), (Phase::Decode, steps)] {
+        let mut of_phase: Vec<(String, std::ops::Range<u32>, f64)> = Vec::new();
+        for run in runs.iter().filter(|run| run.phase == phase) {
+            let took = match simulated {
+                true => run.busy,
+                false => run.copying + run.ran,
+            };
+            let us = took.as_secs_f64() * 1e6 / times.max(1) as f64;
+            match of_phase
+                .iter_mut()
+                .find(|(_, nodes, _)| *nodes == run.nodes)
+            {
+                Some((_, _, sum)) => *sum += us,
+                None => of_phase.push((run.device.clone(), run.nodes.clone(), us)),
+            }
+        }
+        if !of_phase.is_empty() {
+            measured.insert(phase.name(), of_phase);
+        }
+    }
+    measured
 }
 
 /// Microseconds that `run` takes, by the devices' own counts where one is simulated.

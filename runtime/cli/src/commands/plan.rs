@@ -72,7 +72,10 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
             plans: &plans,
             tokens: args.tokens,
             objective: format!("{:.1} ms", document.objective_us / 1e3),
-            measured: Measured::new(),
+            measured: match &document.check {
+                Some(check) => check.segments.clone(),
+                None => Measured::new(),
+            },
         };
         picture.write(path)?;
     }
