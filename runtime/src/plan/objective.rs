@@ -118,7 +118,8 @@ fn repriced(problem: &Problem, found: Found) -> Option<Found> {
 /// The assignment that holds the fewest bytes, and of those that are tried the fastest.
 ///
 /// A weight is held once if both phases run each node on the same device and all nodes that read it are on one
-/// device. The first is had by placing both phases as one, the second is tried with each device as that one.
+/// device. The first is had by placing both phases as one, the second is tried with each device as that one. The
+/// fastest assignment is tried as well, as no device may run a node in both phases.
 fn least_memory(problem: &Problem) -> Option<Found> {
     let shared = |n: usize| {
         let own = problem.nodes[n].weights.iter();
@@ -126,42 +127,33 @@ fn least_memory(problem: &Problem) -> Option<Found> {
             .any(|(first, last)| first != last)
     };
     let shared: Vec<bool> = (0..problem.nodes.len()).map(shared).collect();
-    let mut best: Option<Found> = None;
-    for together in (0..problem.devices).map(Some).chain([None]) {
-        let Some(found) = search::search(&as_one(problem, &shared, together)) else {
-            continue;
-        };
-        let devices = found
-            .assignment
-            .devices
-            .first()
-            .cloned()
-            .unwrap_or_default();
+    let cost = |f: &Found| {
+        let bytes = f
+            .priced
+            .bytes
+            .iter()
+            .fold(0u64, |a, &b| a.saturating_add(b));
+        (bytes, f.priced.objective)
+    };
+    let together = (0..problem.devices).map(Some).chain([None]);
+    let as_one = together.filter_map(|together| {
+        let found = search::search(&as_one(problem, &shared, together))?;
+        let devices = found.assignment.devices.first().cloned()?;
         let assignment = Assignment {
             devices: vec![devices; problem.phases.len()],
             homes: found.assignment.homes,
         };
-        let Some(priced) = problem.price(&assignment).filter(|p| p.fits) else {
-            continue;
-        };
-        let cost = |f: &Found| {
-            let bytes = f
-                .priced
-                .bytes
-                .iter()
-                .fold(0u64, |a, &b| a.saturating_add(b));
-            (bytes, f.priced.objective)
-        };
-        let found = Found {
+        let priced = problem.price(&assignment).filter(|p| p.fits)?;
+        Some(Found {
             assignment,
             bound: priced.objective,
             priced,
-        };
-        if best.as_ref().is_none_or(|b| cost(&found) < cost(b)) {
-            best = Some(found);
-        }
-    }
-    best
+        })
+    });
+    // of equal ones the first
+    as_one
+        .chain(search::search(problem))
+        .reduce(|a, b| if cost(&b) < cost(&a) { b } else { a })
 }
 
 /// The problem with one phase that stands for all, and nodes marked `shared` on the device `together`, if any.

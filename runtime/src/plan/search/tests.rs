@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::objective::{Objective, energies};
 
 /// A sequence of pseudo-random numbers.
 struct Random(u64);
@@ -318,5 +319,69 @@ proptest! {
         if let Some(found) = found {
             prop_assert_eq!(problem.price(&found.assignment), Some(found.priced));
         }
+    }
+}
+
+/// Layers whose weights are as large on every device.
+fn equal_layers(count: usize, devices: usize, seed: u64) -> Problem {
+    let mut problem = layers(count, devices, 2, seed.is_multiple_of(2), seed);
+    for weight in &mut problem.weights {
+        weight.bytes = vec![weight.bytes[0]; devices];
+    }
+    problem
+}
+
+proptest! {
+    // a few searches each
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(8)))]
+
+    #[test]
+    fn the_objective_memory_holds_no_byte_twice_where_one_device_would_not(
+        count in 6usize..10,
+        devices in 1usize..4,
+        seed in 0..u64::MAX / 2,
+    ) {
+        let problem = equal_layers(count, devices, seed);
+        let held = problem.weights.iter().chain(&problem.states);
+        let once: u64 = held.map(|h| h.bytes[0]).sum();
+        let bytes = |found: &Found| found.priced.bytes.iter().sum::<u64>();
+        let least = Objective::Memory.search(&problem, &vec![None; devices]);
+        let fastest = search(&problem);
+        prop_assert_eq!(least.is_some(), fastest.is_some());
+        if let (Some(least), Some(fastest)) = (least, fastest) {
+            prop_assert!(once <= bytes(&least) && bytes(&least) <= bytes(&fastest));
+            if (0..devices).any(|d| single(&problem, d).is_some()) {
+                prop_assert_eq!(bytes(&least), once);
+            }
+            prop_assert_eq!(problem.price(&least.assignment), Some(least.priced));
+        }
+    }
+
+    #[test]
+    fn the_objective_energy_takes_no_more_than_any_other_way(
+        count in 6usize..10,
+        watts in prop::collection::vec(0.1..20.0f64, 1..4),
+        seed in 0..u64::MAX / 2,
+    ) {
+        let devices = watts.len();
+        let problem = equal_layers(count, devices, seed);
+        let energy = energies(&problem, &watts);
+        let known: Vec<Option<f64>> = watts.iter().copied().map(Some).collect();
+        let least = Objective::Energy.search(&problem, &known);
+        let mut ways: Vec<Assignment> = (0..devices).filter_map(|d| single(&problem, d)).collect();
+        ways.extend(greedy(&problem));
+        ways.extend(search(&problem).map(|f| f.assignment));
+        if let Some(least) = least {
+            let own = energy.price(&least.assignment).unwrap().objective;
+            for way in ways {
+                if let Some(other) = energy.price(&way) {
+                    prop_assert!(own <= other.objective * (1.0 + 1e-9));
+                }
+            }
+            // what is told of it are times
+            prop_assert_eq!(problem.price(&least.assignment), Some(least.priced));
+        }
+        let one_silent: Vec<Option<f64>> = known.iter().skip(1).copied().chain([None]).collect();
+        prop_assert!(Objective::Energy.search(&problem, &one_silent).is_none());
     }
 }
