@@ -82,7 +82,7 @@ impl Sample {
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
         Some(Sample {
-            median: at(0.5),
+            median: rounded(0.5 * (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2])),
             p10: at(0.1),
             p90: at(0.9),
             runs: sorted.len() as u32,

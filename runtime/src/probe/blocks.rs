@@ -102,7 +102,7 @@ impl Prober<'_> {
     ) -> Result<Sample, Missing> {
         rig.set_positions(tokens, cached)?;
         rig.run(parts[0], tokens, cached)?;
-        let least = if tokens == 1 { 10 } else { 2 };
+        let least = if tokens == 1 { 10 } else { 3 };
         let us = self.sample(least, |i| {
             rig.run(parts[(i + 1) % parts.len()], tokens, cached)
         })?;

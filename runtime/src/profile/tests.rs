@@ -204,6 +204,7 @@ fn a_sample_has_the_middle_and_the_tenths() {
         (found.median, found.p10, found.p90, found.runs),
         (50.0, 10.0, 90.0, 101)
     );
+    assert_eq!(Sample::of(&[1.0, 2.0], 1e-3).unwrap().median, 1.5);
     assert!(Sample::of(&[], 1.0).is_none() && Sample::of(&[f64::NAN, 1.0], 1.0).is_none());
     let rate = found.map(|us| 100.0 / us);
     assert_eq!((rate.median, rate.p10), (2.0, 1.11111));
