@@ -33,6 +33,7 @@ pub mod profile;
 mod runner;
 mod runtime;
 pub mod sample;
+mod self_check;
 mod session;
 mod snapshot;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use load_options::{KvType, LoadOptions, LoadProgress, LoadStage, ProgressFn,
 pub use model::{Fallback, LoadedModel};
 pub use open::{DEFAULT_CONTEXT, ModelSource, OpenModel};
 pub use runtime::{Runtime, RuntimeBuilder};
+pub use self_check::{CheckedKind, Outcome, SelfCheck};
 pub use session::{Session, SessionOptions};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 

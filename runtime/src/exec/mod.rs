@@ -15,7 +15,7 @@ use anynpu_ir::{Graph, StateId, Symbol, SymbolValues, TensorType};
 
 use bind::{Bindings, Copy, ShapeSlots};
 pub use count::{Executed, ExecutedDevice};
-pub(crate) use program::{Limits, OpenDevice, Program, output_width};
+pub(crate) use program::{Limits, OpenDevice, Program, output_width, weights_of};
 
 pub(crate) use crate::plan::NextStep;
 pub use record::SegmentRun;

@@ -405,6 +405,11 @@ pub(crate) fn output_width(graph: &Graph) -> Result<u32, RuntimeError> {
     }
 }
 
+/// The weights of `model` as devices read them.
+pub(crate) fn weights_of(model: &Model) -> Arc<dyn WeightSource> {
+    Arc::new(FileWeights(model.data().clone()))
+}
+
 /// The tensors of a model as devices read them.
 #[derive(Debug)]
 struct FileWeights(Arc<dyn TensorData>);
