@@ -145,6 +145,9 @@ pub struct LoadOptions {
     /// Starts on the devices that run the whole op set, and compiles for the others in the background: sessions
     /// move between two tokens when that is done.
     pub background: bool,
+    /// Tries one node of each kind on every device that does not run the whole op set, beside one that does
+    /// ([`Runtime::self_check`](crate::Runtime::self_check)), and keeps kinds away from where they go wrong.
+    pub self_check: bool,
     /// Told how far loading has come.
     pub progress: Option<ProgressFn>,
     /// Stops loading from elsewhere.

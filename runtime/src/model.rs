@@ -253,6 +253,9 @@ impl Runtime {
         let wishes = options.wishes();
         let mut warnings = self.warnings().to_vec();
         let mut refused = self.quarantined(&open, &mut warnings);
+        if options.self_check {
+            refused.extend(self.refused_when_tried(&open, &mut warnings)?);
+        }
         let in_background = match options.background {
             true => self.to_compile_later(&open, &wishes, context, &refused),
             false => None,

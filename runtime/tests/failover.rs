@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anynpu_cpu::CpuDriver;
 use anynpu_hal::driver::chaos::{ChaosDriver, Fault};
+use anynpu_hal::driver::noop::NoopDriver;
 use anynpu_hal::{
     Buffer, BufferDesc, Capabilities, ClaimedRates, CompileOptions, Counters, Device, DeviceInfo,
     Driver, Entry, ExposedDevice, HalError, Module, OpenOptions, Queue, Submission, Support,
@@ -31,7 +32,7 @@ const LIMIT: Duration = Duration::from_millis(40);
 
 /// The CPU with a claim to be so fast that everything that may go there goes there, but not to run everything.
 #[derive(Debug)]
-struct Fast;
+struct Fast(&'static dyn Driver);
 
 #[derive(Debug)]
 struct FastDevice {
@@ -45,7 +46,7 @@ impl Driver for Fast {
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        CpuDriver.enumerate()
+        self.0.enumerate()
     }
 
     fn open(
@@ -53,7 +54,7 @@ impl Driver for Fast {
         device: &ExposedDevice,
         options: &OpenOptions,
     ) -> Result<Arc<dyn Device>, HalError> {
-        let inner = CpuDriver.open(device, options)?;
+        let inner = self.0.open(device, options)?;
         let mut capabilities = inner.capabilities().clone();
         let rates = ClaimedRates::new(vec![(DType::F32, 1e18)], 1e18, 1e-3);
         capabilities.claimed_rates = Some(rates);
@@ -102,7 +103,7 @@ impl Device for FastDevice {
 }
 
 fn runtime(faults: Vec<Fault>) -> Runtime {
-    let chaos = ChaosDriver::new(Box::new(Fast), faults);
+    let chaos = ChaosDriver::new(Box::new(Fast(&CpuDriver)), faults);
     let drivers: Vec<Box<dyn Driver>> = vec![Box::new(CpuDriver), Box::new(chaos)];
     let builder = Runtime::builder().drivers(drivers).threads(1);
     let builder = builder.device("chaos").device("cpu");
@@ -228,6 +229,36 @@ fn a_device_that_fails_in_any_step_is_left_and_the_tokens_go_on() {
             }
         }
     }
+}
+
+#[test]
+fn a_device_that_gives_wrong_numbers_is_found_out_before_it_is_used() {
+    let fast = Fast(&NoopDriver);
+    let drivers: Vec<Box<dyn Driver>> = vec![Box::new(CpuDriver), Box::new(fast)];
+    let builder = Runtime::builder().drivers(drivers).threads(1);
+    let builder = builder.device("noop").device("cpu").knobs(Knobs::default());
+    let runtime = builder.build().unwrap();
+    let tokens = |self_check| {
+        let mut options = options(Placement::default());
+        options.self_check = self_check;
+        let open = OpenModel::new(tiny_llama(LAYERS), None);
+        let model = runtime.load_open(open, options).unwrap();
+        let mut session = session(&model).unwrap();
+        let mut tokens = Vec::new();
+        generate(&mut session, |token| tokens.push(token)).unwrap();
+        (tokens, model)
+    };
+    // believed, it computes nothing
+    assert_ne!(tokens(false).0, undisturbed());
+    let (tokens, model) = tokens(true);
+    assert_eq!(tokens, undisturbed());
+    let told = model.warnings().join("; ");
+    assert!(
+        told.contains("device 'noop' is not used for") && told.contains("Linear"),
+        "{told}"
+    );
+    let fallback = model.fallbacks();
+    assert!(fallback.iter().all(|f| f.ran_on == "cpu"), "{fallback:?}");
 }
 
 #[test]

@@ -143,6 +143,10 @@ pub struct PlacementArgs {
     /// Start on the CPU at once and move to the other devices when they have compiled
     #[arg(long)]
     pub background: bool,
+    /// Try one node of each kind on every other device beside the CPU, and keep what goes wrong away from it; with
+    /// --isolate even a crash is only a verdict
+    #[arg(long)]
+    pub self_check: bool,
     /// Run every driver but the CPU's in a process of its own, so that one that crashes ends only that
     #[arg(long)]
     pub isolate: bool,

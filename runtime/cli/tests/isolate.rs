@@ -46,6 +46,29 @@ fn an_isolated_device_gives_the_tokens_of_the_cpu_and_counts_its_nodes() {
 }
 
 #[test]
+fn what_goes_wrong_when_it_is_tried_is_kept_away() {
+    let cpu = run(&["--device", "cpu"]);
+    // it computes nothing and says yes to all
+    let believed = run(&["--device", "cpu,noop", "--place", "layers.*=noop"]);
+    assert_ne!(believed["tokens"], cpu["tokens"]);
+    let tried = run(&["--device", "noop,cpu", "--isolate", "--self-check"]);
+    assert_eq!(tried["tokens"], cpu["tokens"]);
+    let warnings = tried["warnings"].to_string();
+    assert!(
+        warnings.contains("device 'noop' is not used for"),
+        "{warnings}"
+    );
+    let right = run(&[
+        "--device",
+        "cpu,sim:reference-f32",
+        "--isolate",
+        "--self-check",
+    ]);
+    assert_eq!(right["tokens"], cpu["tokens"]);
+    assert!(!right["warnings"].to_string().contains("is not used for"));
+}
+
+#[test]
 fn a_device_that_does_not_exist_is_named_as_without_isolation() {
     let out = anynpu(&["run", "--device", "npu", "--isolate"]);
     assert_eq!(out.status.code(), Some(1));

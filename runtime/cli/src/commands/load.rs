@@ -99,6 +99,7 @@ impl PlacementArgs {
             .placement(self.placement()?)
             .cancel(interrupt());
         options.background = self.background;
+        options.self_check = self.self_check;
         Ok(match context {
             Some(tokens) => options.context(tokens),
             None => options,
