@@ -183,8 +183,21 @@ impl Model {
 
     /// Whether every matrix of the model is F32, so that nothing was rounded away.
     pub fn is_f32(&self) -> bool {
-        let mut matrices = self.graph.weights().iter().map(|w| self.graph.ty(w.value));
-        matrices.all(|ty| ty.shape.rank() < 2 || ty.dtype == DType::F32)
+        self.numbers() == DType::F32
+    }
+
+    /// The plain type that holds what the matrices of the model hold: F32 if all are, BF16 if one is, else F16, which
+    /// the scales of quantised ones are in.
+    pub fn numbers(&self) -> DType {
+        let types = self.graph.weights().iter().map(|w| self.graph.ty(w.value));
+        let mut matrices = types.filter(|ty| ty.shape.rank() >= 2).map(|ty| ty.dtype);
+        if matrices.clone().all(|dtype| dtype == DType::F32) {
+            return DType::F32;
+        }
+        match matrices.any(|dtype| dtype == DType::BF16) {
+            true => DType::BF16,
+            false => DType::F16,
+        }
     }
 }
 

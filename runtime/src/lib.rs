@@ -26,6 +26,7 @@ pub mod knobs;
 mod load_options;
 pub mod memory;
 mod model;
+mod obstacles;
 mod open;
 pub mod plan;
 pub mod probe;
@@ -51,7 +52,9 @@ pub use explain::{ExplainedNode, ExplainedVerdict, Explanation, OfPhases};
 pub use generate::{
     FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,
 };
-pub use load_options::{KvType, LoadOptions, LoadProgress, LoadStage, ProgressFn, SMALL_CACHE};
+pub use load_options::{
+    KvType, LoadOptions, LoadProgress, LoadStage, Precision, ProgressFn, SMALL_CACHE,
+};
 pub use model::{Fallback, LoadedModel};
 pub use open::{DEFAULT_CONTEXT, ModelSource, OpenModel};
 pub use runtime::{Runtime, RuntimeBuilder};

@@ -94,6 +94,49 @@ impl FromStr for KvType {
     }
 }
 
+/// What devices may compute in. All may in F32. Nodes that are pinned to a device run there whatever it computes in,
+/// with a warning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// The type of the model's numbers ([`Model::numbers`]).
+    #[default]
+    Model,
+    /// BF16 as well.
+    Bf16,
+    /// F16 as well.
+    F16,
+}
+
+impl Precision {
+    /// Whether nodes of `model` may be computed in `dtype`.
+    pub fn permits(self, model: &Model, dtype: DType) -> bool {
+        match dtype {
+            DType::F32 => true,
+            DType::BF16 if self == Precision::Bf16 => true,
+            DType::F16 if self == Precision::F16 => true,
+            dtype => dtype == model.numbers(),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = RuntimeError;
+
+    fn from_str(s: &str) -> Result<Self, RuntimeError> {
+        match s {
+            "model" => Ok(Precision::Model),
+            "bf16" => Ok(Precision::Bf16),
+            "f16" => Ok(Precision::F16),
+            _ => Err(RuntimeError::Option {
+                option: "precision",
+                found: format!("'{s}'"),
+                expected: "model, bf16 or f16".into(),
+            }),
+        }
+    }
+}
+
 /// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -129,6 +172,8 @@ pub struct LoadOptions {
     pub context: Option<u32>,
     /// Type of the KV cache.
     pub kv_type: KvType,
+    /// What devices may compute in.
+    pub precision: Precision,
     /// Where nodes run.
     pub placement: Placement,
     /// Most tokens of one step of prefill; `ANYNPU_PREFILL_CHUNK` if not said.
@@ -247,6 +292,7 @@ impl fmt::Debug for LoadOptions {
         f.debug_struct("LoadOptions")
             .field("context", &self.context)
             .field("kv_type", &self.kv_type)
+            .field("precision", &self.precision)
             .field("placement", &self.placement)
             .field("prefill_chunk", &self.prefill_chunk)
             .field("prompt", &self.prompt)

@@ -15,6 +15,7 @@ use crate::background::{self, Background};
 use crate::exec::{Limits, OpenDevice, Program, output_width};
 use crate::load_options::{Wishes, require_whole_blocks};
 use crate::memory::MemoryPlan;
+use crate::obstacles::Obstacles;
 use crate::plan::{Because, DeviceIndex, NodeWhy, PlanReport, PlanRequest, PlanSet, Refusal, plan};
 use crate::runner::{Excludes, exclusions};
 use crate::tokenize::Tokenizer;
@@ -121,7 +122,10 @@ impl Runtime {
     /// Pins that can't be kept, nodes that no device runs.
     pub fn plan(&self, open: &OpenModel, options: &LoadOptions) -> Result<PlanSet, RuntimeError> {
         let context = context(open, options)?;
-        self.plan_without(open, &options.wishes(), context, &[])
+        let Obstacles { refused, warnings } = self.obstacles(open, options)?;
+        let mut plans = self.plan_without(open, &options.wishes(), context, &refused)?;
+        plans.warnings = warnings;
+        Ok(plans)
     }
 
     /// The memory that loading `open` as `options` say would take, without loading it.
@@ -134,7 +138,7 @@ impl Runtime {
         options: &LoadOptions,
     ) -> Result<MemoryPlan, RuntimeError> {
         let context = context(open, options)?;
-        let plans = self.plan_without(open, &options.wishes(), context, &[])?;
+        let plans = self.plan(open, options)?;
         let (limits, state_dtype) = self.limits(open, options, context)?;
         let limits = limits.for_steps(&plans.sizes);
         Program::memory(
@@ -210,25 +214,6 @@ impl Runtime {
         possible.then_some(later)
     }
 
-    /// Every node with each device that failed a short while ago; the user is told.
-    fn quarantined(&self, open: &OpenModel, warnings: &mut Vec<String>) -> Vec<Refusal> {
-        let mut refused = Vec::new();
-        for device in self.open_devices() {
-            let name = device.name();
-            let Some(why) = self.health().quarantined(name, Instant::now()) else {
-                continue;
-            };
-            warnings.push(format!("device '{name}' is not used: {why}"));
-            let nodes = (0..open.model().graph().nodes().len() as u32).map(NodeId);
-            refused.extend(nodes.map(|node| Refusal {
-                device: name.to_owned(),
-                node,
-                reason: Reason::new(ReasonCode::DeviceLost, why.clone()),
-            }));
-        }
-        refused
-    }
-
     fn chunk(&self, wishes: &Wishes) -> Result<u32, RuntimeError> {
         match wishes.prefill_chunk {
             Some(0) => Err(RuntimeError::Option {
@@ -252,10 +237,9 @@ impl Runtime {
         let (limits, state_dtype) = self.limits(&open, &options, context)?;
         let wishes = options.wishes();
         let mut warnings = self.warnings().to_vec();
-        let mut refused = self.quarantined(&open, &mut warnings);
-        if options.self_check {
-            refused.extend(self.refused_when_tried(&open, &mut warnings)?);
-        }
+        let obstacles = self.obstacles(&open, &options)?;
+        let mut refused = obstacles.refused;
+        warnings.extend(obstacles.warnings);
         let in_background = match options.background {
             true => self.to_compile_later(&open, &wishes, context, &refused),
             false => None,

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anynpu_hal::{
-    Bounds, BufferDesc, CompileOptions, Device, Entry, Extent, HalError, Module, Reason,
-    ReasonCode, Support, Timeline, WeightSource,
+    Bounds, BufferDesc, CompileOptions, Device, Entry, Extent, HalError, Module, Support, Timeline,
+    WeightSource,
 };
 use anynpu_ir::{DType, Graph, Node, NodeId, Op, Symbol, SymbolValues, TensorType, weight_dtype};
 use serde::Serialize;
 
 use crate::memory::{Bound, SlotId, Slots};
-use crate::plan::Refusal;
 use crate::{OpenModel, Runtime, RuntimeError};
 
 /// What came of trying a device.
@@ -167,40 +166,6 @@ impl Runtime {
             against: against.info().name.clone(),
             kinds: kinds.into_iter().map(|(_, kind)| kind).collect(),
         })
-    }
-}
-
-impl Runtime {
-    /// The nodes of `open` that go wrong on devices that do not run the whole op set; the user is told.
-    pub(crate) fn refused_when_tried(
-        &self,
-        open: &OpenModel,
-        warnings: &mut Vec<String>,
-    ) -> Result<Vec<Refusal>, RuntimeError> {
-        let mut refused = Vec::new();
-        for device in self.devices() {
-            if device.capabilities().features.baseline {
-                continue;
-            }
-            let name = &device.info().name;
-            for kind in self.self_check(open, name)?.kinds {
-                let Some(why) = kind.outcome.obstacle() else {
-                    continue;
-                };
-                warnings.push(format!(
-                    "device '{name}' is not used for {} {} node(s), such as {}: {why}",
-                    kind.nodes.len(),
-                    kind.op,
-                    kind.node
-                ));
-                refused.extend(kind.nodes.into_iter().map(|node| Refusal {
-                    device: name.clone(),
-                    node,
-                    reason: Reason::new(ReasonCode::VendorRejected, why.clone()),
-                }));
-            }
-        }
-        Ok(refused)
     }
 }
 

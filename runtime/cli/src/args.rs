@@ -171,6 +171,17 @@ pub struct PlacementArgs {
     /// half of f16, for models whose heads are a multiple of 32 wide
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub kv_type: KvType,
+    /// What devices may compute in, f32 apart: the type of the model's numbers, or bf16 or f16 as well. Nodes pinned
+    /// to a device run there whatever it computes in, with a warning
+    #[arg(long, value_name = "TYPE", default_value = "model")]
+    pub precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    Model,
+    Bf16,
+    F16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

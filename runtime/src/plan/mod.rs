@@ -168,6 +168,8 @@ pub struct PlanSet {
     /// What other ways would cost, under the same pins and memory limits: `greedy`, every node on the most
     /// preferred device that runs it, and each device alone. `None` where that can't be.
     pub rivals: Vec<(String, Option<PlanPrice>)>,
+    /// What the user should know of how it came about.
+    pub warnings: Vec<String>,
 }
 
 impl PlanSet {

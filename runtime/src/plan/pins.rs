@@ -138,12 +138,12 @@ pub struct Placement {
 
 impl Placement {
     /// The pin that decides for `node`.
-    pub(super) fn pin(&self, node: &Node) -> Option<&Pin> {
+    pub(crate) fn pin(&self, node: &Node) -> Option<&Pin> {
         self.pins.iter().rev().find(|pin| pin.fits(node))
     }
 
     /// The pins, and before them one of `layers.*` to the required device if no pin names it.
-    pub(super) fn effective(&self) -> Placement {
+    pub(crate) fn effective(&self) -> Placement {
         let mut placement = self.clone();
         if let Some(device) = self.required_of_layers() {
             let pin = Pin {

@@ -101,6 +101,7 @@ pub(crate) fn plan(
         gap: found.gap(),
         sizes: planner.step_sizes(&found),
         rivals,
+        warnings: Vec::new(),
     })
 }
 

@@ -9,7 +9,8 @@ use anyhow::Context;
 use anynpu::plan::{Pin, Placement};
 use anynpu::profile::Profile;
 use anynpu::{
-    CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Runtime,
+    CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Precision,
+    Runtime,
 };
 
 use crate::args::{self, ModelArg, PlacementArgs};
@@ -98,6 +99,11 @@ impl PlacementArgs {
             .kv_type(kv_type)
             .placement(self.placement()?)
             .cancel(interrupt());
+        options.precision = match self.precision {
+            args::Precision::Model => Precision::Model,
+            args::Precision::Bf16 => Precision::Bf16,
+            args::Precision::F16 => Precision::F16,
+        };
         options.background = self.background;
         options.self_check = self.self_check;
         Ok(match context {

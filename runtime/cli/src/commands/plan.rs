@@ -28,6 +28,7 @@ struct Document {
     /// What was predicted beside what was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<Check>,
+    warnings: Vec<String>,
 }
 
 /// Plans, and with `--check` runs the plan.
@@ -51,6 +52,9 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     let plans = runtime
         .plan(&open, &options)
         .with_context(|| args.model.what())?;
+    for warning in &plans.warnings {
+        tracing::warn!("{warning}");
+    }
     let plan = plans.report(open.model().graph());
     let document = Document {
         model: open.model().info().name.clone(),
@@ -64,6 +68,7 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
             true => Some(check::check(args, &runtime, open.clone(), options)?),
             false => None,
         },
+        warnings: [runtime.warnings(), &plans.warnings].concat(),
     };
     if let Some(path) = &args.html {
         let picture = Picture {
