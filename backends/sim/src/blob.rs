@@ -16,6 +16,9 @@ use crate::Description;
 const MAGIC: &[u8; 8] = b"anpusim1";
 const HASH: usize = 32;
 
+/// The most of a symbol, tokens or rows, that compiled forms may ask for: memory is reserved for it.
+const MOST: u32 = 1 << 16;
+
 /// What decides whether a compiled form fits a device: nothing that only makes it fast or slow.
 pub(crate) fn version(description: &Description) -> String {
     format!(
@@ -24,6 +27,13 @@ pub(crate) fn version(description: &Description) -> String {
         env!("CARGO_PKG_VERSION"),
         description.compiled_for(),
     )
+}
+
+/// Whether `entries` have a compiled form: those for more than [`MOST`] tokens or rows have none.
+pub(crate) fn has_form(entries: &[Entry]) -> bool {
+    let symbols = || (0..Symbol::COUNT as u16).map(Symbol);
+    let mut entries = entries.iter();
+    entries.all(|e| symbols().all(|s| e.bounds.get(s).limit() <= MOST))
 }
 
 /// The compiled form of `entries`.
@@ -119,6 +129,11 @@ pub(crate) fn decode(blob: &[u8]) -> Result<(Vec<Entry>, CompileOptions), String
         let mut bounds = Bounds::new();
         for symbol in 0..Symbol::COUNT as u16 {
             let (kind, n) = (r.number()?, r.number()?);
+            if n > MOST {
+                return Err(format!(
+                    "entry '{name}' is for {n} tokens or rows, more than the {MOST} of any compiled form"
+                ));
+            }
             let extent = match kind {
                 0 => Extent::Exact(n),
                 1 => Extent::AtMost(n),

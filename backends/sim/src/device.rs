@@ -243,9 +243,7 @@ impl SimDevice {
             engine,
             slot_bytes,
             state_dtype: options.state_dtype,
-            blob: self
-                .description()
-                .has_compiled_form()
+            blob: (self.description().has_compiled_form() && blob::has_form(entries))
                 .then(|| blob::encode(self.description(), entries, options)),
             charge,
         }))

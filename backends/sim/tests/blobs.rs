@@ -102,6 +102,17 @@ fn signed(mut blob: Vec<u8>) -> Vec<u8> {
     blob
 }
 
+#[test]
+fn a_blob_for_absurdly_many_rows_is_refused_before_memory_is_reserved() {
+    let device = device("ops = \"all\"", "ops = \"all\"");
+    let mut forged = blob(&device);
+    let last = forged.len() - 32 - 4;
+    forged[last..last + 4].copy_from_slice(&(1u32 << 30).to_le_bytes());
+    let refused = device.load(&signed(forged), Weights::of(&llama()));
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("1073741824"), "{refused}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
