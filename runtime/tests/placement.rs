@@ -5,7 +5,7 @@ mod common;
 use anynpu_cpu::CpuDriver;
 use anynpu_hal::Driver;
 use anynpu_runtime::knobs::Knobs;
-use anynpu_runtime::{LoadOptions, OpenModel, Runtime};
+use anynpu_runtime::{LoadOptions, OpenModel, Precision, Runtime};
 use anynpu_sim::{SHIPPED, SimDriver};
 use common::testing::llama_with_heads_of;
 
@@ -38,6 +38,7 @@ fn no_plan_over_shipped_devices_costs_more_than_greedy_or_a_device_alone() {
                 indices.dedup();
                 let mut options = LoadOptions::new();
                 options.prompt = Some(64);
+                options.precision = Precision::F16;
                 let plans = runtime(&indices).plan(&open, &options).unwrap();
                 let own = plans.price.objective_us;
                 assert_eq!(plans.rivals.len(), indices.len() + 2);

@@ -6,9 +6,11 @@ use anynpu_cpu::CpuDriver;
 use anynpu_hal::Driver;
 use anynpu_runtime::knobs::Knobs;
 use anynpu_runtime::plan::Placement;
-use anynpu_runtime::{LoadOptions, LoadedModel, OpenModel, Runtime, RuntimeError, SessionOptions};
+use anynpu_runtime::{
+    LoadOptions, LoadedModel, OpenModel, Precision, Runtime, RuntimeError, SessionOptions,
+};
 use anynpu_sim::{Description, Shipped, SimDriver};
-use common::testing::{VOCABULARY, tiny_llama};
+use common::testing::{VOCABULARY, llama_with_heads_of, tiny_llama};
 use proptest::prelude::*;
 
 const LAYERS: u32 = 3;
@@ -90,6 +92,54 @@ proptest! {
             prop_assert!(nodes[device] > 0, "{:?}: {:?}", pins, nodes);
         }
     }
+}
+
+#[test]
+fn a_device_that_computes_in_f16_gets_nodes_of_an_f32_model_only_by_a_pin_or_leave() {
+    let half = Shipped::find("reference-f16").unwrap().read().unwrap();
+    let drivers: Vec<Box<dyn Driver>> = vec![
+        Box::new(CpuDriver),
+        Box::new(SimDriver::new(half, Box::new(CpuDriver))),
+    ];
+    let builder = Runtime::builder().drivers(drivers).threads(1);
+    let builder = builder.device("cpu").device("sim").knobs(Knobs::default());
+    let runtime = builder.build().unwrap();
+    let plans = |precision, pin: Option<&str>| {
+        // wide enough that starting a device pays
+        let open = OpenModel::new(llama_with_heads_of(256, 2), None);
+        let mut options = LoadOptions::new();
+        options.precision = precision;
+        options.placement.pins = pin.iter().map(|p| p.parse().unwrap()).collect();
+        let plans = runtime.plan(&open, &options).unwrap();
+        let on_sim = |n: &u32| {
+            let why = &plans.prefill.why[*n as usize];
+            plans.devices[why.device.0] == "sim"
+        };
+        let count = (0..plans.prefill.why.len() as u32).filter(on_sim).count();
+        (count, plans)
+    };
+    let (none, kept) = plans(Precision::Model, None);
+    assert_eq!(none, 0);
+    assert!(kept.warnings.is_empty(), "{:?}", kept.warnings);
+    let verdict = kept.prefill.why[0].verdicts[1].clone();
+    let anynpu_hal::Support::No(reason) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(reason.code, anynpu_hal::ReasonCode::DType);
+    assert_eq!(plans(Precision::Bf16, None).0, 0);
+    assert!(plans(Precision::F16, None).0 > 0);
+    let (pinned, told) = plans(Precision::Model, Some("layers.1=sim"));
+    let layer = |n: &anynpu_ir::Node| n.layer() == Some(1);
+    let model = llama_with_heads_of(256, 2);
+    assert_eq!(
+        pinned,
+        model.graph().nodes().iter().filter(|n| layer(n)).count()
+    );
+    assert!(
+        told.warnings[0].contains("computes in f16"),
+        "{:?}",
+        told.warnings
+    );
 }
 
 #[test]
