@@ -9,6 +9,7 @@
 //!
 //! The three main types: [`Runtime`], [`LoadedModel`], [`Session`].
 
+mod absent;
 mod background;
 mod cache;
 mod cancel;

@@ -7,6 +7,7 @@ use anynpu_hal::{Reason, ReasonCode};
 use anynpu_ir::{Graph, NodeId};
 
 use crate::plan::Refusal;
+use crate::self_check::{kind_name, weights_of_kind};
 use crate::{LoadOptions, OpenModel, Runtime, RuntimeError};
 
 /// Nodes that may not go to devices, and what the user is told of it.
@@ -29,6 +30,7 @@ impl Runtime {
         let mut obstacles = Obstacles::default();
         self.failed_before(open, &mut obstacles);
         self.too_narrow(open, options, &mut obstacles);
+        self.wrong_by_profile(open, &mut obstacles);
         if options.self_check {
             self.wrong_when_tried(open, &mut obstacles)?;
         }
@@ -81,6 +83,29 @@ impl Runtime {
                  {computes} by the option 'precision'"
             );
             obstacles.refuse(name, others, &Reason::new(ReasonCode::DType, why));
+        }
+    }
+
+    /// The kinds of nodes that went wrong when a device was measured.
+    fn wrong_by_profile(&self, open: &OpenModel, obstacles: &mut Obstacles) {
+        let graph = open.model().graph();
+        for device in self.devices() {
+            let name = &device.info().name;
+            let Some(profile) = self.cost().profile_of(device.info()) else {
+                continue;
+            };
+            if profile.checks.is_empty() {
+                continue;
+            }
+            for (id, node) in all(graph).zip(graph.nodes()) {
+                let weights = weights_of_kind(graph, node).map(|d| d.name());
+                let check = profile.check(&kind_name(&node.op), weights);
+                if let Some(why) = check.and_then(|c| c.outcome.obstacle()) {
+                    let why = format!("its profile says: {why}");
+                    let reason = Reason::new(ReasonCode::VendorRejected, why);
+                    obstacles.refuse(name, [id], &reason);
+                }
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 //! and of the edges between them. Files are JSON with a `schema_version`. They are untrusted: a file
 //! is bounded in size and every figure is checked when it is read.
 
+mod claims;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use anynpu_ir::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use claims::{Claims, OpCheck};
 
 /// The schema that this version reads and writes.
 pub const PROFILE_VERSION: u32 = 1;
@@ -287,6 +291,12 @@ pub struct DeviceProfile {
     /// What it failed at.
     #[serde(default)]
     pub failed: Vec<Verdict>,
+    /// What it said of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Claims>,
+    /// What came of trying what it says it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<OpCheck>,
     /// Learned from runs.
     #[serde(default)]
     pub corrections: Vec<Correction>,
@@ -538,7 +548,25 @@ fn dtype_fault(key: String, name: &str) -> Option<Fault> {
 }
 
 impl DeviceProfile {
+    /// What came of trying nodes of the kind `op` ([`OpCheck::op`]) over `weights`; of several, the worst.
+    pub fn check(&self, op: &str, weights: Option<&str>) -> Option<&OpCheck> {
+        let same = |c: &&OpCheck| c.op == op && c.weights.as_deref() == weights;
+        let checks = || self.checks.iter().filter(same);
+        let bad = checks().find(|c| c.outcome.obstacle().is_some());
+        bad.or_else(|| checks().next())
+    }
+
     fn fault(&self, at: &str) -> Option<Fault> {
+        if let Some((key, found, expected)) = self.claims.as_ref().and_then(Claims::fault) {
+            return fault(format!("{at}.claims.{key}"), found, expected);
+        }
+        for (i, check) in self.checks.iter().enumerate() {
+            if let Some(name) = &check.weights
+                && let Some(found) = dtype_fault(format!("{at}.checks[{i}].weights"), name)
+            {
+                return Some(found);
+            }
+        }
         let single = [("dispatch_us", self.dispatch_us), ("node_us", self.node_us)];
         let single = single
             .iter()

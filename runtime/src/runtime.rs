@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anynpu_hal::{Device, DeviceKind, Driver, OpenOptions, Registry};
 
 use crate::RuntimeError;
+use crate::absent::AbsentDevice;
 use crate::cache::Cache;
 use crate::cost::CostModel;
 use crate::exec::OpenDevice;
@@ -24,6 +25,8 @@ pub struct Runtime {
 struct Inner {
     registry: Registry,
     devices: Vec<Arc<OpenDevice>>,
+    /// How each was opened.
+    options: BTreeMap<String, OpenOptions>,
     knobs: Knobs,
     cache: Option<Arc<Cache>>,
     cost: CostModel,
@@ -73,6 +76,12 @@ impl Runtime {
         &self.inner.cost
     }
 
+    /// Opens a device in use once more, as it was opened.
+    pub(crate) fn open_again(&self, name: &str) -> Result<Arc<dyn Device>, RuntimeError> {
+        let options = self.inner.options.get(name).cloned().unwrap_or_default();
+        Ok(self.inner.registry.open(name, &options)?)
+    }
+
     pub(crate) fn open_devices(&self) -> &[Arc<OpenDevice>] {
         &self.inner.devices
     }
@@ -92,6 +101,7 @@ pub struct RuntimeBuilder {
     default_cache_folder: Option<PathBuf>,
     no_cache: bool,
     profiles: Vec<Profile>,
+    plan_only: bool,
 }
 
 impl RuntimeBuilder {
@@ -165,6 +175,12 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Takes devices that are named, but not here, from the profiles. Models can be planned for them, not loaded.
+    pub fn plan_only(mut self) -> Self {
+        self.plan_only = true;
+        self
+    }
+
     /// Opens the devices.
     ///
     /// # Errors
@@ -184,17 +200,32 @@ impl RuntimeBuilder {
         };
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|n| !self.forbidden.contains(n) && seen.insert(n.clone()));
+        let mut profiles = self.profiles;
+        if profiles.is_empty() && !knobs.profile.0.is_empty() {
+            profiles.push(Profile::load(&knobs.profile.0)?);
+        }
+        let elsewhere = |name: &str| {
+            let mut profiles = profiles.iter().rev().filter(|_| self.plan_only);
+            profiles.find_map(|p| AbsentDevice::of(p, name))
+        };
         let threads = self.threads.or(knobs.threads.map(|n| n.0 as usize));
         let mut devices = Vec::new();
+        let mut opened = BTreeMap::new();
         for name in &names {
             let mut options = OpenOptions::default();
             options.threads = threads;
             options.options = self.options.get(name).cloned().unwrap_or_default();
             match registry.open(name, &options) {
                 Ok(device) => devices.push(Arc::new(OpenDevice::new(device))),
+                Err(_) if let Some(device) = elsewhere(name) => {
+                    let told = format!("'{name}' is not here: it is planned for by its profile");
+                    warnings.push(told);
+                    devices.push(Arc::new(OpenDevice::new(Arc::new(device))));
+                }
                 Err(e) if named || names.len() == 1 => return Err(e.into()),
                 Err(e) => warnings.push(e.to_string()),
             }
+            opened.insert(name.clone(), options);
         }
         let simulated = |d: &&Arc<OpenDevice>| d.device().info().kind == DeviceKind::Simulated;
         warnings.extend(devices.iter().filter(simulated).map(|d| {
@@ -232,14 +263,11 @@ impl RuntimeBuilder {
         let folder = self.cache_folder.or(known).or(self.default_cache_folder);
         let folder = folder.filter(|_| !self.no_cache);
         let limit = u64::from(knobs.cache_limit.0) << 20;
-        let mut profiles = self.profiles;
-        if profiles.is_empty() && !knobs.profile.0.is_empty() {
-            profiles.push(Profile::load(&knobs.profile.0)?);
-        }
         Ok(Runtime {
             inner: Arc::new(Inner {
                 registry,
                 devices,
+                options: opened,
                 health: Health::default(),
                 cache: folder.map(|folder| Arc::new(Cache::new(folder, limit))),
                 cost: CostModel::new(profiles),

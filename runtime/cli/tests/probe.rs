@@ -67,6 +67,64 @@ fn a_probe_gives_a_profile_by_which_plans_are_priced() {
 }
 
 #[test]
+fn what_went_wrong_when_a_device_was_measured_is_not_planned_on_it() {
+    let folder = Folder::new();
+    let path = folder.path("p.json");
+    let told = anynpu(&["probe", "--quick", "--device", "cpu,noop", "--save", &path]);
+    let told = text(&told.stdout);
+    assert!(
+        told.contains("wrong: Linear of q8_0: when it was tried"),
+        "{told}"
+    );
+    // it would be the fastest by far
+    let devices = ["--device", "noop,cpu", "--json"];
+    let believed = json(&[&["plan"], &devices[..]].concat());
+    assert_eq!(believed["phases"][0]["segments"][0]["device"], "noop");
+    let explained = ["explain", "--profile", &path];
+    let explained = json(&[&explained[..], &devices].concat());
+    for node in explained["nodes"].as_array().unwrap() {
+        let known = ["Linear", "RmsNorm", "Attention"];
+        if known.iter().any(|op| node["op"] == *op) {
+            assert_eq!(node["ran"]["decode"], "cpu", "{node}");
+            assert_eq!(
+                node["verdicts"]["noop"]["code"], "vendor_rejected",
+                "{node}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_not_here_is_planned_for_by_its_profile_and_not_run_on() {
+    let folder = Folder::new();
+    let path = folder.path("p.json");
+    let devices = "cpu,sim:snapdragon-8-gen-3";
+    done(&["probe", "--quick", "--device", devices, "--save", &path]);
+    let plan = |devices: &[&str]| {
+        let plan = [
+            "plan",
+            "--profile",
+            &path,
+            "--place",
+            "layers.*=sim",
+            "--json",
+        ];
+        json(&[&plan[..], devices].concat())
+    };
+    let (here, elsewhere) = (plan(&["--device", devices]), plan(&[]));
+    assert_eq!(here["objective_us"], elsewhere["objective_us"]);
+    assert_eq!(here["phases"], elsewhere["phases"]);
+    let told = elsewhere["warnings"].to_string();
+    assert!(told.contains("'sim' is not here"), "{told}");
+    assert_eq!(
+        plan(&["--device", "cpu,sim"])["phases"],
+        elsewhere["phases"]
+    );
+    let e = failed(&["run", "--device", "cpu,sim", "--profile", &path, "-n", "1"]);
+    assert!(e.contains("'sim'"), "{e}");
+}
+
+#[test]
 fn a_probe_stores_nothing_unless_told_to_and_refuses_what_has_no_meaning() {
     let folder = Folder::new();
     let status = Command::new(env!("CARGO_BIN_EXE_anynpu"))

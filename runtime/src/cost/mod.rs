@@ -20,7 +20,7 @@ pub use learned::{LEAST_WIN, SPREADS, is_win};
 
 use anynpu_hal::{Capabilities, DeviceInfo, Link, LinkMode};
 
-use crate::profile::{Correction, Profile};
+use crate::profile::{Correction, DeviceProfile, Profile};
 
 /// Prices from profiles.
 #[derive(Clone, Debug, Default)]
@@ -51,11 +51,18 @@ impl CostModel {
         &self.profiles
     }
 
+    /// What was measured of a device, if that was of one of its kind.
+    pub(crate) fn profile_of(&self, info: &DeviceInfo) -> Option<&DeviceProfile> {
+        let mut profiles = self.profiles.iter().rev();
+        let found = profiles.find_map(|p| p.device(&info.name));
+        found.filter(|p| p.kind == info.kind.name())
+    }
+
     /// What work costs on a device.
     pub(crate) fn device(&self, info: &DeviceInfo, capabilities: &Capabilities) -> DeviceCost {
         let mut profiles = self.profiles.iter().rev();
         let found = profiles.find_map(|p| p.device(&info.name));
-        let fitting = found.filter(|p| p.kind == info.kind.name());
+        let fitting = self.profile_of(info);
         if let (Some(found), None) = (found, fitting) {
             tracing::warn!(
                 "the profile of '{}' is of a device of kind {}, this one is {}; it is not used",

@@ -195,3 +195,83 @@ pub(super) fn attention(heads: u32, kv_heads: u32, nodes: u32) -> Result<Graph, 
     graph.set_output(x)?;
     Ok(graph)
 }
+
+/// Looking up rows of a table, and products with it.
+pub(super) fn lookup(dtype: DType) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new("lookup");
+    let ids = graph.add_input("ids", TensorType::new(DType::I32, [Dim::TOKENS]))?;
+    let table = TensorType::new(dtype, [Dim::Fixed(64), Dim::Fixed(256)]);
+    let table = graph.add_weight("table", table)?;
+    let x = graph.add("rows", Op::Embedding, &[table, ids])?;
+    let x = graph.add("logits", Op::Linear, &[x, table])?;
+    graph.set_output(x)?;
+    Ok(graph)
+}
+
+/// One of each node that other families than llama have.
+pub(super) fn others() -> Result<Graph, GraphError> {
+    const WIDTH: u32 = 256;
+    let mut graph = Graph::new("others");
+    let rows = TensorType::new(DType::F32, [Dim::TOKENS, Dim::Fixed(WIDTH)]);
+    let mut x = graph.add_input("x", rows)?;
+    let weight = |graph: &mut Graph, name: &str, dims: &[u32]| {
+        graph.add_weight(name, TensorType::new(DType::F32, Shape::fixed(dims)))
+    };
+    let gamma = weight(&mut graph, "gamma", &[WIDTH])?;
+    let beta = weight(&mut graph, "beta", &[WIDTH])?;
+    let matrix = weight(&mut graph, "matrix", &[WIDTH, WIDTH])?;
+    x = graph.add("layer_norm", Op::LayerNorm { eps: 1e-5 }, &[x, gamma, beta])?;
+    x = graph.add("biased", Op::Linear, &[x, matrix, beta])?;
+    for act in [
+        Activation::Relu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::GeluQuick,
+    ] {
+        x = graph.add(
+            format!("activation.{}", act.name()),
+            Op::Activation(act),
+            &[x],
+        )?;
+        x = graph.add(
+            format!("gated.{}", act.name()),
+            Op::GatedActivation(act),
+            &[x, x],
+        )?;
+    }
+    x = graph.add("scaled", Op::Binary(BinaryOp::Mul), &[x, gamma])?;
+    x = graph.add("capped", Op::SoftCap { cap: 30.0 }, &[x])?;
+    x = graph.add("shares", Op::Softmax { axis: 1 }, &[x])?;
+    graph.set_output(x)?;
+    let positions = TensorType::new(DType::I32, [Dim::TOKENS]);
+    let positions = graph.add_input("positions", positions)?;
+    let heads = TensorType::new(DType::F32, [Dim::TOKENS, Dim::Fixed(4), Dim::Fixed(64)]);
+    let q = graph.add_input("q", heads)?;
+    let rope = Op::Rope {
+        style: RopeStyle::HalfSplit,
+        dims: 64,
+        base: 1e4,
+        scaling: RopeScaling::None,
+    };
+    let turned = graph.add("half_split", rope, &[q, positions])?;
+    let attention = |kv, causal, soft_cap, window| Op::Attention {
+        kv,
+        causal,
+        mask: false,
+        scale: 0.125,
+        soft_cap,
+        window,
+    };
+    let both = attention(AttentionKv::Operands, false, None, None);
+    let seen = graph.add("bidirectional", both, &[turned, turned, turned])?;
+    graph.set_output(seen)?;
+    let cache = TensorType::new(DType::F32, [Dim::CAPACITY, Dim::Fixed(2), Dim::Fixed(64)]);
+    let k = graph.add_state("k", cache.clone(), 0)?;
+    let v = graph.add_state("v", cache, 0)?;
+    for (name, soft_cap, window) in [("window", None, Some(4)), ("soft_cap", Some(50.0), None)] {
+        let op = attention(AttentionKv::State { k, v }, true, soft_cap, window);
+        let seen = graph.add(name, op, &[turned, positions])?;
+        graph.set_output(seen)?;
+    }
+    Ok(graph)
+}

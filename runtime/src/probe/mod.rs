@@ -10,6 +10,7 @@
 //! see [`cost`](crate::cost).
 
 mod blocks;
+mod checks;
 mod graphs;
 mod host;
 mod links;
@@ -17,13 +18,15 @@ mod prober;
 mod rig;
 mod single;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anynpu_hal::{DeviceKind, OpenOptions};
 use anynpu_ir::DType;
 
 use crate::Runtime;
-use crate::profile::{BestThreads, DeviceProfile, Host, PROFILE_VERSION, Profile, Verdict};
+use crate::profile::{
+    BestThreads, Claims, DeviceProfile, Host, OpCheck, PROFILE_VERSION, Profile, Verdict,
+};
 use prober::{Prober, RUN_LIMIT, cold_bytes, probe_device};
 
 /// How to measure.
@@ -42,7 +45,15 @@ pub fn probe(runtime: &Runtime, options: ProbeOptions<'_>) -> Profile {
     for device in &devices {
         let name = device.info().name.clone();
         let mut told = |what: &str| (options.progress)(&name, what);
-        let mut profile = probe_device(device, &host, options.quick, &mut told);
+        let started = Instant::now();
+        let checked = match device.capabilities().features.baseline {
+            true => Checked::default(),
+            false => check(runtime, &name, options.quick, &mut told),
+        };
+        let mut profile = probe_device(device, &host, options.quick, started, &mut told);
+        profile.claims = Some(Claims::of(device.capabilities()));
+        profile.checks = checked.checks;
+        profile.not_measured.extend(checked.not_measured);
         if device.info().kind == DeviceKind::Cpu && !options.quick {
             told("threads");
             match best_threads(runtime, &name, &host) {
@@ -65,6 +76,35 @@ pub fn probe(runtime: &Runtime, options: ProbeOptions<'_>) -> Profile {
         devices: profiles,
     }
 }
+
+/// What came of trying a device.
+#[derive(Default)]
+struct Checked {
+    checks: Vec<OpCheck>,
+    not_measured: Option<String>,
+}
+
+fn check(runtime: &Runtime, name: &str, quick: bool, told: &mut dyn FnMut(&str)) -> Checked {
+    told("what it says it runs");
+    let limit = if quick { QUICK_CHECKS } else { FULL_CHECKS };
+    let started = Instant::now();
+    match checks::checks(runtime, name, &mut || started.elapsed() < limit) {
+        Ok((checks, enough)) => Checked {
+            checks,
+            not_measured: (!enough).then(|| "trying more kinds: the time was over".into()),
+        },
+        Err(e) => Checked {
+            checks: Vec::new(),
+            not_measured: Some(format!("trying what it runs: {e}")),
+        },
+    }
+}
+
+/// Time for trying a device in quick mode.
+const QUICK_CHECKS: Duration = Duration::from_millis(900);
+/// Time for trying a device in full.
+const FULL_CHECKS: Duration = Duration::from_secs(60);
+
 /// The numbers of threads with which blocks of the device called `name` are fastest.
 fn best_threads(
     runtime: &Runtime,

@@ -34,18 +34,19 @@ pub(super) const DTYPES: [DType; 11] = [
 /// Rows at once.
 const TOKENS: [u32; 5] = [1, 8, 32, 128, 512];
 
-/// Measures one device.
+/// Measures one device, on which work began at `started`.
 pub(super) fn probe_device(
     device: &Arc<dyn Device>,
     host: &Host,
     quick: bool,
+    started: Instant,
     told: &mut dyn FnMut(&str),
 ) -> DeviceProfile {
     let info = device.info();
     let mut prober = Prober {
         device,
         quick,
-        started: Instant::now(),
+        started,
         cold_bytes: cold_bytes(host, quick),
         run_limit: RUN_LIMIT,
         gone: false,
@@ -68,6 +69,8 @@ pub(super) fn probe_device(
             best_threads: None,
             not_measured: Vec::new(),
             failed: Vec::new(),
+            claims: None,
+            checks: Vec::new(),
             corrections: Vec::new(),
         },
     };

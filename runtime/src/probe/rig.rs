@@ -238,7 +238,7 @@ fn next(seed: &mut u32) -> f32 {
 
 /// Weights made up for a graph. Every weight has memory of its own.
 #[derive(Debug)]
-struct Made {
+pub(super) struct Made {
     weights: BTreeMap<String, (DType, Range<usize>)>,
     bytes: Vec<u8>,
 }
@@ -247,7 +247,7 @@ struct Made {
 const ROWS: usize = 16;
 
 impl Made {
-    fn new(graph: &Graph) -> Result<Made, HalError> {
+    pub fn new(graph: &Graph) -> Result<Made, HalError> {
         let mut made = Made {
             weights: BTreeMap::new(),
             bytes: Vec::new(),

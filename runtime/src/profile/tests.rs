@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Outcome;
 
 fn sample(median: f64) -> Sample {
     Sample {
@@ -69,6 +70,35 @@ fn full() -> Profile {
             error: "lost".into(),
         }],
         corrections: vec![Correction::new("decode q4_0")],
+        claims: Some(Claims {
+            compute: vec!["f16".into()],
+            weights: vec!["q4_0".into(), "f16".into()],
+            states: "in_place_io".into(),
+            tokens: vec![1, 32],
+            capacities: vec![512],
+            memory_limit: Some(1 << 30),
+            ..Claims::default()
+        }),
+        checks: vec![
+            OpCheck {
+                op: "Linear".into(),
+                weights: Some("q4_0".into()),
+                outcome: Outcome::Agrees { error: 1e-4 },
+            },
+            OpCheck {
+                op: "Linear".into(),
+                weights: Some("q4_0".into()),
+                outcome: Outcome::Lost { why: "gone".into() },
+            },
+            OpCheck {
+                op: "RmsNorm".into(),
+                weights: None,
+                outcome: Outcome::Differs {
+                    error: 1e9,
+                    limit: 0.02,
+                },
+            },
+        ],
         ..DeviceProfile::default()
     };
     Profile {
@@ -111,6 +141,49 @@ fn several_devices_and_their_links_are_found_by_name() {
     assert_eq!(profile.device("npu").unwrap().name, "npu");
     assert!(profile.device("gpu").is_none());
     assert!(profile.link("cpu", "npu").is_some() && profile.link("npu", "cpu").is_none());
+}
+
+#[test]
+fn claims_are_those_of_the_device_again_and_the_worst_check_of_a_kind_counts() {
+    let profile = full();
+    let device = &profile.devices[0];
+    let claims = device.claims.as_ref().unwrap();
+    let capabilities = claims.capabilities();
+    assert_eq!(Claims::of(&capabilities), *claims);
+    assert_eq!(capabilities.fixed_shapes.unwrap().tokens, [1, 32]);
+    let outcome = |op, weights| device.check(op, weights).map(|c| &c.outcome);
+    let lost = outcome("Linear", Some("q4_0"));
+    assert!(matches!(lost, Some(Outcome::Lost { .. })), "{lost:?}");
+    assert_eq!(outcome("Linear", Some("q8_0")), None);
+    assert_eq!(outcome("Linear", None), None);
+}
+
+#[test]
+fn claims_that_make_no_sense_are_named() {
+    type Change = fn(&mut Claims);
+    let cases: [(Change, &str); 5] = [
+        (|c| c.compute[0] = "f15".into(), "claims.compute is 'f15'"),
+        (|c| c.weights.push(String::new()), "claims.weights is ''"),
+        (|c| c.states = "yes".into(), "claims.states is 'yes'"),
+        (|c| c.tokens = vec![0, 1], "claims.tokens is [0, 1]"),
+        (|c| c.capacities = vec![8, 8], "claims.capacities is [8, 8]"),
+    ];
+    for (change, told) in cases {
+        let mut profile = full();
+        change(profile.devices[0].claims.as_mut().unwrap());
+        let e = error(&profile.to_json());
+        assert!(e.contains(told), "{e}");
+    }
+    let odd = full().to_json().replace("\"agrees\"", "\"perhaps\"");
+    assert!(error(&odd).contains("perhaps"));
+    let odd = full()
+        .to_json()
+        .replacen("\"weights\": \"q4_0\"", "\"weights\": \"q99\"", 1);
+    assert!(
+        error(&odd).contains("checks[0].weights is 'q99'"),
+        "{}",
+        error(&odd)
+    );
 }
 
 #[test]

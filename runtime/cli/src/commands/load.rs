@@ -10,8 +10,9 @@ use anynpu::plan::{Pin, Placement};
 use anynpu::profile::Profile;
 use anynpu::{
     CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Precision,
-    Runtime,
+    Runtime, RuntimeBuilder,
 };
+use anynpu_backends::Drivers;
 
 use crate::args::{self, ModelArg, PlacementArgs};
 use crate::commands::serve_driver::isolated;
@@ -43,11 +44,44 @@ impl ModelArg {
 impl PlacementArgs {
     /// Opens the devices.
     pub fn runtime(&self) -> anyhow::Result<Runtime> {
-        let (mut drivers, devices) = anynpu_backends::drivers_for(&self.device)?;
+        let (drivers, devices) = anynpu_backends::drivers_for(&self.device)?;
+        self.open(drivers, devices, Runtime::builder(), self.profiles()?)
+    }
+
+    /// Opens the devices to plan for: those of the profiles if none are named, even if they are not here.
+    pub fn runtime_for_plans(&self) -> anyhow::Result<Runtime> {
+        let profiles = self.profiles()?;
+        let in_profile = |name: &&String| profiles.iter().any(|p| p.device(name).is_some());
+        let (drivers, mut devices) = match anynpu_backends::drivers_for(&self.device) {
+            // a simulated device is called so in profiles too
+            Err(_) if self.device.iter().all(|n| in_profile(&n)) => {
+                (anynpu_backends::drivers(), self.device.clone())
+            }
+            found => found?,
+        };
+        if devices.is_empty() {
+            let all = profiles.iter().flat_map(|p| &p.devices);
+            devices.extend(all.map(|d| d.name.clone()));
+        }
+        self.open(drivers, devices, Runtime::builder().plan_only(), profiles)
+    }
+
+    fn profiles(&self) -> anyhow::Result<Vec<Profile>> {
+        let profiles = self.profile.iter().map(Profile::load);
+        Ok(profiles.collect::<Result<_, _>>()?)
+    }
+
+    fn open(
+        &self,
+        mut drivers: Drivers,
+        devices: Vec<String>,
+        builder: RuntimeBuilder,
+        profiles: Vec<Profile>,
+    ) -> anyhow::Result<Runtime> {
         if self.isolate {
             drivers = isolated(drivers, &self.device)?;
         }
-        let mut builder = Runtime::builder().drivers(drivers);
+        let mut builder = builder.drivers(drivers);
         for name in devices {
             builder = builder.device(name);
         }
@@ -68,8 +102,8 @@ impl PlacementArgs {
         if self.no_cache {
             builder = builder.without_cache();
         }
-        for path in &self.profile {
-            builder = builder.profile(Profile::load(path)?);
+        for profile in profiles {
+            builder = builder.profile(profile);
         }
         let runtime = builder.build()?;
         for warning in runtime.warnings() {

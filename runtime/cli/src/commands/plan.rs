@@ -34,7 +34,10 @@ struct Document {
 /// Plans, and with `--check` runs the plan.
 pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     let open = args.model.open()?;
-    let runtime = args.placement.runtime()?;
+    let runtime = match args.check {
+        true => args.placement.runtime()?,
+        false => args.placement.runtime_for_plans()?,
+    };
     let mut options = args.placement.load_options(None)?;
     options.prompt = Some(args.prompt);
     options.tokens = Some(args.tokens);

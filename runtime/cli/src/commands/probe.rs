@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use anynpu::Outcome;
 use anynpu::probe::{ProbeOptions, probe};
-use anynpu::profile::{DeviceProfile, Profile, Sample};
+use anynpu::profile::{DeviceProfile, OpCheck, Profile, Sample};
 
 use crate::args::ProbeArgs;
 use crate::output;
@@ -140,6 +141,22 @@ fn describe(text: &mut String, device: &DeviceProfile) {
                 best.prefill, best.decode
             ),
         );
+    }
+    let right = |c: &&OpCheck| matches!(c.outcome, Outcome::Agrees { .. });
+    let agree = device.checks.iter().filter(right).count();
+    if !device.checks.is_empty() {
+        let of = device.checks.len();
+        line(
+            text,
+            &format!("  tried beside the CPU: {agree} of {of} kinds of nodes agree"),
+        );
+    }
+    for check in &device.checks {
+        if let Some(why) = check.outcome.obstacle() {
+            let weights = check.weights.as_ref();
+            let of = weights.map_or_else(String::new, |w| format!(" of {w}"));
+            line(text, &format!("  wrong: {}{of}: {why}", check.op));
+        }
     }
     for missing in &device.not_measured {
         line(text, &format!("  not measured: {missing}"));
