@@ -247,14 +247,6 @@ pub enum RuntimeError {
         /// Budgets that would do.
         fits: String,
     },
-    /// Energy can't be reckoned.
-    #[error(
-        "the objective 'energy' needs the power of every device, and nothing states that of {devices}; leave those out or choose another objective"
-    )]
-    NoWatts {
-        /// The devices, separated by commas.
-        devices: String,
-    },
     /// A profile that can't be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),

@@ -124,7 +124,7 @@ impl Runtime {
         let context = context(open, options)?;
         let Obstacles { refused, warnings } = self.obstacles(open, options)?;
         let mut plans = self.plan_without(open, &options.wishes(), context, &refused)?;
-        plans.warnings = warnings;
+        plans.warnings.splice(0..0, warnings);
         Ok(plans)
     }
 
@@ -290,6 +290,7 @@ impl Runtime {
                 warnings.push(format!("{}; it was placed elsewhere", more.why));
             }
         };
+        warnings.extend(plans.warnings.iter().cloned());
         warnings.extend(self.cache().into_iter().flat_map(|c| c.take_notes()));
         let trained = open.model().info().context_length;
         if context > trained {

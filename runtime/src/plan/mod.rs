@@ -136,6 +136,8 @@ pub struct PlanPrice {
     /// The time that counts: for most objectives that of the prompt and all generated tokens, for
     /// [`Objective::Ttft`] that of the prompt, for [`Objective::Throughput`] that of the tokens.
     pub objective_us: f64,
+    /// What the objective comes to: bytes for memory, microjoules for energy, else microseconds.
+    pub objective_value: f64,
     /// The prompt.
     pub prefill: f64,
     /// One token.
@@ -161,8 +163,6 @@ pub struct PlanSet {
     pub price: PlanPrice,
     /// What they are to be the best in.
     pub objective: Objective,
-    /// What that comes to: bytes for memory, microjoules for energy, else microseconds.
-    pub objective_value: f64,
     /// By what share of the best possible price theirs may be above it.
     pub gap: f64,
     /// What other ways would cost, under the same pins and memory limits: `greedy`, every node on the most

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use anynpu_hal::DeviceKind;
+
 use super::search::{self, Assignment, Found, Problem};
 use crate::RuntimeError;
 
@@ -16,7 +18,8 @@ pub enum Objective {
     Ttft,
     /// Tokens come fastest: generating takes the least time.
     Throughput,
-    /// The whole takes the least energy, by what the drivers state of their devices' power.
+    /// The whole takes the least energy: time by the power that drivers state of their devices, or a round figure
+    /// for devices of the kind.
     Energy,
     /// Weights and states take the least memory over all devices; of equals the fastest.
     Memory,
@@ -57,16 +60,25 @@ impl Objective {
     }
 
     /// The best assignment of `problem`, whose prices are times. `watts` are those of each device while busy.
-    pub(super) fn search(self, problem: &Problem, watts: &[Option<f64>]) -> Option<Found> {
+    pub(super) fn search(self, problem: &Problem, watts: &[f64]) -> Option<Found> {
         match self {
             Objective::Energy => {
-                let watts: Option<Vec<f64>> = watts.iter().copied().collect();
-                let found = search::search(&energies(problem, &watts?))?;
+                let found = search::search(&energies(problem, watts))?;
                 repriced(problem, found)
             }
             Objective::Memory => least_memory(problem),
             _ => search::search(problem),
         }
+    }
+}
+
+/// Watts of a busy device whose driver states none: orders of magnitude of phones and laptops.
+pub(super) const fn assumed_watts(kind: DeviceKind) -> f64 {
+    match kind {
+        DeviceKind::Cpu => 8.0,
+        DeviceKind::Gpu => 6.0,
+        DeviceKind::Npu => 3.0,
+        _ => 5.0,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anynpu_hal::{Device, Reason, ReasonCode, StateSupport, Support};
 use anynpu_ir::{DType, Graph, NodeId, StateId, SymbolValues, ValueDef};
 
-use super::objective::energies;
+use super::objective::{assumed_watts, energies};
 use super::price::{self, PricedPhase, Prices, state_groups};
 use super::search::{self, Assignment, Found, MAX_DEVICES, Priced, Problem};
 use super::sizes::{self, Sizes, StepSizes};
@@ -73,7 +73,7 @@ pub(crate) fn plan(
         sizes: Sizes::any(devices.len()),
     };
     planner.check_placement()?;
-    planner.check_objective()?;
+    planner.check_budgets()?;
     planner.ask()?;
     planner.apply(request.refused);
     let (prices, found, rivals) = planner.best()?;
@@ -95,23 +95,13 @@ pub(crate) fn plan(
             .last()
             .copied()
             .unwrap_or(request.chunk),
-        price: price_of(&found.priced),
+        price: planner.price_of(&prices.problem, &found.assignment, &found.priced),
         objective: request.objective,
-        objective_value: planner.value(&prices.problem, &found),
         gap: found.gap(),
         sizes: planner.step_sizes(&found),
         rivals,
-        warnings: Vec::new(),
+        warnings: planner.assumptions(),
     })
-}
-
-fn price_of(priced: &Priced) -> PlanPrice {
-    let us = |phase: Phase| priced.phase_us.get(phase as usize).copied();
-    PlanPrice {
-        objective_us: priced.objective,
-        prefill: us(Phase::Prefill).unwrap_or_default(),
-        decode: us(Phase::Decode).unwrap_or_default(),
-    }
 }
 
 struct Planner<'a> {
@@ -235,7 +225,7 @@ impl Planner<'_> {
                 continue;
             };
             let cost = |prices: &Prices, found: &Found| {
-                let value = self.value(&prices.problem, found);
+                let value = self.value(&prices.problem, &found.assignment, &found.priced);
                 (!found.priced.fits, value, found.priced.objective)
             };
             if best
@@ -516,45 +506,52 @@ impl Planner<'_> {
         }
     }
 
-    /// Fails if the objective can't be reckoned, or a budget is of no device in use.
-    fn check_objective(&self) -> Result<(), RuntimeError> {
+    /// Fails if a budget is of no device in use.
+    fn check_budgets(&self) -> Result<(), RuntimeError> {
         for (name, _) in self.request.budgets {
             self.find("the memory budget", name)?;
         }
-        if self.request.objective != Objective::Energy {
-            return Ok(());
-        }
-        let watts = self.watts();
-        let silent = self.names.iter().zip(watts).filter(|(_, w)| w.is_none());
-        let silent: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
-        match silent.is_empty() {
-            true => Ok(()),
-            false => Err(RuntimeError::NoWatts {
-                devices: silent.join(", "),
-            }),
-        }
+        Ok(())
     }
 
-    /// Watts of each device while busy, where its driver states them.
-    fn watts(&self) -> Vec<Option<f64>> {
-        let claimed = self
-            .devices
-            .iter()
-            .map(|d| d.capabilities().claimed_rates.as_ref());
-        let watts = claimed.map(|c| c?.busy_watts.filter(|w| w.is_finite() && *w > 0.0));
+    /// Watts of each device while busy: what its driver states, else what is assumed.
+    fn watts(&self) -> Vec<f64> {
+        let stated = self.devices.iter().map(stated_watts).zip(self.devices);
+        let watts = stated.map(|(w, d)| w.unwrap_or_else(|| assumed_watts(d.info().kind)));
         watts.collect()
     }
 
+    /// What the user should know of figures that nobody stated.
+    fn assumptions(&self) -> Vec<String> {
+        let counted = self.request.objective == Objective::Energy;
+        let devices = self.devices.iter().filter(|_| counted);
+        let silent = devices.filter(|d| stated_watts(d).is_none());
+        let told = silent.map(|d| {
+            let (name, watts) = (&d.info().name, assumed_watts(d.info().kind));
+            format!("the power of device '{name}' is not known; {watts} W are assumed")
+        });
+        told.collect()
+    }
+
+    fn price_of(&self, problem: &Problem, assignment: &Assignment, priced: &Priced) -> PlanPrice {
+        let us = |phase: Phase| priced.phase_us.get(phase as usize).copied();
+        PlanPrice {
+            objective_us: priced.objective,
+            objective_value: self.value(problem, assignment, priced),
+            prefill: us(Phase::Prefill).unwrap_or_default(),
+            decode: us(Phase::Decode).unwrap_or_default(),
+        }
+    }
+
     /// What the objective comes to: microseconds, microjoules or bytes.
-    fn value(&self, problem: &Problem, found: &Found) -> f64 {
+    fn value(&self, problem: &Problem, assignment: &Assignment, priced: &Priced) -> f64 {
         match self.request.objective {
             Objective::Energy => {
-                let watts: Option<Vec<f64>> = self.watts().into_iter().collect();
-                let priced = watts.and_then(|w| energies(problem, &w).price(&found.assignment));
-                priced.map_or(f64::INFINITY, |p| p.objective)
+                let energy = energies(problem, &self.watts()).price(assignment);
+                energy.map_or(f64::INFINITY, |p| p.objective)
             }
-            Objective::Memory => found.priced.bytes.iter().map(|&b| b as f64).sum(),
-            _ => found.priced.objective,
+            Objective::Memory => priced.bytes.iter().map(|&b| b as f64).sum(),
+            _ => priced.objective,
         }
     }
 
@@ -563,7 +560,7 @@ impl Planner<'_> {
         let price = |assignment: Option<Assignment>| {
             let assignment = assignment.filter(|a| self.needs_sizes(a))?;
             let priced = problem.price(&assignment).filter(|p| p.fits)?;
-            Some(price_of(&priced))
+            Some(self.price_of(problem, &assignment, &priced))
         };
         let greedy = ("greedy".to_owned(), price(search::greedy(problem)));
         let alone = self.names.iter().enumerate();
@@ -692,6 +689,12 @@ impl Planner<'_> {
     }
 }
 
+/// Watts of `device` while busy, if its driver states them.
+fn stated_watts(device: &Arc<dyn Device>) -> Option<f64> {
+    let claimed = device.capabilities().claimed_rates.as_ref()?;
+    claimed.busy_watts.filter(|w| w.is_finite() && *w > 0.0)
+}
+
 /// The longest contiguous runs on one device.
 fn runs(devices: &[u8]) -> Vec<(DeviceIndex, Range<u32>)> {
     let mut runs: Vec<(DeviceIndex, Range<u32>)> = Vec::new();
@@ -716,7 +719,7 @@ fn cheapest_of_each(kept: &mut Rivals, more: Rivals) {
             kept.push((name, price));
             continue;
         };
-        let cost = |price: &Option<PlanPrice>| price.map_or(f64::INFINITY, |p| p.objective_us);
+        let cost = |price: &Option<PlanPrice>| price.map_or(f64::INFINITY, |p| p.objective_value);
         if cost(&price) < cost(known) {
             *known = price;
         }

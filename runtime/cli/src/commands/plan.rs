@@ -63,7 +63,7 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
         model: open.model().info().name.clone(),
         objective: plans.objective.name(),
         objective_us: plans.price.objective_us,
-        objective_value: plans.objective_value,
+        objective_value: plans.price.objective_value,
         objective_unit: unit(plans.objective),
         plan,
         compare: args.compare.then(|| plans.rivals.iter().cloned().collect()),
@@ -137,7 +137,15 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     for (way, price) in document.compare.iter().flatten() {
         let price = price.map_or_else(
             || "cannot run it".to_owned(),
-            |p| format!("{:.1} ms", p.objective_us / 1e3),
+            |p| match plans.objective {
+                Objective::Energy | Objective::Memory => format!(
+                    "{:.1} ms, {:.3} {}",
+                    p.objective_us / 1e3,
+                    p.objective_value,
+                    document.objective_unit
+                ),
+                _ => format!("{:.1} ms", p.objective_us / 1e3),
+            },
         );
         output::print_line(&format!("instead {way}: {price}"))?;
     }
