@@ -281,6 +281,9 @@ pub struct PlanArgs {
     /// and show what was predicted beside what was measured
     #[arg(long)]
     pub check: bool,
+    /// Keep in the profile how far off the check found it: later predictions are corrected
+    #[arg(long, requires = "check", requires = "profile")]
+    pub learn: bool,
     /// Price other ways beside it: every node on the first device that runs it, and each device alone
     #[arg(long)]
     pub compare: bool,

@@ -125,6 +125,50 @@ fn a_device_that_is_not_here_is_planned_for_by_its_profile_and_not_run_on() {
 }
 
 #[test]
+fn a_check_that_finds_predictions_off_corrects_later_ones() {
+    let folder = Folder::new();
+    let path = folder.path("p.json");
+    // virtual time is the same in every run
+    let device = ["--device", "sim:reference-f32"];
+    done(&[&["probe", "--quick", "--save", &path], &device[..]].concat());
+    let mut profile: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let measured = &mut profile["devices"][0];
+    let anchors = measured["anchors"].as_array_mut().unwrap();
+    for anchor in anchors {
+        for part in ["median", "p10", "p90"] {
+            anchor["us"][part] = (anchor["us"][part].as_f64().unwrap() / 2.0).into();
+        }
+    }
+    std::fs::write(&path, profile.to_string()).unwrap();
+    let check = |more: &[&str]| {
+        let check = [
+            "plan",
+            "--profile",
+            &path,
+            "--check",
+            "--prompt",
+            "64",
+            "-n",
+            "4",
+            "--json",
+        ];
+        let check = json(&[&check[..], &device, more].concat());
+        let error = |phase: &str| check["check"][phase]["relative_error"].as_f64().unwrap();
+        [error("prefill"), error("decode")]
+    };
+    let before = check(&["--learn"]);
+    assert!(before.iter().all(|e| *e < -0.3), "{before:?}");
+    let after = check(&[]);
+    let closer = after
+        .iter()
+        .zip(&before)
+        .all(|(a, b)| a.abs() < 0.5 * b.abs());
+    assert!(closer, "{before:?} {after:?}");
+    let alone = anynpu(&["plan", "--learn"]);
+    assert_eq!(alone.status.code(), Some(2));
+}
+
+#[test]
 fn a_probe_stores_nothing_unless_told_to_and_refuses_what_has_no_meaning() {
     let folder = Folder::new();
     let status = Command::new(env!("CARGO_BIN_EXE_anynpu"))

@@ -9,6 +9,7 @@ use anynpu_ir::{
 
 use super::curve::{Curve, between};
 use super::{Estimate, EstimateSource};
+use crate::plan::Phase;
 use crate::profile::DeviceProfile;
 
 /// What decides how fast the nodes of a graph run besides their own size.
@@ -466,10 +467,15 @@ impl DeviceCost {
 }
 
 /// What corrections are learned of: the phase and the type of most weights.
-pub(crate) fn pattern(tokens: u32, dtype: DType) -> String {
+pub(crate) fn pattern_of(phase: Phase, dtype: DType) -> String {
+    format!("{} {dtype}", phase.name())
+}
+
+/// As [`pattern_of`], of a step of `tokens`.
+fn pattern(tokens: u32, dtype: DType) -> String {
     let phase = match tokens {
-        0 | 1 => "decode",
-        _ => "prefill",
+        0 | 1 => Phase::Decode,
+        _ => Phase::Prefill,
     };
-    format!("{phase} {dtype}")
+    pattern_of(phase, dtype)
 }

@@ -19,7 +19,9 @@ pub use estimate::{Estimate, EstimateSource};
 pub use learned::{LEAST_WIN, SPREADS, is_win};
 
 use anynpu_hal::{Capabilities, DeviceInfo, Link, LinkMode};
+use anynpu_ir::Graph;
 
+use crate::plan::{Phase, PlanSet};
 use crate::profile::{Correction, DeviceProfile, Profile};
 
 /// Prices from profiles.
@@ -98,6 +100,23 @@ impl CostModel {
                 link: known,
                 source,
             },
+        }
+    }
+
+    /// Takes in what a phase of `plans`, made by this model for `graph`, took on each device: `took` has their names
+    /// and microseconds, for the prompt as planned or for one token. Devices without a profile learn nothing.
+    pub fn learn(&mut self, graph: &Graph, plans: &PlanSet, phase: Phase, took: &[(String, f64)]) {
+        let plan = plans.phase(phase);
+        let whole: f64 = plan.partitions.iter().map(|p| p.predicted.us).sum();
+        let pattern = device::pattern_of(phase, GraphScale::of(graph).dtype);
+        for (name, measured) in took {
+            let own = plan.partitions.iter();
+            let own = own.filter(|p| plans.devices[p.device.0] == *name);
+            let share = own.map(|p| p.predicted.us).sum::<f64>() / whole;
+            let known = self.profiles.iter().rev().find_map(|p| p.device(name));
+            let known = known.and_then(|d| d.corrections.iter().find(|c| c.pattern == pattern));
+            let factor = known.map_or(1.0, |c| c.factor);
+            self.observe(name, &pattern, plan.total.us * share / factor, *measured);
         }
     }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use anynpu::plan::{Objective, PlanPrice, PlanReport};
+use anynpu::Runtime;
+use anynpu::plan::{Objective, Phase, PlanPrice, PlanReport, PlanSet};
+use anynpu_ir::Graph;
 use serde::Serialize;
 
 use crate::args::{self, PlanArgs};
@@ -73,6 +75,9 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
         },
         warnings: [runtime.warnings(), &plans.warnings].concat(),
     };
+    if let (true, Some(check)) = (args.learn, &document.check) {
+        learn(args, &runtime, open.model().graph(), &plans, check)?;
+    }
     if let Some(path) = &args.html {
         let picture = Picture {
             model: &document.model,
@@ -148,6 +153,41 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
             },
         );
         output::print_line(&format!("instead {way}: {price}"))?;
+    }
+    Ok(())
+}
+
+/// Writes the profile with what the check found.
+fn learn(
+    args: &PlanArgs,
+    runtime: &Runtime,
+    graph: &Graph,
+    plans: &PlanSet,
+    check: &Check,
+) -> anyhow::Result<()> {
+    let [path] = &args.placement.profile[..] else {
+        anyhow::bail!("--learn writes one profile, but several were given; give one --profile");
+    };
+    let mut cost = runtime.cost().clone();
+    for phase in Phase::ALL {
+        let mut took: BTreeMap<String, f64> = BTreeMap::new();
+        for (device, _, us) in check.segments.get(phase.name()).into_iter().flatten() {
+            *took.entry(device.clone()).or_default() += us;
+        }
+        let took: Vec<(String, f64)> = took.into_iter().collect();
+        cost.learn(graph, plans, phase, &took);
+    }
+    for profile in cost.profiles() {
+        profile.save(path)?;
+        for correction in profile.devices.iter().flat_map(|d| &d.corrections) {
+            output::note(&format!(
+                "{}: {} runs took {:.2} of what was predicted; predictions are multiplied by {:.2}",
+                path.display(),
+                correction.pattern,
+                correction.mean,
+                correction.factor
+            ));
+        }
     }
     Ok(())
 }
