@@ -1,0 +1,223 @@
+//! A context: graphs that share memory and a compiled form.
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::executable::Port;
+use super::{BinaryInfo, Device, Executable, QnnError, build, metadata};
+use crate::htp::Graph;
+use crate::sys::{
+    CONFIG_CUSTOM, ContextConfig, HTP_CONTEXT_WEIGHT_SHARING, Handle, HtpContextConfig,
+};
+
+/// How to make a context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContextOptions {
+    /// Weights of the same name and contents are held once over all graphs. Such a compiled form is for devices;
+    /// the emulator does not load it.
+    pub share_weights: bool,
+}
+
+/// A context.
+#[derive(Debug)]
+pub struct Context {
+    device: Arc<Device>,
+    handle: Handle,
+    /// Graphs of one context are built and run one at a time.
+    busy: Mutex<()>,
+}
+
+// SAFETY: as for the device; calls that concern one context are made one at a time.
+unsafe impl Send for Context {}
+// SAFETY: as for Send.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// A context without graphs.
+    ///
+    /// # Errors
+    /// The library's own.
+    pub fn new(device: &Arc<Device>, options: ContextOptions) -> Result<Arc<Context>, QnnError> {
+        let call = "contextCreate";
+        let create = device.table().context_create;
+        let create = create.ok_or(QnnError::Missing { call })?;
+        let custom = HtpContextConfig {
+            option: HTP_CONTEXT_WEIGHT_SHARING,
+            pad: 0,
+            enabled: u8::from(options.share_weights),
+            rest: [0; 31],
+        };
+        let config = ContextConfig {
+            option: CONFIG_CUSTOM,
+            custom: (&raw const custom).cast(),
+        };
+        let configs = match options.share_weights {
+            true => [&raw const config, std::ptr::null()],
+            false => [std::ptr::null(); 2],
+        };
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: backend and device are alive; the list of configurations ends in null and lives during the call.
+        let code = unsafe {
+            create(
+                device.backend(),
+                device.handle(),
+                configs.as_ptr(),
+                &raw mut handle,
+            )
+        };
+        match code {
+            0 => Ok(Context::of(device, handle)),
+            code => Err(device.error(call, device.soc().name.into(), code)),
+        }
+    }
+
+    /// The context of a compiled form, and what is in it.
+    ///
+    /// # Errors
+    /// The library's own; a compiled form for another chip.
+    pub fn load(
+        device: &Arc<Device>,
+        binary: &[u8],
+    ) -> Result<(Arc<Context>, BinaryInfo), QnnError> {
+        let info = metadata::read(device, binary)?;
+        if info.soc != device.soc().id {
+            return Err(QnnError::Binary {
+                what: "its chip's number",
+                found: info.soc.to_string(),
+                expected: format!("{}, of {}", device.soc().id, device.soc().name),
+            });
+        }
+        let call = "contextCreateFromBinary";
+        let create = device.table().context_create_from_binary;
+        let create = create.ok_or(QnnError::Missing { call })?;
+        let configs = [std::ptr::null(); 1];
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: backend and device are alive; the library reads the given number of bytes, and checks them.
+        let code = unsafe {
+            create(
+                device.backend(),
+                device.handle(),
+                configs.as_ptr(),
+                binary.as_ptr().cast(),
+                binary.len() as u64,
+                &raw mut handle,
+                std::ptr::null_mut(),
+            )
+        };
+        match code {
+            0 => Ok((Context::of(device, handle), info)),
+            code => Err(device.error(call, format!("{} bytes", binary.len()), code)),
+        }
+    }
+
+    fn of(device: &Arc<Device>, handle: Handle) -> Arc<Context> {
+        Arc::new(Context {
+            device: device.clone(),
+            handle,
+            busy: Mutex::new(()),
+        })
+    }
+
+    /// Compiles `graph`. After a failure the context holds half a graph and is best dropped.
+    ///
+    /// # Errors
+    /// A graph that can't be; a node that the library refuses.
+    pub fn compile(self: &Arc<Self>, graph: &Graph) -> Result<Executable, QnnError> {
+        graph.check()?;
+        let _busy = self.busy.lock();
+        build::build(self, graph)
+    }
+
+    /// The graph called `name` of a compiled form.
+    ///
+    /// # Errors
+    /// No such graph; the library's own.
+    pub fn graph(self: &Arc<Self>, info: &BinaryInfo, name: &str) -> Result<Executable, QnnError> {
+        let found = info.graphs.iter().find(|g| g.name == name);
+        let found = found.ok_or_else(|| QnnError::Binary {
+            what: "its list of graphs",
+            found: info.names(),
+            expected: format!("one with '{name}'"),
+        })?;
+        let call = "graphRetrieve";
+        let retrieve = self.device.table().graph_retrieve;
+        let retrieve = retrieve.ok_or(QnnError::Missing { call })?;
+        let text = c_name(name)?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the context is alive, and the name ends in 0.
+        let code = unsafe { retrieve(self.handle, text.as_ptr(), &raw mut handle) };
+        if code != 0 {
+            return Err(self.device.error(call, format!("'{name}'"), code));
+        }
+        let ports = |tensors: &[metadata::TensorInfo]| -> Result<Vec<Port>, QnnError> {
+            tensors.iter().map(Port::of_info).collect()
+        };
+        let (inputs, outputs) = (ports(&found.inputs)?, ports(&found.outputs)?);
+        Ok(Executable::new(self, handle, name, inputs, outputs))
+    }
+
+    /// The compiled form of all graphs.
+    ///
+    /// # Errors
+    /// The library's own.
+    pub fn binary(&self) -> Result<Vec<u8>, QnnError> {
+        let _busy = self.busy.lock();
+        let table = self.device.table();
+        let missing = |call| QnnError::Missing { call };
+        let (size_call, call) = ("contextGetBinarySize", "contextGetBinary");
+        let size = table.context_get_binary_size.ok_or(missing(size_call))?;
+        let get = table.context_get_binary.ok_or(missing(call))?;
+        let mut bytes = 0u64;
+        // SAFETY: the context is alive.
+        let code = unsafe { size(self.handle, &raw mut bytes) };
+        if code != 0 {
+            return Err(self.device.error(size_call, "the context".into(), code));
+        }
+        let mut binary = vec![0u8; usize::try_from(bytes).unwrap_or(usize::MAX)];
+        let mut written = 0u64;
+        // SAFETY: the context is alive; the library writes at most the given number of bytes.
+        let code = unsafe {
+            get(
+                self.handle,
+                binary.as_mut_ptr().cast::<c_void>(),
+                bytes,
+                &raw mut written,
+            )
+        };
+        if code != 0 {
+            return Err(self.device.error(call, "the context".into(), code));
+        }
+        binary.truncate(usize::try_from(written).unwrap_or(usize::MAX));
+        Ok(binary)
+    }
+
+    pub(super) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    pub(super) fn busy(&self) -> &Mutex<()> {
+        &self.busy
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(free) = self.device.table().context_free {
+            // SAFETY: graphs hold the context, so none is in use; the device is alive.
+            let code = unsafe { free(self.handle, std::ptr::null_mut()) };
+            tracing::trace!("contextFree: {code}");
+        }
+    }
+}
+
+/// `name` as C has it.
+pub(super) fn c_name(name: &str) -> Result<CString, QnnError> {
+    CString::new(name).map_err(|_| QnnError::Name { name: name.into() })
+}

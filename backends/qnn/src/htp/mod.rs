@@ -1,0 +1,8 @@
+//! Graphs in the terms of the HTP, as plain data: built and tested on every host, without Qualcomm's library.
+
+mod dump;
+mod graph;
+
+pub use graph::{
+    DataType, Encoding, Graph, GraphError, Node, Param, Scalar, Tensor, TensorId, TensorKind,
+};

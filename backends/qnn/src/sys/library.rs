@@ -1,0 +1,318 @@
+//! Finding and loading the library.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use libloading::Library;
+use thiserror::Error;
+
+use super::{
+    HTP_BACKEND, Interface, Providers, SystemInterface, SystemProviders, SystemTable, Table,
+    Version,
+};
+
+/// The oldest core API whose structures are the declared ones.
+const OLDEST: Version = Version {
+    major: 2,
+    minor: 36,
+    patch: 0,
+};
+/// The newest core API that was tried.
+const NEWEST_MINOR: u32 = 40;
+
+/// A library that can't be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The system's loader does not load it.
+    #[error("{path}: {why}{hint}")]
+    NotLoaded {
+        /// What was looked for.
+        path: String,
+        /// What the loader said.
+        why: String,
+        /// What may be wrong, if the file tells.
+        hint: String,
+    },
+    /// It has no function that every library of QNN has.
+    #[error("{path} is no library of QNN: it has no '{symbol}'")]
+    NoSymbol {
+        /// The library.
+        path: String,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// It offers no HTP.
+    #[error("{path} has no HTP backend; it has {found}")]
+    NoBackend {
+        /// The library.
+        path: String,
+        /// What it offers.
+        found: String,
+    },
+    /// Its interface is another.
+    #[error("{path} has core API {found}, needed is {needed}: install a newer Qualcomm AI runtime")]
+    Version {
+        /// The library.
+        path: String,
+        /// Its version.
+        found: String,
+        /// What would fit.
+        needed: String,
+    },
+}
+
+/// A loaded library. It stays loaded until the program ends.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Where from.
+    pub path: String,
+    /// Its core API.
+    pub core: Version,
+    /// Its functions.
+    pub table: Table,
+    /// The functions of `libQnnSystem.so` beside it, if that is there.
+    pub system: Option<SystemTable>,
+    /// What the user should know of it.
+    pub warnings: Vec<String>,
+}
+
+/// Loads `libQnnHtp.so` from `path`, or from where the system's loader finds it.
+///
+/// # Errors
+/// No such library; one of another kind or version.
+pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
+    let name = path.map_or_else(|| OsString::from("libQnnHtp.so"), |p| p.as_os_str().into());
+    let shown = name.to_string_lossy().into_owned();
+    let library = open(&name)?;
+    let symbol = "QnnInterface_getProviders";
+    // SAFETY: QNN's libraries export a function of this name and type; another library's symbol of the same name is
+    // not told apart, as with every C interface.
+    let providers = unsafe { library.get::<Providers>(symbol) };
+    let providers = *providers.map_err(|_| LoadError::NoSymbol {
+        path: shown.clone(),
+        symbol,
+    })?;
+    let mut list = std::ptr::null();
+    let mut count = 0;
+    // SAFETY: the function writes a pointer to an array that lives as long as the library, and its length.
+    let code = unsafe { providers(&raw mut list, &raw mut count) };
+    let mut found = Vec::new();
+    for i in 0..if code == 0 && !list.is_null() {
+        count as usize
+    } else {
+        0
+    } {
+        // SAFETY: the array has `count` pointers.
+        let provider = unsafe { *list.add(i) };
+        if provider.is_null() {
+            continue;
+        }
+        // SAFETY: each points to an interface whose first members every version has: number, name and version.
+        let (backend, name, core) =
+            unsafe { ((*provider).backend, (*provider).name, (*provider).core) };
+        if backend == HTP_BACKEND {
+            check_version(&shown, core)?;
+            // SAFETY: from the oldest version that passed on, the table has at least the declared functions.
+            let table = unsafe { (*provider).table };
+            return Ok(keep(library, path, shown, core, table));
+        }
+        found.push(text(name).unwrap_or_else(|| format!("backend {backend}")));
+    }
+    Err(LoadError::NoBackend {
+        path: shown,
+        found: match found.is_empty() {
+            true => format!("none (code {code})"),
+            false => found.join(", "),
+        },
+    })
+}
+
+fn open(name: &OsStr) -> Result<Library, LoadError> {
+    // SAFETY: loading runs the library's initialisers. The user named it, or the system's search path has it; nothing
+    // else is loaded.
+    unsafe { Library::new(name) }.map_err(|e| LoadError::NotLoaded {
+        path: name.to_string_lossy().into_owned(),
+        why: e.to_string(),
+        hint: hint(Path::new(name)),
+    })
+}
+
+/// A library that is needed for longer than anyone can tell is never unloaded: code of it may run until the end.
+fn keep(
+    library: Library,
+    path: Option<&Path>,
+    shown: String,
+    core: Version,
+    table: Table,
+) -> Loaded {
+    std::mem::forget(library);
+    let mut warnings = Vec::new();
+    if core.minor > NEWEST_MINOR {
+        warnings.push(format!(
+            "{shown} has core API {}.{}, newer than 2.{NEWEST_MINOR}, the newest that was tried",
+            core.major, core.minor
+        ));
+    }
+    let beside = path
+        .and_then(Path::parent)
+        .map(|f| f.join("libQnnSystem.so"));
+    let system = beside.unwrap_or_else(|| PathBuf::from("libQnnSystem.so"));
+    let system = load_system(&system);
+    if let Err(e) = &system {
+        warnings.push(format!("compiled forms can't be looked into: {e}"));
+    }
+    Loaded {
+        path: shown,
+        core,
+        table,
+        system: system.ok(),
+        warnings,
+    }
+}
+
+fn load_system(path: &Path) -> Result<SystemTable, LoadError> {
+    let shown = path.display().to_string();
+    let library = open(path.as_os_str())?;
+    let symbol = "QnnSystemInterface_getProviders";
+    // SAFETY: as in `load`.
+    let providers = unsafe { library.get::<SystemProviders>(symbol) };
+    let providers = *providers.map_err(|_| LoadError::NoSymbol {
+        path: shown.clone(),
+        symbol,
+    })?;
+    let mut list: *const *const SystemInterface = std::ptr::null();
+    let mut count = 0;
+    // SAFETY: as in `load`.
+    let code = unsafe { providers(&raw mut list, &raw mut count) };
+    let none = || LoadError::NoBackend {
+        path: shown.clone(),
+        found: format!("none (code {code})"),
+    };
+    if code != 0 || list.is_null() || count == 0 {
+        return Err(none());
+    }
+    // SAFETY: the array has at least one pointer.
+    let provider = unsafe { *list };
+    if provider.is_null() {
+        return Err(none());
+    }
+    // SAFETY: it points to an interface, whose first four functions are in every version.
+    let table = unsafe { (*provider).table };
+    std::mem::forget(library);
+    Ok(table)
+}
+
+fn check_version(path: &str, found: Version) -> Result<(), LoadError> {
+    if found.major == OLDEST.major && found >= OLDEST {
+        return Ok(());
+    }
+    let Version { major, minor, .. } = found;
+    Err(LoadError::Version {
+        path: path.into(),
+        found: format!("{major}.{minor}"),
+        needed: format!(
+            "{}.{} or a newer {}.x",
+            OLDEST.major, OLDEST.minor, OLDEST.major
+        ),
+    })
+}
+
+/// The text at `pointer`, a string of the library's own.
+fn text(pointer: *const std::ffi::c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: names in interfaces are strings that end in 0 and live as long as the library.
+    let text = unsafe { CStr::from_ptr(pointer) };
+    Some(text.to_string_lossy().into_owned())
+}
+
+/// What a file that does not load is, if its header tells: a library for another processor.
+fn hint(path: &Path) -> String {
+    let mut header = [0u8; 20];
+    let read = File::open(path).and_then(|mut f| f.read_exact(&mut header));
+    if read.is_err() || header[..4] != *b"\x7fELF" {
+        return String::new();
+    }
+    let machine = match u16::from_le_bytes([header[18], header[19]]) {
+        3 => "x86",
+        40 => "arm",
+        62 => "x86_64",
+        164 => "hexagon",
+        183 => "aarch64",
+        _ => "another processor",
+    };
+    match machine == std::env::consts::ARCH {
+        true => String::new(),
+        false => format!(
+            "; the library is for {machine}, this program for {}",
+            std::env::consts::ARCH
+        ),
+    }
+}
+
+/// The fields that are not declared here follow the declared ones.
+const _: () = assert!(std::mem::size_of::<Interface>() >= 40 + 49 * 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(major: u32, minor: u32) -> Version {
+        Version {
+            major,
+            minor,
+            patch: 0,
+        }
+    }
+
+    #[test]
+    fn versions_before_the_structures_were_as_declared_are_refused() {
+        for (major, minor) in [(2, 35), (1, 99), (3, 0), (0, 0)] {
+            let e = check_version("x.so", version(major, minor)).unwrap_err();
+            let e = e.to_string();
+            assert!(e.contains(&format!("core API {major}.{minor}")), "{e}");
+            assert!(e.contains("2.36 or a newer 2.x"), "{e}");
+        }
+        for minor in [36, 40, 41, 99] {
+            check_version("x.so", version(2, minor)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_is_named_with_what_the_loader_said() {
+        let e = load(Some(Path::new("/nowhere/libQnnHtp.so"))).unwrap_err();
+        assert!(matches!(e, LoadError::NotLoaded { .. }), "{e}");
+        assert!(e.to_string().contains("/nowhere/libQnnHtp.so"), "{e}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn another_library_is_told_from_one_of_qnn() {
+        let e = load(Some(Path::new("libm.so.6"))).unwrap_err();
+        assert!(matches!(e, LoadError::NoSymbol { .. }), "{e}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_library_for_another_processor_is_named_as_such() {
+        let other = match std::env::consts::ARCH {
+            "aarch64" => 62u16,
+            _ => 183,
+        };
+        let folder = std::env::temp_dir().join(format!("anynpu-qnn-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("libQnnHtp.so");
+        let mut header = vec![0u8; 64];
+        header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        header[16] = 3;
+        header[18..20].copy_from_slice(&other.to_le_bytes());
+        std::fs::write(&path, header).unwrap();
+        let e = load(Some(&path)).unwrap_err().to_string();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(e.contains("the library is for"), "{e}");
+    }
+}

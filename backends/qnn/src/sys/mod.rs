@@ -1,0 +1,33 @@
+//! Qualcomm's C interface, declared by hand from its published description: core API 2.36 to 2.40, on 64-bit
+//! little-endian systems, where all enumerations have 32 bits.
+//!
+//! Sizes and offsets are asserted when this is compiled. Functions are in a table that newer libraries extend at
+//! its end; every entry may be missing.
+#![allow(unsafe_code)] // this is where the library's memory and functions are touched
+#![allow(missing_docs)] // names and values are the interface's own
+
+mod config;
+mod interface;
+mod library;
+mod op;
+mod tensor;
+
+pub use config::{
+    CONFIG_CUSTOM, ContextConfig, DeviceConfig, GraphConfig, HTP_CONTEXT_WEIGHT_SHARING,
+    HTP_GRAPH_OPTIMIZATION, HTP_OPTIMIZATION_FINALIZE_LEVEL, HtpContextConfig, HtpDeviceConfig,
+    HtpGraphConfig,
+};
+pub use interface::{
+    ErrorCode, HTP_BACKEND, Handle, Interface, LogCallback, OpName, Providers, SystemInterface,
+    SystemProviders, SystemTable, Table, Version,
+};
+pub use library::{LoadError, Loaded, load};
+pub use op::{
+    OP_CONFIG_V1, OpConfig, PARAM_SCALAR, PARAM_TENSOR, Param, ParamValue, Scalar, ScalarValue,
+};
+pub use tensor::{
+    AxisScaleOffset, BlockEncoding, BwAxisScaleOffset, ClientBuffer, DATA_FORMAT_FLAT,
+    ENCODING_AXIS, ENCODING_BLOCK, ENCODING_BW_AXIS, ENCODING_DEFINED, ENCODING_SCALE_OFFSET,
+    ENCODING_UNDEFINED, Encoding, QuantizeParams, ScaleOffset, TENSOR_APP_READ, TENSOR_APP_WRITE,
+    TENSOR_NATIVE, TENSOR_STATIC, TENSOR_V2, Tensor, TensorV2,
+};
