@@ -19,6 +19,7 @@ mod device;
 pub mod driver;
 mod error;
 pub mod isolate;
+mod library;
 mod link;
 mod module;
 mod queue;
@@ -37,6 +38,7 @@ pub use device::{
 };
 pub use driver::{Driver, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};
+pub use library::{Library, LibraryError};
 pub use link::{Link, LinkMode};
 pub use module::{Bounds, Entry, EntryInfo, Extent, MemoryNeed, Module, Port, StatePort};
 pub use queue::{Counters, Queue, Submission};

@@ -1,11 +1,9 @@
 //! Finding and loading the library.
 
-use std::ffi::{CStr, OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
+use std::ffi::{CStr, OsString};
 use std::path::{Path, PathBuf};
 
-use libloading::Library;
+use anynpu_hal::{Library, LibraryError};
 use thiserror::Error;
 
 use super::{
@@ -26,24 +24,9 @@ const NEWEST_MINOR: u32 = 40;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The system's loader does not load it.
-    #[error("{path}: {why}{hint}")]
-    NotLoaded {
-        /// What was looked for.
-        path: String,
-        /// What the loader said.
-        why: String,
-        /// What may be wrong, if the file tells.
-        hint: String,
-    },
-    /// It has no function that every library of QNN has.
-    #[error("{path} is no library of QNN: it has no '{symbol}'")]
-    NoSymbol {
-        /// The library.
-        path: String,
-        /// The function.
-        symbol: &'static str,
-    },
+    /// It does not load, or is no library of QNN.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     /// It offers no HTP.
     #[error("{path} has no HTP backend; it has {found}")]
     NoBackend {
@@ -86,15 +69,11 @@ pub struct Loaded {
 pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     let name = path.map_or_else(|| OsString::from("libQnnHtp.so"), |p| p.as_os_str().into());
     let shown = name.to_string_lossy().into_owned();
-    let library = open(&name)?;
-    let symbol = "QnnInterface_getProviders";
+    // SAFETY: the user named the library, or the system's search path has it.
+    let library = unsafe { Library::open(&name) }?;
     // SAFETY: QNN's libraries export a function of this name and type; another library's symbol of the same name is
     // not told apart, as with every C interface.
-    let providers = unsafe { library.get::<Providers>(symbol) };
-    let providers = *providers.map_err(|_| LoadError::NoSymbol {
-        path: shown.clone(),
-        symbol,
-    })?;
+    let providers: Providers = unsafe { library.symbol(&shown, "QnnInterface_getProviders") }?;
     let mut list = std::ptr::null();
     let mut count = 0;
     // SAFETY: the function writes a pointer to an array that lives as long as the library, and its length.
@@ -117,7 +96,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
             check_version(&shown, core)?;
             // SAFETY: from the oldest version that passed on, the table has at least the declared functions.
             let table = unsafe { (*provider).table };
-            return Ok(keep(library, path, shown, core, table));
+            return Ok(loaded(path, shown, core, table));
         }
         found.push(text(name).unwrap_or_else(|| format!("backend {backend}")));
     }
@@ -130,25 +109,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     })
 }
 
-fn open(name: &OsStr) -> Result<Library, LoadError> {
-    // SAFETY: loading runs the library's initialisers. The user named it, or the system's search path has it; nothing
-    // else is loaded.
-    unsafe { Library::new(name) }.map_err(|e| LoadError::NotLoaded {
-        path: name.to_string_lossy().into_owned(),
-        why: e.to_string(),
-        hint: hint(Path::new(name)),
-    })
-}
-
-/// A library that is needed for longer than anyone can tell is never unloaded: code of it may run until the end.
-fn keep(
-    library: Library,
-    path: Option<&Path>,
-    shown: String,
-    core: Version,
-    table: Table,
-) -> Loaded {
-    std::mem::forget(library);
+fn loaded(path: Option<&Path>, shown: String, core: Version, table: Table) -> Loaded {
     let mut warnings = Vec::new();
     if core.minor > NEWEST_MINOR {
         warnings.push(format!(
@@ -175,14 +136,11 @@ fn keep(
 
 fn load_system(path: &Path) -> Result<SystemTable, LoadError> {
     let shown = path.display().to_string();
-    let library = open(path.as_os_str())?;
-    let symbol = "QnnSystemInterface_getProviders";
+    // SAFETY: it stands beside a library that the user named, or the system's search path has it.
+    let library = unsafe { Library::open(path.as_os_str()) }?;
     // SAFETY: as in `load`.
-    let providers = unsafe { library.get::<SystemProviders>(symbol) };
-    let providers = *providers.map_err(|_| LoadError::NoSymbol {
-        path: shown.clone(),
-        symbol,
-    })?;
+    let providers: SystemProviders =
+        unsafe { library.symbol(&shown, "QnnSystemInterface_getProviders") }?;
     let mut list: *const *const SystemInterface = std::ptr::null();
     let mut count = 0;
     // SAFETY: as in `load`.
@@ -201,7 +159,6 @@ fn load_system(path: &Path) -> Result<SystemTable, LoadError> {
     }
     // SAFETY: it points to an interface, whose first four functions are in every version.
     let table = unsafe { (*provider).table };
-    std::mem::forget(library);
     Ok(table)
 }
 
@@ -228,30 +185,6 @@ fn text(pointer: *const std::ffi::c_char) -> Option<String> {
     // SAFETY: names in interfaces are strings that end in 0 and live as long as the library.
     let text = unsafe { CStr::from_ptr(pointer) };
     Some(text.to_string_lossy().into_owned())
-}
-
-/// What a file that does not load is, if its header tells: a library for another processor.
-fn hint(path: &Path) -> String {
-    let mut header = [0u8; 20];
-    let read = File::open(path).and_then(|mut f| f.read_exact(&mut header));
-    if read.is_err() || header[..4] != *b"\x7fELF" {
-        return String::new();
-    }
-    let machine = match u16::from_le_bytes([header[18], header[19]]) {
-        3 => "x86",
-        40 => "arm",
-        62 => "x86_64",
-        164 => "hexagon",
-        183 => "aarch64",
-        _ => "another processor",
-    };
-    match machine == std::env::consts::ARCH {
-        true => String::new(),
-        false => format!(
-            "; the library is for {machine}, this program for {}",
-            std::env::consts::ARCH
-        ),
-    }
 }
 
 /// The fields that are not declared here follow the declared ones.
@@ -285,7 +218,7 @@ mod tests {
     #[test]
     fn a_library_that_is_not_there_is_named_with_what_the_loader_said() {
         let e = load(Some(Path::new("/nowhere/libQnnHtp.so"))).unwrap_err();
-        assert!(matches!(e, LoadError::NotLoaded { .. }), "{e}");
+        assert!(matches!(e, LoadError::Library(_)), "{e}");
         assert!(e.to_string().contains("/nowhere/libQnnHtp.so"), "{e}");
     }
 
@@ -293,26 +226,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn another_library_is_told_from_one_of_qnn() {
         let e = load(Some(Path::new("libm.so.6"))).unwrap_err();
-        assert!(matches!(e, LoadError::NoSymbol { .. }), "{e}");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_library_for_another_processor_is_named_as_such() {
-        let other = match std::env::consts::ARCH {
-            "aarch64" => 62u16,
-            _ => 183,
-        };
-        let folder = std::env::temp_dir().join(format!("anynpu-qnn-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("libQnnHtp.so");
-        let mut header = vec![0u8; 64];
-        header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-        header[16] = 3;
-        header[18..20].copy_from_slice(&other.to_le_bytes());
-        std::fs::write(&path, header).unwrap();
-        let e = load(Some(&path)).unwrap_err().to_string();
-        std::fs::remove_dir_all(&folder).unwrap();
-        assert!(e.contains("the library is for"), "{e}");
+        let told = "libm.so.6 has no 'QnnInterface_getProviders'";
+        assert_eq!(e.to_string(), told);
     }
 }
