@@ -36,7 +36,7 @@ pub use device::{
     BlobCompatibility, CompileOptions, Device, DeviceInfo, DeviceKind, FileSpan, WeightSource,
     WeightView,
 };
-pub use driver::{Driver, ExposedDevice, OpenOptions, Unavailable};
+pub use driver::{Driver, DriverVariable, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};
 pub use library::{Library, LibraryError};
 pub use link::{Link, LinkMode};

@@ -151,12 +151,13 @@ impl Value for Text {
 }
 
 impl Knobs {
-    /// Reads the environment. The second value warns of each `ANYNPU_*` variable that is not known.
+    /// Reads the environment. The second value warns of each `ANYNPU_*` variable that is neither known nor among
+    /// `others`, which drivers read.
     ///
     /// # Errors
     /// A known variable with a value that is not of its type.
-    pub fn from_env() -> Result<(Knobs, Vec<String>), RuntimeError> {
-        Knobs::read(std::env::vars_os())
+    pub fn from_env(others: &[&str]) -> Result<(Knobs, Vec<String>), RuntimeError> {
+        Knobs::read(std::env::vars_os(), others)
     }
 
     /// As [`Knobs::from_env`], from variables given.
@@ -165,11 +166,13 @@ impl Knobs {
     /// As [`Knobs::from_env`].
     pub fn read(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+        others: &[&str],
     ) -> Result<(Knobs, Vec<String>), RuntimeError> {
         let (mut knobs, mut warnings) = (Knobs::default(), Vec::new());
         for (name, value) in variables {
             let name = name.to_string_lossy();
-            if name.starts_with(PREFIX) && !knobs.set(&name, &value.to_string_lossy())? {
+            let own = name.starts_with(PREFIX) && !others.contains(&&*name);
+            if own && !knobs.set(&name, &value.to_string_lossy())? {
                 warnings.push(format!(
                     "environment variable {} is not known and has no effect; `anynpu knobs` lists those that are",
                     name.escape_debug()
@@ -186,7 +189,10 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<(Knobs, Vec<String>), RuntimeError> {
-        Knobs::read(pairs.iter().map(|(n, v)| (n.into(), v.into())))
+        Knobs::read(
+            pairs.iter().map(|(n, v)| (n.into(), v.into())),
+            &["ANYNPU_VENDOR"],
+        )
     }
 
     #[test]
@@ -194,6 +200,7 @@ mod tests {
         let (knobs, warnings) = read(&[
             ("ANYNPU_THREADS", "3"),
             ("ANYNPU_STEP_TIMEOUT_MS", "50"),
+            ("ANYNPU_VENDOR", "a driver's"),
             ("PATH", "/bin"),
         ])
         .unwrap();

@@ -190,7 +190,11 @@ impl RuntimeBuilder {
     pub fn build(self) -> Result<Runtime, RuntimeError> {
         let (knobs, mut warnings) = match self.knobs {
             Some(knobs) => (knobs, Vec::new()),
-            None => Knobs::from_env()?,
+            None => {
+                let variables = self.drivers.iter().flat_map(|d| d.variables());
+                let names: Vec<&str> = variables.map(|v| v.name).collect();
+                Knobs::from_env(&names)?
+            }
         };
         let registry = Registry::new(self.drivers);
         let named = !self.devices.is_empty();

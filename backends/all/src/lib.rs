@@ -8,13 +8,28 @@ mod simulated;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
+pub use anynpu_qnn::QnnDriver;
 pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
 pub use simulated::{Drivers, SimulatedError, drivers_for, simulated};
 
+/// What backends are told, besides what they read from the environment.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct BackendOptions {
+    /// Where Qualcomm's library is, and for which chip.
+    pub qnn: QnnDriver,
+}
+
 /// Every driver, most preferred first. Artificial ones stand last and are used only if named.
 pub fn drivers() -> Drivers {
+    drivers_with(&BackendOptions::default())
+}
+
+/// As [`drivers`], with what backends are told.
+pub fn drivers_with(options: &BackendOptions) -> Drivers {
     vec![
         Box::new(anynpu_cpu::CpuDriver),
+        Box::new(options.qnn.clone()),
         Box::new(NoopDriver),
         Box::new(ChaosDriver::new(
             Box::new(anynpu_cpu::CpuDriver),

@@ -6,6 +6,8 @@ use anynpu_hal::Driver;
 use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
 use thiserror::Error;
 
+use crate::BackendOptions;
+
 /// A simulated device that can't be had.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
@@ -59,13 +61,16 @@ pub fn simulated(spec: &str) -> Result<SimDriver, SimulatedError> {
 /// Drivers, most preferred first.
 pub type Drivers = Vec<Box<dyn Driver>>;
 
-/// [`super::drivers`] and those of the simulated devices among `names`, and `names` as the runtime knows
+/// [`super::drivers_with`] and those of the simulated devices among `names`, and `names` as the runtime knows
 /// them: one simulated device is `sim`, several are `sim:` and their descriptions' names.
 ///
 /// # Errors
 /// As [`simulated`]; two simulated devices of one name.
-pub fn drivers_for(names: &[String]) -> Result<(Drivers, Vec<String>), SimulatedError> {
-    let mut drivers = super::drivers();
+pub fn drivers_for(
+    names: &[String],
+    options: &BackendOptions,
+) -> Result<(Drivers, Vec<String>), SimulatedError> {
+    let mut drivers = super::drivers_with(options);
     let mut named = names.to_vec();
     let specs = |name: &String| name == "sim" || name.starts_with(PREFIX);
     let mut known: Vec<(String, String)> = Vec::new();
@@ -109,7 +114,7 @@ mod tests {
 
     fn names(specs: &[&str]) -> Result<(Vec<String>, Vec<String>), SimulatedError> {
         let specs: Vec<String> = specs.iter().map(|s| (*s).to_owned()).collect();
-        let (drivers, named) = drivers_for(&specs)?;
+        let (drivers, named) = drivers_for(&specs, &BackendOptions::default())?;
         let devices = drivers.iter().flat_map(|d| d.enumerate().unwrap());
         Ok((devices.map(|d| d.info.name).collect(), named))
     }

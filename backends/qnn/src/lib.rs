@@ -1,15 +1,20 @@
 //! Qualcomm QNN: graphs for the HTP, Qualcomm's neural processor.
 //!
-//! [`htp`] describes such graphs as plain data, on every host. [`exec`] runs them with Qualcomm's own library,
+//! [`htp`] describes such graphs as plain data and [`lower`] makes them of models' nodes, on every host. [`exec`] runs them with Qualcomm's own library,
 //! `libQnnHtp.so`, which is loaded at run time; [`sys`] declares its interface. On x86-64 Linux the library
 //! computes in an emulator: its numbers count, its times don't.
 //!
-//! It knows the HAL, never files of models or other backends. The three main types: [`htp::Graph`],
-//! [`exec::Device`], [`Soc`].
+//! It knows the graph and the HAL, never files of models or other backends. The three main types: [`QnnDriver`],
+//! [`htp::Graph`], [`Soc`].
 
+mod device;
+mod driver;
 pub mod exec;
 pub mod htp;
+pub mod lower;
 mod soc;
 pub mod sys;
 
+pub use device::QnnDevice;
+pub use driver::{DEFAULT_SOC, QnnDriver};
 pub use soc::Soc;

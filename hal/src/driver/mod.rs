@@ -29,6 +29,17 @@ pub struct Unavailable {
     pub remedy: Option<String>,
 }
 
+/// An environment variable that a driver reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DriverVariable {
+    /// Its name, which begins with `ANYNPU_`.
+    pub name: &'static str,
+    /// What holds where it is not set.
+    pub default: &'static str,
+    /// What it says.
+    pub meaning: &'static str,
+}
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -43,6 +54,11 @@ pub struct OpenOptions {
 pub trait Driver: Debug + Send + Sync {
     /// Short name, e.g. `cpu`.
     fn name(&self) -> &str;
+
+    /// The environment variables it reads.
+    fn variables(&self) -> &'static [DriverVariable] {
+        &[]
+    }
 
     /// The devices it finds, or why there are none. Never fails because a vendor's library does.
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable>;

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::{Device, Driver, ExposedDevice, HalError, OpenOptions, Unavailable};
+use crate::{Device, Driver, DriverVariable, ExposedDevice, HalError, OpenOptions, Unavailable};
 use host::Host;
 use wire::{Answer, Call};
 
@@ -41,6 +41,7 @@ pub struct Helper {
 pub struct IsolatedDriver {
     name: String,
     helper: Helper,
+    variables: &'static [DriverVariable],
 }
 
 impl IsolatedDriver {
@@ -49,13 +50,25 @@ impl IsolatedDriver {
         IsolatedDriver {
             name: name.into(),
             helper,
+            variables: &[],
         }
+    }
+
+    /// The environment variables that the driver in the helper reads.
+    #[must_use]
+    pub fn with_variables(mut self, variables: &'static [DriverVariable]) -> Self {
+        self.variables = variables;
+        self
     }
 }
 
 impl Driver for IsolatedDriver {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn variables(&self) -> &'static [DriverVariable] {
+        self.variables
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {

@@ -87,7 +87,7 @@
 #[cfg(feature = "story-model")]
 mod story;
 
-pub use anynpu_backends::{drivers, drivers_for};
+pub use anynpu_backends::{BackendOptions, drivers, drivers_for, drivers_with};
 pub use anynpu_runtime::*;
 #[cfg(feature = "story-model")]
 pub use story::story_model;

@@ -123,6 +123,18 @@ pub struct JsonArgs {
     pub json: bool,
 }
 
+/// Where vendors' libraries are.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Vendors' libraries")]
+pub struct VendorArgs {
+    /// Qualcomm's libQnnHtp.so, for the device qnn; ANYNPU_QNN_LIBRARY if left out
+    #[arg(long, value_name = "PATH")]
+    pub qnn_library: Option<PathBuf>,
+    /// The Qualcomm chip, e.g. SM8650; ANYNPU_QNN_SOC if left out
+    #[arg(long, value_name = "NAME")]
+    pub qnn_soc: Option<String>,
+}
+
 /// Options on where and how a model runs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Devices")]
@@ -175,6 +187,8 @@ pub struct PlacementArgs {
     /// to a device run there whatever it computes in, with a warning
     #[arg(long, value_name = "TYPE", default_value = "model")]
     pub precision: Precision,
+    #[command(flatten)]
+    pub vendors: VendorArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -298,6 +312,8 @@ pub struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub struct ServeDriverArgs {
+    #[command(flatten)]
+    pub vendors: VendorArgs,
     /// The devices that the program was given
     #[arg(long)]
     pub device: Vec<String>,

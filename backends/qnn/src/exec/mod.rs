@@ -12,9 +12,12 @@ mod error;
 mod executable;
 mod log;
 mod metadata;
+mod run;
 
 pub use context::{Context, ContextOptions};
 pub use device::Device;
 pub use error::QnnError;
 pub use executable::{Executable, Port};
 pub use metadata::{BinaryInfo, GraphInfo, TensorInfo};
+pub use run::QnnModule;
+pub(crate) use run::QnnQueue;

@@ -36,11 +36,14 @@ struct Backend {
 
 /// Examines the machine and every driver.
 pub fn execute(args: &JsonArgs) -> anyhow::Result<()> {
+    let drivers = anynpu_backends::drivers();
+    let variables = drivers.iter().flat_map(|d| d.variables());
+    let variables: Vec<&str> = variables.map(|v| v.name).collect();
     let document = Document {
         version: env!("CARGO_PKG_VERSION"),
         host: host(),
-        backends: backends(&Registry::new(anynpu_backends::drivers())),
-        warnings: match anynpu::knobs::Knobs::from_env() {
+        backends: backends(&Registry::new(drivers)),
+        warnings: match anynpu::knobs::Knobs::from_env(&variables) {
             Ok((_, warnings)) => warnings,
             Err(e) => vec![e.to_string()],
         },

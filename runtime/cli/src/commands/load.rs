@@ -12,9 +12,9 @@ use anynpu::{
     CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Precision,
     Runtime, RuntimeBuilder,
 };
-use anynpu_backends::Drivers;
+use anynpu_backends::{BackendOptions, Drivers};
 
-use crate::args::{self, ModelArg, PlacementArgs};
+use crate::args::{self, ModelArg, PlacementArgs, VendorArgs};
 use crate::commands::serve_driver::isolated;
 use crate::output;
 
@@ -41,10 +41,21 @@ impl ModelArg {
     }
 }
 
+impl VendorArgs {
+    /// What backends are told.
+    pub fn options(&self) -> BackendOptions {
+        let mut options = BackendOptions::default();
+        options.qnn.library.clone_from(&self.qnn_library);
+        options.qnn.soc.clone_from(&self.qnn_soc);
+        options
+    }
+}
+
 impl PlacementArgs {
     /// Opens the devices.
     pub fn runtime(&self) -> anyhow::Result<Runtime> {
-        let (drivers, devices) = anynpu_backends::drivers_for(&self.device)?;
+        let (drivers, devices) =
+            anynpu_backends::drivers_for(&self.device, &self.vendors.options())?;
         self.open(drivers, devices, Runtime::builder(), self.profiles()?)
     }
 
@@ -52,13 +63,15 @@ impl PlacementArgs {
     pub fn runtime_for_plans(&self) -> anyhow::Result<Runtime> {
         let profiles = self.profiles()?;
         let in_profile = |name: &&String| profiles.iter().any(|p| p.device(name).is_some());
-        let (drivers, mut devices) = match anynpu_backends::drivers_for(&self.device) {
-            // a simulated device is called so in profiles too
-            Err(_) if self.device.iter().all(|n| in_profile(&n)) => {
-                (anynpu_backends::drivers(), self.device.clone())
-            }
-            found => found?,
-        };
+        let (drivers, mut devices) =
+            match anynpu_backends::drivers_for(&self.device, &self.vendors.options()) {
+                // a simulated device is called so in profiles too
+                Err(_) if self.device.iter().all(|n| in_profile(&n)) => (
+                    anynpu_backends::drivers_with(&self.vendors.options()),
+                    self.device.clone(),
+                ),
+                found => found?,
+            };
         if devices.is_empty() {
             let all = profiles.iter().flat_map(|p| &p.devices);
             devices.extend(all.map(|d| d.name.clone()));
@@ -79,7 +92,7 @@ impl PlacementArgs {
         profiles: Vec<Profile>,
     ) -> anyhow::Result<Runtime> {
         if self.isolate {
-            drivers = isolated(drivers, &self.device)?;
+            drivers = isolated(drivers, &self.device, &self.vendors)?;
         }
         let mut builder = builder.drivers(drivers);
         for name in devices {

@@ -7,11 +7,11 @@ use anyhow::Context;
 use anynpu_backends::Drivers;
 use anynpu_hal::isolate::{Helper, IsolatedDriver, serve};
 
-use crate::args::ServeDriverArgs;
+use crate::args::{ServeDriverArgs, VendorArgs};
 
 /// Serves until the program that started this one goes away.
 pub fn execute(args: &ServeDriverArgs) -> anyhow::Result<()> {
-    let (drivers, _) = anynpu_backends::drivers_for(&args.device)?;
+    let (drivers, _) = anynpu_backends::drivers_for(&args.device, &args.vendors.options())?;
     let count = drivers.len();
     let driver = drivers.into_iter().nth(args.index);
     let driver = driver.with_context(|| format!("driver {} of {count}", args.index))?;
@@ -19,7 +19,11 @@ pub fn execute(args: &ServeDriverArgs) -> anyhow::Result<()> {
 }
 
 /// `drivers`, which are those for `devices`, each but the CPU's in a process of its own.
-pub(super) fn isolated(drivers: Drivers, devices: &[String]) -> anyhow::Result<Drivers> {
+pub(super) fn isolated(
+    drivers: Drivers,
+    devices: &[String],
+    vendors: &VendorArgs,
+) -> anyhow::Result<Drivers> {
     let program = std::env::current_exe().context("this program's own file")?;
     let isolate = |(index, driver): (usize, Box<dyn anynpu_hal::Driver>)| {
         if driver.name() == "cpu" {
@@ -31,11 +35,18 @@ pub(super) fn isolated(drivers: Drivers, devices: &[String]) -> anyhow::Result<D
         for device in devices {
             arguments.extend(["--device".into(), device.into()]);
         }
+        if let Some(library) = &vendors.qnn_library {
+            arguments.extend(["--qnn-library".into(), library.into()]);
+        }
+        if let Some(soc) = &vendors.qnn_soc {
+            arguments.extend(["--qnn-soc".into(), soc.into()]);
+        }
         let helper = Helper {
             program: program.clone(),
             arguments,
         };
-        Box::new(IsolatedDriver::new(driver.name(), helper))
+        let isolated = IsolatedDriver::new(driver.name(), helper);
+        Box::new(isolated.with_variables(driver.variables()))
     };
     Ok(drivers.into_iter().enumerate().map(isolate).collect())
 }

@@ -1,0 +1,151 @@
+//! Finding chips.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anynpu_hal::{
+    Device, DeviceInfo, DeviceKind, Driver, DriverVariable, ExposedDevice, HalError, OpenOptions,
+    Unavailable,
+};
+
+use crate::{QnnDevice, Soc, exec, sys};
+
+/// The driver of Qualcomm's HTP, by Qualcomm's own library.
+#[derive(Clone, Debug, Default)]
+pub struct QnnDriver {
+    /// The library; `ANYNPU_QNN_LIBRARY`, or where the system's loader finds it, if absent.
+    pub library: Option<PathBuf>,
+    /// The chip's name; `ANYNPU_QNN_SOC`, or [`DEFAULT_SOC`], if absent.
+    pub soc: Option<String>,
+}
+
+/// The chip that is emulated where none is named.
+pub const DEFAULT_SOC: &str = "SM8650";
+
+const LIBRARY: &str = "ANYNPU_QNN_LIBRARY";
+const SOC: &str = "ANYNPU_QNN_SOC";
+
+/// On x86-64 the library computes in an emulator.
+const EMULATED: bool = cfg!(target_arch = "x86_64");
+
+impl QnnDriver {
+    fn open_chip(&self) -> Result<(Arc<exec::Device>, Soc), Unavailable> {
+        let unavailable = |reason: String, remedy: &str| Unavailable {
+            driver: "qnn".into(),
+            reason,
+            remedy: Some(remedy.into()),
+        };
+        let set = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty());
+        let soc = self.soc.clone();
+        let soc = soc.or_else(|| set(SOC).map(|s| s.to_string_lossy().into_owned()));
+        let soc = soc.unwrap_or_else(|| DEFAULT_SOC.into());
+        let known = Soc::ALL.map(|s| s.name).join(", ");
+        let soc = Soc::find(&soc).ok_or_else(|| {
+            let remedy = format!("name one of {known}");
+            unavailable(format!("there is no chip '{soc}'"), &remedy)
+        })?;
+        if !soc.has_float() {
+            let reason = format!("{} computes no floating point", soc.name);
+            return Err(unavailable(
+                reason,
+                "graphs are lowered in f16; name a newer chip",
+            ));
+        }
+        let path = self
+            .library
+            .clone()
+            .or_else(|| set(LIBRARY).map(PathBuf::from));
+        let loaded = sys::load(path.as_deref()).map_err(|e| {
+            let remedy = "install Qualcomm's AI runtime and name its libQnnHtp.so by --qnn-library or ANYNPU_QNN_LIBRARY";
+            unavailable(e.to_string(), remedy)
+        })?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let device = exec::Device::open(Arc::new(loaded), soc).map_err(|e| {
+            let remedy =
+                "check that this machine has the chip, and that its driver libraries are installed";
+            unavailable(e.to_string(), remedy)
+        })?;
+        Ok((device, soc))
+    }
+
+    fn info(soc: Soc) -> DeviceInfo {
+        let emulated = match EMULATED {
+            true => ", in Qualcomm's emulator on this CPU: its numbers count, it has no time",
+            false => "",
+        };
+        DeviceInfo {
+            name: "qnn".into(),
+            driver: "qnn".into(),
+            kind: match EMULATED {
+                true => DeviceKind::Simulated,
+                false => DeviceKind::Npu,
+            },
+            description: format!("HTP v{} of {}{emulated}", soc.generation, soc.name),
+        }
+    }
+}
+
+impl Driver for QnnDriver {
+    fn name(&self) -> &str {
+        "qnn"
+    }
+
+    fn variables(&self) -> &'static [DriverVariable] {
+        &[
+            DriverVariable {
+                name: LIBRARY,
+                default: "unset: libQnnHtp.so where the system's loader finds it",
+                meaning: "Qualcomm's library libQnnHtp.so, for the device qnn",
+            },
+            DriverVariable {
+                name: SOC,
+                default: DEFAULT_SOC,
+                meaning: "The Qualcomm chip that the device qnn is",
+            },
+        ]
+    }
+
+    fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
+        let (_, soc) = self.open_chip()?;
+        Ok(vec![ExposedDevice {
+            info: QnnDriver::info(soc),
+            artificial: EMULATED,
+        }])
+    }
+
+    fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
+        let (device, soc) = self.open_chip().map_err(|u| HalError::DeviceLost {
+            device: "qnn".into(),
+            why: u.reason,
+        })?;
+        let info = QnnDriver::info(soc);
+        Ok(Arc::new(QnnDevice::new(info, device, EMULATED)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_with_what_to_do() {
+        let absent = QnnDriver {
+            library: Some("/nowhere/libQnnHtp.so".into()),
+            soc: None,
+        };
+        let told = absent.enumerate().unwrap_err();
+        assert!(told.reason.contains("/nowhere/libQnnHtp.so"), "{told:?}");
+        assert!(told.remedy.unwrap().contains("ANYNPU_QNN_LIBRARY"));
+        let chip = |name: &str| QnnDriver {
+            library: None,
+            soc: Some(name.into()),
+        };
+        let told = chip("SM1").enumerate().unwrap_err();
+        assert_eq!(told.reason, "there is no chip 'SM1'");
+        assert!(told.remedy.unwrap().contains("SM8850"));
+        let told = chip("SM8350").enumerate().unwrap_err();
+        assert_eq!(told.reason, "SM8350 computes no floating point");
+    }
+}

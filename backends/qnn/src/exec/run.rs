@@ -1,0 +1,231 @@
+//! Running lowered entries: bringing in what they need, and taking out what they give.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anynpu_hal::{
+    Buffer, Counters, EntryInfo, HalError, Module, Queue, Submission, read_bytes, write_bytes,
+};
+use anynpu_ir::Symbol;
+use half::f16;
+use parking_lot::Mutex;
+
+use super::{Context, Executable, QnnError};
+use crate::lower::{Feed, Fetch, Lowered};
+
+/// Longest wait for what a submission depends on.
+const WAIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// A compiled entry.
+#[derive(Debug)]
+struct Program {
+    executable: Executable,
+    feeds: Vec<Feed>,
+    fetches: Vec<Fetch>,
+    /// Bytes of the operands that hold positions, by their number.
+    positions: Vec<(usize, usize)>,
+    scratch: Mutex<Scratch>,
+}
+
+/// Memory that a run goes through.
+#[derive(Debug)]
+struct Scratch {
+    inputs: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+    positions: Vec<Vec<u8>>,
+}
+
+/// Compiled entries in one context.
+#[derive(Debug)]
+pub struct QnnModule {
+    entries: Vec<EntryInfo>,
+    programs: Vec<Program>,
+    bytes: u64,
+}
+
+impl QnnModule {
+    /// Nothing compiled, with room for `entries`.
+    pub(crate) fn new(entries: Vec<EntryInfo>) -> QnnModule {
+        QnnModule {
+            entries,
+            programs: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Compiles the next entry.
+    pub(crate) fn compile(
+        &mut self,
+        context: &Arc<Context>,
+        lowered: Lowered,
+    ) -> Result<(), QnnError> {
+        let executable = context.compile(&lowered.graph)?;
+        let contents = lowered.graph.tensors.iter().map(|t| match &t.kind {
+            crate::htp::TensorKind::Static(contents) => contents.len() as u64,
+            _ => 0,
+        });
+        // weights of the same name are in every entry; the library holds them once each
+        self.bytes = self.bytes.max(contents.sum());
+        let mut positions: Vec<(usize, usize)> = Vec::new();
+        for feed in &lowered.feeds {
+            let at = match feed {
+                Feed::Cosines(r) | Feed::Sines(r) => r.positions,
+                Feed::Mask(m) => m.positions,
+                Feed::Value(_) | Feed::State(_) => continue,
+            };
+            let info = &self.entries[self.programs.len()];
+            if positions.iter().all(|(known, _)| *known != at) {
+                positions.push((at, info.inputs[at].max_bytes));
+            }
+        }
+        let sizes = |ports: &[super::Port]| -> Vec<Vec<u8>> {
+            ports.iter().map(|p| vec![0; p.bytes]).collect()
+        };
+        let scratch = Scratch {
+            inputs: sizes(executable.inputs()),
+            outputs: sizes(executable.outputs()),
+            positions: positions.iter().map(|(_, bytes)| vec![0; *bytes]).collect(),
+        };
+        self.programs.push(Program {
+            executable,
+            feeds: lowered.feeds,
+            fetches: lowered.fetches,
+            positions,
+            scratch: Mutex::new(scratch),
+        });
+        Ok(())
+    }
+}
+
+impl Module for QnnModule {
+    fn entries(&self) -> &[EntryInfo] {
+        &self.entries
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The queue of a device. A submission is complete when `submit` returns.
+#[derive(Debug)]
+pub(crate) struct QnnQueue {
+    name: String,
+    /// Whether its time is that of a chip, and not of an emulator.
+    timed: bool,
+    counters: Mutex<Counters>,
+}
+
+impl QnnQueue {
+    pub fn new(name: &str, timed: bool) -> QnnQueue {
+        QnnQueue {
+            name: name.into(),
+            timed,
+            counters: Mutex::new(Counters::default()),
+        }
+    }
+}
+
+impl Queue for QnnQueue {
+    fn submit(&self, s: &Submission<'_>) -> Result<(), HalError> {
+        let info = s.entry_info()?;
+        s.check(info)?;
+        let module = s.module.as_any().downcast_ref::<QnnModule>();
+        let program = module.and_then(|m| m.programs.get(s.entry));
+        let Some(program) = program else {
+            return Err(HalError::InvalidUse {
+                call: "submit",
+                what: "module".into(),
+                found: "one of another device".into(),
+                expected: format!("one compiled by '{}'", self.name),
+            });
+        };
+        for point in s.wait {
+            point.wait(WAIT_LIMIT)?;
+        }
+        let mut counters = self.counters.lock();
+        let started = Instant::now();
+        let ran = program.run(&self.name, s);
+        counters.submissions += 1;
+        counters.nodes += u64::from(info.nodes);
+        if self.timed {
+            counters.busy_ns += u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        }
+        drop(counters);
+        match ran {
+            Ok(()) => drop(s.signal.signal()),
+            Err(e) => drop(s.signal.fail(e)),
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        *self.counters.lock()
+    }
+}
+
+impl Program {
+    fn run(&self, device: &str, s: &Submission<'_>) -> Result<(), HalError> {
+        let mut scratch = self.scratch.lock();
+        let Scratch {
+            inputs,
+            outputs,
+            positions,
+        } = &mut *scratch;
+        for ((at, _), memory) in self.positions.iter().zip(&mut *positions) {
+            read(&s.inputs[*at], memory)?;
+        }
+        let cached = s.symbols.get(Symbol::CACHED);
+        let of = |at: usize| -> Vec<i32> {
+            let known = self.positions.iter().position(|(p, _)| *p == at);
+            let bytes = known.map_or(&[][..], |i| &positions[i]);
+            let number = |b: &[u8]| i32::from_ne_bytes(b.try_into().unwrap_or_default());
+            bytes.chunks_exact(4).map(number).collect()
+        };
+        for (feed, memory) in self.feeds.iter().zip(&mut *inputs) {
+            match feed {
+                Feed::Value(at) => read(&s.inputs[*at], memory)?,
+                Feed::State(at) => read(&s.states[*at], memory)?,
+                Feed::Cosines(r) => fill(memory, &r.angles(&of(r.positions)).0),
+                Feed::Sines(r) => fill(memory, &r.angles(&of(r.positions)).1),
+                Feed::Mask(m) => fill(memory, &m.mask(&of(m.positions), cached)),
+            }
+        }
+        let given: Vec<&[u8]> = inputs.iter().map(|m| &m[..]).collect();
+        let mut made: Vec<&mut [u8]> = outputs.iter_mut().map(|m| &mut m[..]).collect();
+        let ran = self.executable.execute(&given, &mut made);
+        ran.map_err(|e| e.of_device(device))?;
+        let tokens = s.symbols.get(Symbol::TOKENS).max(1) as usize;
+        for (fetch, memory) in self.fetches.iter().zip(&*outputs) {
+            match fetch {
+                Fetch::Value(at) => write(&s.outputs[*at], 0, memory)?,
+                Fetch::Rows(at) => {
+                    let row = memory.len() / tokens;
+                    write(&s.states[*at], row.saturating_mul(cached as usize), memory)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fill(memory: &mut [u8], numbers: &[f16]) {
+    for (out, x) in memory.chunks_exact_mut(2).zip(numbers) {
+        out.copy_from_slice(&x.to_ne_bytes());
+    }
+}
+
+fn read(buffer: &Arc<dyn Buffer>, out: &mut [u8]) -> Result<(), HalError> {
+    // SAFETY: a submission has its operands and states to read until its signal, and nobody writes them meanwhile.
+    unsafe { read_bytes(&**buffer, 0, out) }
+}
+
+fn write(buffer: &Arc<dyn Buffer>, offset: usize, data: &[u8]) -> Result<(), HalError> {
+    // SAFETY: a submission has its results and states to write until its signal.
+    unsafe { write_bytes(&**buffer, offset, data) }
+}

@@ -1,0 +1,283 @@
+//! Lowering runs of nodes to graphs of the HTP, in 16-bit floating point.
+//!
+//! Everything has fixed sizes. Values cross the boundary in F32 and are F16 inside. States stay in the host's
+//! memory: their rows are inputs, new rows are outputs that the host writes, so that a step which is run again
+//! overwrites the same rows. What depends on positions is made by the host too: cosines and sines of rotations, and
+//! a mask of finite numbers.
+
+mod block;
+mod feed;
+mod verdict;
+
+use std::collections::BTreeMap;
+
+use anynpu_hal::{Entry, HalError, Reason, ReasonCode, Support, WeightSource};
+use anynpu_ir::{
+    DType, Graph, Node, NodeId, StateId, Symbol, SymbolValues, ValueDef, ValueId, block::dequantize,
+};
+
+use crate::htp::{self, DataType, Encoding, TensorId, TensorKind};
+
+pub use feed::{Feed, Fetch, MaskRows, Rotation};
+pub use verdict::verdict;
+
+/// What comes of lowering.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The graph.
+    pub graph: htp::Graph,
+    /// What each of its inputs holds, in their order.
+    pub feeds: Vec<Feed>,
+    /// Where each of its outputs goes, in their order.
+    pub fetches: Vec<Fetch>,
+}
+
+/// Lowers `entry`, whose sizes must be exact, for states kept in `state_dtype`.
+///
+/// # Errors
+/// Nodes that can't be lowered, with reasons; weights that can't be had; sizes that are not exact.
+pub fn lower(
+    device: &str,
+    entry: &Entry,
+    state_dtype: DType,
+    weights: &dyn WeightSource,
+) -> Result<Lowered, HalError> {
+    let mut refused: Vec<(NodeId, Reason)> = Vec::new();
+    for n in entry.nodes.clone() {
+        let node = &entry.graph.nodes()[n as usize];
+        if let Support::No(reason) = verdict(&entry.graph, node) {
+            refused.push((NodeId(n), reason));
+        }
+    }
+    if !refused.is_empty() {
+        return Err(HalError::CompileRejected {
+            device: device.into(),
+            nodes: refused,
+        });
+    }
+    let ports = anynpu_hal::EntryInfo::describe(entry, state_dtype)?;
+    let mut lowering = Lowering {
+        device,
+        graph: &entry.graph,
+        symbols: exact(entry)?,
+        state_dtype,
+        weights,
+        inputs: ports.inputs.iter().map(|p| p.value).collect(),
+        states: ports.states.iter().map(|p| p.state).collect(),
+        out: htp::Graph::new(&entry.name),
+        values: BTreeMap::new(),
+        constants: BTreeMap::new(),
+        fresh: BTreeMap::new(),
+        cached: BTreeMap::new(),
+        feeds: Vec::new(),
+        fetches: Vec::new(),
+    };
+    for n in entry.nodes.clone() {
+        let node = &entry.graph.nodes()[n as usize];
+        lowering.node(NodeId(n), node)?;
+    }
+    for (i, port) in ports.outputs.iter().enumerate() {
+        lowering.result(i, port.value)?;
+    }
+    Ok(Lowered {
+        graph: lowering.out,
+        feeds: lowering.feeds,
+        fetches: lowering.fetches,
+    })
+}
+
+/// The sizes of `entry`.
+fn exact(entry: &Entry) -> Result<SymbolValues, HalError> {
+    for symbol in [Symbol::TOKENS, Symbol::CAPACITY] {
+        let extent = entry.bounds.get(symbol);
+        if !matches!(extent, anynpu_hal::Extent::Exact(_)) {
+            return Err(HalError::InvalidUse {
+                call: "compile",
+                what: format!("the size of symbol {} in '{}'", symbol.0, entry.name),
+                found: format!("{extent:?}"),
+                expected: "an exact one".into(),
+            });
+        }
+    }
+    Ok(entry.bounds.limits())
+}
+
+struct Lowering<'a> {
+    device: &'a str,
+    graph: &'a Graph,
+    symbols: SymbolValues,
+    state_dtype: DType,
+    weights: &'a dyn WeightSource,
+    /// Operands of the entry, in the order they are bound.
+    inputs: Vec<ValueId>,
+    /// States of the entry, in the order they are bound.
+    states: Vec<StateId>,
+    out: htp::Graph,
+    values: BTreeMap<ValueId, TensorId>,
+    /// Parameters of nodes, by what they hold.
+    constants: BTreeMap<Vec<u32>, TensorId>,
+    /// Rows that this run appends to a state, in F16.
+    fresh: BTreeMap<StateId, TensorId>,
+    /// Rows of a state as they were before, in F16.
+    cached: BTreeMap<StateId, TensorId>,
+    feeds: Vec<Feed>,
+    fetches: Vec<Fetch>,
+}
+
+impl Lowering<'_> {
+    fn dims(&self, value: ValueId) -> Vec<u32> {
+        let dims = self.graph.ty(value).shape.dims().iter();
+        dims.map(|d| d.resolve(&self.symbols)).collect()
+    }
+
+    fn tokens(&self) -> u32 {
+        self.symbols.get(Symbol::TOKENS)
+    }
+
+    fn capacity(&self) -> u32 {
+        self.symbols.get(Symbol::CAPACITY)
+    }
+
+    /// A tensor between nodes.
+    fn native(&mut self, name: String, dims: &[u32]) -> TensorId {
+        let kind = TensorKind::Native;
+        self.out
+            .tensor(name, kind, DataType::F16, dims, Encoding::None)
+    }
+
+    /// A node whose one result is a new tensor.
+    fn op(
+        &mut self,
+        name: &str,
+        op: &'static str,
+        inputs: &[TensorId],
+        dims: &[u32],
+        params: &[(&'static str, htp::Param)],
+    ) -> TensorId {
+        let made = self.native(format!("{name}.out"), dims);
+        self.out.node(name, op, inputs, &[made], params);
+        made
+    }
+
+    /// A static tensor of numbers that nodes are given.
+    fn numbers(&mut self, dims: &[u32], numbers: &[u32]) -> TensorId {
+        let key: Vec<u32> = dims
+            .iter()
+            .chain(&[u32::MAX])
+            .chain(numbers)
+            .copied()
+            .collect();
+        if let Some(&known) = self.constants.get(&key) {
+            return known;
+        }
+        let name = format!("numbers.{}", self.constants.len());
+        let made = self.out.numbers(name, dims, numbers);
+        self.constants.insert(key, made);
+        made
+    }
+
+    /// An input of the graph that the host fills as `feed` says.
+    fn input(&mut self, name: String, dtype: DataType, dims: &[u32], feed: Feed) -> TensorId {
+        if let Some(at) = self.feeds.iter().position(|f| *f == feed) {
+            let inputs = self.out.tensors.iter().enumerate();
+            let mut inputs = inputs.filter(|(_, t)| matches!(t.kind, TensorKind::Input));
+            if let Some((id, _)) = inputs.nth(at) {
+                return TensorId(id as u32);
+            }
+        }
+        self.feeds.push(feed);
+        let kind = TensorKind::Input;
+        self.out.tensor(name, kind, dtype, dims, Encoding::None)
+    }
+
+    /// The tensor of `value`: made before, or an operand of the entry brought to F16.
+    fn value(&mut self, value: ValueId) -> Result<TensorId, HalError> {
+        if let Some(&known) = self.values.get(&value) {
+            return Ok(known);
+        }
+        let name = self.graph.value(value).name.clone();
+        let dims = self.dims(value);
+        let made = match self.graph.value(value).def {
+            ValueDef::Weight(_) => self.weight(&name, &dims)?,
+            _ => {
+                let at = self.operand(value)?;
+                let wide = format!("{name}.f32");
+                let given = self.input(wide, DataType::F32, &dims, Feed::Value(at));
+                self.op(&format!("{name}.cast"), "Cast", &[given], &dims, &[])
+            }
+        };
+        self.values.insert(value, made);
+        Ok(made)
+    }
+
+    /// Where the operand `value` of the entry is bound.
+    fn operand(&self, value: ValueId) -> Result<usize, HalError> {
+        let at = self.inputs.iter().position(|v| *v == value);
+        at.ok_or_else(|| HalError::InvalidUse {
+            call: "compile",
+            what: format!("operand '{}'", self.graph.value(value).name),
+            found: "made by no earlier node".into(),
+            expected: "an operand of the entry".into(),
+        })
+    }
+
+    fn weight(&mut self, name: &str, dims: &[u32]) -> Result<TensorId, HalError> {
+        let contents = {
+            let view = self.weights.weight(name)?;
+            let count: usize = dims.iter().map(|d| *d as usize).product();
+            let mut numbers = vec![0f32; count];
+            let decoded = dequantize(view.dtype, &view.bytes, &mut numbers);
+            decoded.map_err(|e| HalError::Weight {
+                name: name.into(),
+                why: e.to_string(),
+            })?;
+            let halves = numbers
+                .iter()
+                .flat_map(|&x| half::f16::from_f32(x).to_le_bytes());
+            halves.collect()
+        };
+        self.weights.release(name);
+        let kind = TensorKind::Static(contents);
+        Ok(self
+            .out
+            .tensor(name, kind, DataType::F16, dims, Encoding::None))
+    }
+
+    /// Makes result `at` of the entry an output.
+    fn result(&mut self, at: usize, value: ValueId) -> Result<(), HalError> {
+        let from = self.value(value)?;
+        let name = format!("{}.result", self.graph.value(value).name);
+        let dims = self.dims(value);
+        self.output(&name, from, DataType::F32, &dims, Fetch::Value(at));
+        Ok(())
+    }
+
+    fn output(&mut self, name: &str, from: TensorId, dtype: DataType, dims: &[u32], fetch: Fetch) {
+        let kind = TensorKind::Output;
+        let to = self.out.tensor(name, kind, dtype, dims, Encoding::None);
+        let cast = format!("{name}.cast");
+        self.out.node(cast, "Cast", &[from], &[to], &[]);
+        self.fetches.push(fetch);
+    }
+
+    fn node(&mut self, id: NodeId, node: &Node) -> Result<(), HalError> {
+        let made = block::lower(self, node)?;
+        match (made, node.outputs.first()) {
+            (Some(tensor), Some(&value)) => {
+                self.values.insert(value, tensor);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+            _ => Err(HalError::CompileRejected {
+                device: self.device.into(),
+                nodes: vec![(
+                    id,
+                    Reason::new(
+                        ReasonCode::OpUnknown,
+                        format!("{} is not lowered", node.op.name()),
+                    ),
+                )],
+            }),
+        }
+    }
+}
