@@ -36,9 +36,6 @@ unsafe impl Send for Device {}
 // SAFETY: as for the backend.
 unsafe impl Sync for Device {}
 
-/// Messages of this level and graver are logged: warnings.
-const LOG_LEVEL: u32 = 2;
-
 impl Device {
     /// Starts the library for `soc`.
     ///
@@ -150,7 +147,7 @@ impl Backend {
         };
         if let Some(create) = table.log_create {
             // SAFETY: the callback has the declared type and lives as long as the program.
-            let code = unsafe { create(Some(log::callback), LOG_LEVEL, &raw mut backend.log) };
+            let code = unsafe { create(Some(log::callback), log::level(), &raw mut backend.log) };
             if code != 0 {
                 return Err(backend.error("logCreate", "the library".into(), code));
             }

@@ -36,17 +36,23 @@ pub(super) unsafe extern "C" fn callback(
     drop(told);
 }
 
+/// Errors come back as codes too, and the library's warnings are for those who build it.
 fn tell(level: u32, text: &str) {
-    // libraries of 2.51 log this for every graph
-    if text.contains("unexpected GraphHtpSettings option") {
-        tracing::trace!(target: "qnn", "{text}");
-        return;
-    }
     match level {
-        1 => tracing::error!(target: "qnn", "{text}"),
-        2 => tracing::warn!(target: "qnn", "{text}"),
-        3 => tracing::info!(target: "qnn", "{text}"),
-        4 => tracing::debug!(target: "qnn", "{text}"),
+        // libraries of 2.51 log this for every graph
+        1 if text.contains("unexpected GraphHtpSettings option") => {
+            tracing::trace!(target: "qnn", "{text}");
+        }
+        1 => tracing::warn!(target: "qnn", "{text}"),
+        2 => tracing::debug!(target: "qnn", "{text}"),
         _ => tracing::trace!(target: "qnn", "{text}"),
+    }
+}
+
+/// The level of the library that shows what is listened to.
+pub(super) fn level() -> u32 {
+    match tracing::enabled!(target: "qnn", tracing::Level::DEBUG) {
+        true => 2,
+        false => 1,
     }
 }

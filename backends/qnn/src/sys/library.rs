@@ -69,8 +69,10 @@ pub struct Loaded {
 pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     let name = path.map_or_else(|| OsString::from("libQnnHtp.so"), |p| p.as_os_str().into());
     let shown = name.to_string_lossy().into_owned();
+    let quiet = Quiet::begin();
     // SAFETY: the user named the library, or the system's search path has it.
     let library = unsafe { Library::open(&name) }?;
+    drop(quiet);
     // SAFETY: QNN's libraries export a function of this name and type; another library's symbol of the same name is
     // not told apart, as with every C interface.
     let providers: Providers = unsafe { library.symbol(&shown, "QnnInterface_getProviders") }?;
@@ -107,6 +109,47 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
             false => found.join(", "),
         },
     })
+}
+
+/// Sends to standard error what goes to standard output: a library says a word there when it is loaded, where programs
+/// have their results.
+struct Quiet {
+    /// Standard output, if it could be kept.
+    #[cfg(unix)]
+    output: Option<std::os::fd::OwnedFd>,
+}
+
+impl Quiet {
+    #[cfg(unix)]
+    fn begin() -> Quiet {
+        use std::os::fd::AsFd;
+
+        let output = std::io::stdout().as_fd().try_clone_to_owned().ok();
+        if output.is_some() {
+            // SAFETY: both descriptors are the program's own; the second is put back when this is dropped.
+            unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) };
+        }
+        Quiet { output }
+    }
+
+    #[cfg(not(unix))]
+    fn begin() -> Quiet {
+        Quiet {}
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(output) = &self.output {
+            use std::os::fd::AsRawFd;
+
+            // SAFETY: null stands for every stream; what C's library still holds goes where it was meant to go.
+            unsafe { libc::fflush(std::ptr::null_mut()) };
+            // SAFETY: as in `begin`; `output` is what the descriptor was.
+            unsafe { libc::dup2(output.as_raw_fd(), libc::STDOUT_FILENO) };
+        }
+    }
 }
 
 fn loaded(path: Option<&Path>, shown: String, core: Version, table: Table) -> Loaded {
