@@ -129,6 +129,11 @@ impl From<anynpu_graphs::ModelError> for Missing {
 impl Prober<'_> {
     pub(super) fn all(&mut self, told: &mut dyn FnMut(&str)) {
         let weights = self.device.capabilities().weights.clone();
+        if let Err(why) = self.has_clock() {
+            let text = format!("every time: {why}");
+            self.profile.not_measured.push(text);
+            return;
+        }
         told("dispatch");
         self.attempt("dispatch", Self::dispatch);
         told("norms, activations, attention");
@@ -158,6 +163,29 @@ impl Prober<'_> {
         for dtype in DTYPES.into_iter().filter(|d| weights.contains(d)) {
             told(dtype.name());
             self.attempt(&format!("products with {dtype}"), |p| p.blocks(dtype));
+        }
+    }
+
+    /// Fails for a simulated device that counts no time: an emulator's is not that of what it emulates.
+    fn has_clock(&self) -> Result<(), String> {
+        if self.device.info().kind != DeviceKind::Simulated {
+            return Ok(());
+        }
+        let counted = || self.device.queue().counters().busy_ns;
+        let before = counted();
+        let run = || -> Result<f64, Missing> {
+            let one = self.one()?;
+            let part = Part {
+                nodes: 0..1,
+                tokens: one,
+            };
+            let mut rig = self.rig(super::graphs::little(1)?, &[part], 1, DType::F32)?;
+            Ok(rig.run(0, one, 0)?)
+        };
+        match (run(), counted() > before) {
+            (Ok(_), false) => Err("the device is emulated and has no clock".into()),
+            // what it fails at is told where that is measured
+            _ => Ok(()),
         }
     }
 
