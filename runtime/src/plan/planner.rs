@@ -200,7 +200,10 @@ impl Planner<'_> {
         for refusal in refused {
             let device = self.names.iter().position(|n| *n == refusal.device);
             let verdicts = device.and_then(|d| self.verdicts.get_mut(d));
-            if let Some(verdict) = verdicts.and_then(|v| v.get_mut(refusal.node.index())) {
+            // what a device says itself is the better reason
+            if let Some(verdict) = verdicts.and_then(|v| v.get_mut(refusal.node.index()))
+                && !matches!(verdict, Support::No(_))
+            {
                 *verdict = Support::No(refusal.reason.clone());
             }
         }
@@ -216,7 +219,10 @@ impl Planner<'_> {
                 Ok(found) => found,
                 Err(e) => {
                     tracing::debug!("no plan with steps of {:?} tokens: {e}", self.sizes.buckets);
-                    failure = Some(e);
+                    // that a device takes no such sizes is the least of the reasons
+                    if failure.is_none() || !is_of_sizes(&e) {
+                        failure = Some(e);
+                    }
                     continue;
                 }
             };
@@ -693,6 +699,16 @@ impl Planner<'_> {
 fn stated_watts(device: &Arc<dyn Device>) -> Option<f64> {
     let claimed = device.capabilities().claimed_rates.as_ref()?;
     claimed.busy_watts.filter(|w| w.is_finite() && *w > 0.0)
+}
+
+/// Whether `e` is only that a device takes other sizes of steps.
+fn is_of_sizes(e: &RuntimeError) -> bool {
+    let RuntimeError::PinRefused { nodes, .. } = e else {
+        return false;
+    };
+    nodes
+        .iter()
+        .all(|(_, r)| r.code == ReasonCode::DynamicShape)
 }
 
 /// The longest contiguous runs on one device.

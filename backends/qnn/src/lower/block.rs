@@ -21,16 +21,29 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
             l.op(name, "FullyConnected", &inputs, &dims, &[])
         }
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => {
-            let inputs = l.operands(node)?;
+            let mut inputs = l.operands(node)?;
             let dims = l.dims(node.outputs[0]);
-            let axes = l.numbers(&[1], &[dims.len() as u32 - 1]);
+            let width = dims.last().copied().unwrap_or(1);
+            let rows = dims.iter().rev().skip(1).product();
+            let flat = [rows, width];
+            // over the last of three dimensions the library gives other numbers, without a word
+            if dims.len() != 2 {
+                inputs[0] = l.op(&format!("{name}.flat"), "Reshape", &inputs[..1], &flat, &[]);
+            }
+            let axes = l.numbers(&[1], &[1]);
             let eps = Param::Scalar(Scalar::F32(*eps));
             let op = match node.op {
                 Op::RmsNorm { .. } => "RmsNorm",
                 _ => "LayerNorm",
             };
             let params = [("epsilon", eps), ("axes", Param::Tensor(axes))];
-            l.op(name, op, &inputs, &dims, &params)
+            match dims.len() {
+                2 => l.op(name, op, &inputs, &dims, &params),
+                _ => {
+                    let made = l.op(&format!("{name}.norm"), op, &inputs, &flat, &params);
+                    l.op(name, "Reshape", &[made], &dims, &[])
+                }
+            }
         }
         Op::Reshape { .. } => {
             let x = l.value(node.inputs[0])?;

@@ -1,0 +1,123 @@
+//! Models with their layers on Qualcomm's HTP, as Qualcomm's own library computes it, beside the CPU.
+
+use std::path::Path;
+
+use anynpu_hal::Support;
+use anynpu_runtime::plan::Placement;
+use anynpu_runtime::{
+    KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Runtime, SessionOptions,
+};
+
+use crate::logits;
+
+/// Logits may differ by this share of the largest one: what 16 bits leave.
+const BOUND: f32 = 0.01;
+
+/// The CPU and the HTP of `soc`, or `None` with the reason printed.
+fn runtime(test: &str, soc: &str) -> Option<Runtime> {
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return None;
+    }
+    let mut options = anynpu_backends::BackendOptions::default();
+    options.qnn.soc = Some(soc.into());
+    let builder = Runtime::builder().drivers(anynpu_backends::drivers_with(&options));
+    Some(builder.device("cpu").device("qnn").build().unwrap())
+}
+
+fn open(name: &str) -> OpenModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/architectures");
+    OpenModel::open(ModelSource::File(folder.join(format!("{name}.gguf")))).unwrap()
+}
+
+/// `open` with every node of its layers that the HTP runs pinned there, or with none; and how many there are.
+fn load(runtime: &Runtime, open: &OpenModel, pinned: bool, kv: KvType) -> (LoadedModel, usize) {
+    let options = || LoadOptions::new().kv_type(kv).context(64);
+    let plans = runtime.plan(open, &options()).unwrap();
+    let qnn = plans.devices.iter().position(|d| d == "qnn").unwrap();
+    let nodes = open.model().graph().nodes();
+    let runs = plans.prefill.why.iter().zip(nodes).filter(|(why, node)| {
+        let narrow = |v: &Support| v.reason().is_none_or(|r| r.code.name() == "dtype");
+        narrow(&why.verdicts[qnn]) && node.layer().is_some()
+    });
+    let pins: Vec<_> = runs
+        .filter(|_| pinned)
+        .map(|(_, node)| format!("{}=qnn", node.name).parse().unwrap())
+        .collect();
+    let count = pins.len();
+    let placement = Placement {
+        pins,
+        ..Placement::default()
+    };
+    let model = runtime.load_open(open.clone(), options().placement(placement));
+    (model.unwrap(), count)
+}
+
+fn error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    apart.fold(0f32, f32::max) / largest
+}
+
+#[test]
+fn layers_on_the_htp_give_the_logits_of_the_cpu_within_16_bits() {
+    let test = "layers_on_the_htp_give_the_logits_of_the_cpu_within_16_bits";
+    let Some(runtime) = runtime(test, "SM8650") else {
+        return;
+    };
+    let tokens: Vec<u32> = (0..24).map(|i| (3 * i + 1) % 64).collect();
+    // and at least so many nodes there
+    let models = [
+        ("llama", 20),
+        ("llama-yarn", 20),
+        ("qwen2", 20),
+        ("qwen3", 20),
+        ("gemma", 10),
+        ("phi3", 10),
+    ];
+    for (name, least) in models {
+        let open = open(name);
+        for kv in [KvType::F32, KvType::F16] {
+            let (alone, _) = load(&runtime, &open, false, kv);
+            let (model, pinned) = load(&runtime, &open, true, kv);
+            assert!(pinned >= least, "{name}: {pinned} nodes");
+            // token by token
+            let e = error(&logits(&model, &tokens), &logits(&alone, &tokens));
+            assert!(e < BOUND, "{name} {kv:?}: {e}");
+            // and in a padded step
+            let last = |model: &LoadedModel| {
+                let mut session = model.session(SessionOptions::new()).unwrap();
+                session.prefill(&tokens, None).unwrap();
+                session.decode(5).unwrap();
+                let nodes = session.executed().devices.get("qnn").map_or(0, |d| d.nodes);
+                assert!(session.miscounts().is_empty(), "{:?}", session.miscounts());
+                (session.logits().unwrap().to_vec(), nodes)
+            };
+            let ((found, nodes), (expected, none)) = (last(&model), last(&alone));
+            assert_eq!(none, 0);
+            assert!(
+                nodes >= 2 * pinned as u64,
+                "{name}: {nodes} nodes ran there"
+            );
+            let e = error(&found, &expected);
+            assert!(e < BOUND, "{name} {kv:?}: {e}");
+        }
+    }
+}
+
+#[test]
+fn every_chip_with_floating_point_runs_the_layers() {
+    let test = "every_chip_with_floating_point_runs_the_layers";
+    for soc in ["SM8450", "SM8550", "SM8750", "SM8850"] {
+        let Some(runtime) = runtime(test, soc) else {
+            return;
+        };
+        let tokens: Vec<u32> = (0..8).collect();
+        let open = open("llama");
+        let (alone, _) = load(&runtime, &open, false, KvType::F32);
+        let (model, _) = load(&runtime, &open, true, KvType::F32);
+        let e = error(&logits(&model, &tokens), &logits(&alone, &tokens));
+        assert!(e < BOUND, "{soc}: {e}");
+    }
+}
