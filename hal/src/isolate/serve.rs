@@ -33,6 +33,33 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
+/// Standard output, for [`serve`] alone: what others write there from now on goes to standard error. Vendors' libraries
+/// print.
+///
+/// # Errors
+/// The system has no more descriptors.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+pub fn own_output() -> io::Result<File> {
+    use std::os::fd::AsFd;
+
+    let own = io::stdout().as_fd().try_clone_to_owned()?;
+    // SAFETY: both descriptors are the program's own, and nothing is read from memory.
+    match unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(File::from(own)),
+    }
+}
+
+/// Standard output.
+///
+/// # Errors
+/// None here.
+#[cfg(not(unix))]
+pub fn own_output() -> io::Result<io::Stdout> {
+    Ok(io::stdout())
+}
+
 /// Serves `driver` to the program at the other end of `input` and `output`, until it goes away. Nothing else may
 /// write to `output`.
 ///

@@ -5,17 +5,18 @@ use std::io;
 
 use anyhow::Context;
 use anynpu_backends::Drivers;
-use anynpu_hal::isolate::{Helper, IsolatedDriver, serve};
+use anynpu_hal::isolate::{Helper, IsolatedDriver, own_output, serve};
 
 use crate::args::{ServeDriverArgs, VendorArgs};
 
 /// Serves until the program that started this one goes away.
 pub fn execute(args: &ServeDriverArgs) -> anyhow::Result<()> {
+    let output = own_output().context("standard output")?;
     let (drivers, _) = anynpu_backends::drivers_for(&args.device, &args.vendors.options())?;
     let count = drivers.len();
     let driver = drivers.into_iter().nth(args.index);
     let driver = driver.with_context(|| format!("driver {} of {count}", args.index))?;
-    Ok(serve(&*driver, io::stdin(), io::stdout())?)
+    Ok(serve(&*driver, io::stdin(), output)?)
 }
 
 /// `drivers`, which are those for `devices`, each but the CPU's in a process of its own.
