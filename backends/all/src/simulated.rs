@@ -115,7 +115,9 @@ mod tests {
     fn names(specs: &[&str]) -> Result<(Vec<String>, Vec<String>), SimulatedError> {
         let specs: Vec<String> = specs.iter().map(|s| (*s).to_owned()).collect();
         let (drivers, named) = drivers_for(&specs, &BackendOptions::default())?;
-        let devices = drivers.iter().flat_map(|d| d.enumerate().unwrap());
+        // vendors' drivers find their devices or not
+        let own = drivers.iter().filter(|d| d.name() != "qnn");
+        let devices = own.flat_map(|d| d.enumerate().unwrap());
         Ok((devices.map(|d| d.info.name).collect(), named))
     }
 

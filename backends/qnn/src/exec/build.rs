@@ -290,13 +290,10 @@ fn add(
         outputs: outputs.as_ptr(),
     };
     let what = || format!("'{}' ({}) of '{}'", node.name, node.op, graph.name);
-    let call = "backendValidateOpConfig";
-    let validate = table.backend_validate_op_config;
-    let validate = validate.ok_or(QnnError::Missing { call })?;
-    // SAFETY: the backend is alive; all that the configuration points to lives during the call.
-    let code = unsafe { validate(device.backend(), config) };
+    // SAFETY: all that the configuration points to lives during the call.
+    let code = unsafe { device.validate(config) }?;
     if code != 0 {
-        return Err(device.error(call, what(), code));
+        return Err(device.error("backendValidateOpConfig", what(), code));
     }
     let call = "graphAddNode";
     let add = table.graph_add_node.ok_or(QnnError::Missing { call })?;

@@ -3,10 +3,13 @@
 use std::ffi::{CStr, c_void};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{QnnError, log};
 use crate::Soc;
 use crate::sys::{
-    CONFIG_CUSTOM, DeviceConfig, Handle, HtpDeviceConfig, Loaded, OpName, SystemTable, Table,
+    CONFIG_CUSTOM, DeviceConfig, ErrorCode, Handle, HtpDeviceConfig, Loaded, OpConfig, OpName,
+    SystemTable, Table,
 };
 
 /// The library started: what all devices share.
@@ -36,6 +39,10 @@ unsafe impl Send for Device {}
 // SAFETY: as for the backend.
 unsafe impl Sync for Device {}
 
+/// Number of the chip of the device that was made last: the library validates nodes for that one, whichever device
+/// they are for.
+static LATEST: Mutex<Option<u32>> = Mutex::new(None);
+
 impl Device {
     /// Starts the library for `soc`.
     ///
@@ -54,8 +61,11 @@ impl Device {
         };
         let configs = [&raw const config, std::ptr::null()];
         let mut handle = std::ptr::null_mut();
+        let mut latest = LATEST.lock();
         // SAFETY: the list of configurations ends in null, and all of it lives during the call.
         let code = unsafe { create(backend.log, configs.as_ptr(), &raw mut handle) };
+        *latest = (code == 0).then_some(soc.id);
+        drop(latest);
         let device = Device {
             backend,
             handle,
@@ -103,6 +113,23 @@ impl Device {
             }
         }
         Ok(all)
+    }
+
+    /// What the library says of `node`, if it would say it for this chip. Making the node asks again, for this one in
+    /// any case.
+    ///
+    /// # Safety
+    /// All that `node` points to is there.
+    pub(super) unsafe fn validate(&self, node: OpConfig) -> Result<ErrorCode, QnnError> {
+        let call = "backendValidateOpConfig";
+        let validate = self.table().backend_validate_op_config;
+        let validate = validate.ok_or(QnnError::Missing { call })?;
+        let latest = LATEST.lock();
+        if *latest != Some(self.soc.id) {
+            return Ok(0);
+        }
+        // SAFETY: the backend is alive; the rest is the contract.
+        Ok(unsafe { validate(self.backend(), node) })
     }
 
     pub(super) fn table(&self) -> &Table {
