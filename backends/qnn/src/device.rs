@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anynpu_hal::{
     Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry, EntryInfo,
-    ExternalHandle, FixedShapes, HalError, HostBuffer, MemoryKind, Module, Queue, StateSupport,
-    Support, WeightSource,
+    ExternalHandle, FixedShapes, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue,
+    StateSupport, Support, WeightSource,
 };
 use anynpu_ir::{DType, Subgraph};
 
@@ -15,6 +15,9 @@ use crate::lower::{lower, verdict};
 
 /// Tokens of the steps that graphs are compiled for.
 const TOKENS: [u32; 2] = [1, 32];
+
+/// What the library takes for itself once it has compiled something.
+const LIBRARY_BYTES: u64 = 112 << 20;
 
 /// A chip.
 #[derive(Debug)]
@@ -100,6 +103,37 @@ impl Device for QnnDevice {
         }
         progress(entries.len() as u64, entries.len() as u64);
         Ok(Arc::new(module))
+    }
+
+    /// What the emulator was seen to take: each entry its own copy of the weights and its compiled form, and while it
+    /// compiles two more of one entry.
+    fn memory_need(
+        &self,
+        entries: &[Entry],
+        _: &CompileOptions,
+        _: &dyn WeightSource,
+    ) -> Result<Option<MemoryNeed>, HalError> {
+        let mut need = MemoryNeed {
+            scratch: LIBRARY_BYTES,
+            ..MemoryNeed::default()
+        };
+        for entry in entries {
+            let run = entry.subgraph().map_err(|e| HalError::InvalidUse {
+                call: "memory_need",
+                what: format!("the nodes of '{}'", entry.name),
+                found: e.to_string(),
+                expected: "a run of the graph".into(),
+            })?;
+            let weights = run.weights().iter().map(|&id| {
+                let ty = entry.graph.ty(entry.graph.weight(id).value);
+                let elements = ty.shape.elements(&entry.bounds.limits());
+                2 * elements.unwrap_or(usize::MAX / 4) as u64
+            });
+            let bytes = weights.fold(0u64, u64::saturating_add);
+            need.resident = need.resident.saturating_add(bytes.saturating_mul(2));
+            need.transient = need.transient.max(bytes.saturating_mul(2));
+        }
+        Ok(Some(need))
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
