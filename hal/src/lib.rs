@@ -18,6 +18,7 @@ mod capabilities;
 mod device;
 pub mod driver;
 mod error;
+mod form;
 pub mod isolate;
 mod library;
 mod link;
@@ -38,6 +39,7 @@ pub use device::{
 };
 pub use driver::{Driver, DriverVariable, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};
+pub use form::{FormError, FormReader, FormWriter, MOST as MOST_IN_FORMS, has_form};
 pub use library::{Library, LibraryError};
 pub use link::{Link, LinkMode};
 pub use module::{Bounds, Entry, EntryInfo, Extent, MemoryNeed, Module, Port, StatePort};

@@ -4,11 +4,12 @@ use std::any::Any;
 use std::sync::Arc;
 
 use anynpu_hal::{
-    Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry, EntryInfo,
-    ExternalHandle, FixedShapes, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue,
-    StateSupport, Support, WeightSource,
+    BlobCompatibility, Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry,
+    EntryInfo, ExternalHandle, FixedShapes, FormError, FormReader, FormWriter, HalError,
+    HostBuffer, MemoryKind, MemoryNeed, Module, Queue, StateSupport, Support, WeightSource,
+    has_form,
 };
-use anynpu_ir::{DType, Subgraph};
+use anynpu_ir::{DType, OP_SET_VERSION, Subgraph};
 
 use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
 use crate::lower::{lower, verdict};
@@ -53,6 +54,50 @@ impl QnnDevice {
     }
 }
 
+/// How compiled forms begin.
+const MAGIC: &[u8; 8] = b"anpuqnn1";
+
+impl QnnDevice {
+    /// What decides besides the chip whether a compiled form fits: what lowered it.
+    fn version() -> String {
+        format!(
+            "{} {} op set {OP_SET_VERSION}",
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION")
+        )
+    }
+
+    /// The form of `entries` up to the library's own.
+    fn head(&self, entries: &[Entry], options: &CompileOptions) -> FormWriter {
+        let mut form = FormWriter::new(MAGIC);
+        form.text(self.device.soc().name);
+        form.text(&QnnDevice::version());
+        form.entries(entries, options);
+        form
+    }
+
+    /// What was compiled, and the library's own form of it.
+    fn parts(blob: &[u8]) -> Result<(Vec<Entry>, CompileOptions, &[u8]), FormError> {
+        let mut form = reader(blob)?;
+        let (_soc, _version) = (form.text()?, form.text()?);
+        let (entries, options) = form.entries()?;
+        let binary = form.bytes()?;
+        form.end()?;
+        Ok((entries, options, binary))
+    }
+
+    fn rejected(&self, why: String) -> HalError {
+        HalError::BlobRejected {
+            device: self.info.name.clone(),
+            why,
+        }
+    }
+}
+
+fn reader(blob: &[u8]) -> Result<FormReader<'_>, FormError> {
+    FormReader::new(blob, MAGIC, "a Qualcomm chip")
+}
+
 impl Device for QnnDevice {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -90,18 +135,63 @@ impl Device for QnnDevice {
             .iter()
             .map(|e| EntryInfo::describe(e, options.state_dtype))
             .collect();
-        let mut module = QnnModule::new(infos?);
         let context = Context::new(&self.device, ContextOptions::default()).map_err(of_device)?;
+        let keeps = self.device.reads_binaries() && has_form(entries);
+        let head = keeps.then(|| self.head(entries, options));
+        let mut module = QnnModule::new(&context, infos?, head);
         for (i, entry) in entries.iter().enumerate() {
             if !progress(i as u64, entries.len() as u64) {
                 return Err(HalError::Cancelled {
                     what: "compiling".into(),
                 });
             }
-            let lowered = lower(name, entry, options.state_dtype, &*weights)?;
-            module.compile(&context, lowered).map_err(of_device)?;
+            let lowered = lower(name, entry, options.state_dtype, Some(&*weights))?;
+            module.compile(lowered).map_err(of_device)?;
         }
         progress(entries.len() as u64, entries.len() as u64);
+        Ok(Arc::new(module))
+    }
+
+    fn compatibility(&self) -> Vec<u8> {
+        match self.device.reads_binaries() {
+            true => format!("{} {}", self.device.soc().name, QnnDevice::version()).into_bytes(),
+            false => Vec::new(),
+        }
+    }
+
+    fn check_blob(&self, blob: &[u8]) -> BlobCompatibility {
+        let own = self.device.soc().name;
+        let head = reader(blob).and_then(|mut form| Ok((form.text()?, form.text()?)));
+        match head {
+            Err(e) => BlobCompatibility::Unsupported(e.to_string()),
+            Ok((soc, _)) if soc != own => {
+                BlobCompatibility::Unsupported(format!("it was compiled for {soc}, not for {own}"))
+            }
+            Ok((_, version)) if version != QnnDevice::version() => {
+                BlobCompatibility::Unsupported(format!("it was lowered by {version}"))
+            }
+            Ok(_) => BlobCompatibility::Optimal,
+        }
+    }
+
+    fn load(&self, blob: &[u8], _: Arc<dyn WeightSource>) -> Result<Arc<dyn Module>, HalError> {
+        if let BlobCompatibility::Unsupported(why) = self.check_blob(blob) {
+            return Err(self.rejected(why));
+        }
+        let parts = QnnDevice::parts(blob).map_err(|e| self.rejected(e.to_string()))?;
+        let (entries, options, binary) = parts;
+        let of_device = |e: exec::QnnError| e.of_device(&self.info.name);
+        let (context, info) = Context::load(&self.device, binary).map_err(of_device)?;
+        let infos: Result<Vec<EntryInfo>, HalError> = entries
+            .iter()
+            .map(|e| EntryInfo::describe(e, options.state_dtype))
+            .collect();
+        let head = self.head(&entries, &options);
+        let mut module = QnnModule::new(&context, infos?, Some(head));
+        for entry in &entries {
+            let lowered = lower(&self.info.name, entry, options.state_dtype, None)?;
+            module.retrieve(&info, lowered).map_err(of_device)?;
+        }
         Ok(Arc::new(module))
     }
 

@@ -243,7 +243,7 @@ impl SimDevice {
             engine,
             slot_bytes,
             state_dtype: options.state_dtype,
-            blob: (self.description().has_compiled_form() && blob::has_form(entries))
+            blob: (self.description().has_compiled_form() && anynpu_hal::has_form(entries))
                 .then(|| blob::encode(self.description(), entries, options)),
             charge,
         }))
@@ -335,7 +335,7 @@ impl Device for SimDevice {
         if let BlobCompatibility::Unsupported(why) = self.check_blob(blob) {
             return Err(rejected(why));
         }
-        let (entries, options) = blob::decode(blob).map_err(rejected)?;
+        let (entries, options) = blob::decode(blob).map_err(|e| rejected(e.to_string()))?;
         self.prepare(&entries, &options, weights, &mut |_, _| true)
     }
 

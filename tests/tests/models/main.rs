@@ -3,6 +3,7 @@
 mod architectures;
 mod hugging_face;
 mod minilm;
+#[cfg(unix)]
 mod qnn;
 mod quantised;
 mod quantised_architectures;

@@ -1,11 +1,13 @@
 //! Models with their layers on Qualcomm's HTP, as Qualcomm's own library computes it, beside the CPU.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anynpu_hal::Support;
 use anynpu_runtime::plan::Placement;
 use anynpu_runtime::{
-    KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Runtime, SessionOptions,
+    KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Runtime, RuntimeBuilder,
+    SessionOptions,
 };
 
 use crate::logits;
@@ -15,6 +17,11 @@ const BOUND: f32 = 0.01;
 
 /// The CPU and the HTP of `soc`, or `None` with the reason printed.
 fn runtime(test: &str, soc: &str) -> Option<Runtime> {
+    let builder = builder(test, soc)?.without_cache();
+    Some(builder.build().unwrap())
+}
+
+fn builder(test: &str, soc: &str) -> Option<RuntimeBuilder> {
     if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
         println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
         return None;
@@ -22,7 +29,7 @@ fn runtime(test: &str, soc: &str) -> Option<Runtime> {
     let mut options = anynpu_backends::BackendOptions::default();
     options.qnn.soc = Some(soc.into());
     let builder = Runtime::builder().drivers(anynpu_backends::drivers_with(&options));
-    Some(builder.device("cpu").device("qnn").build().unwrap())
+    Some(builder.device("cpu").device("qnn"))
 }
 
 fn open(name: &str) -> OpenModel {
@@ -120,4 +127,43 @@ fn every_chip_with_floating_point_runs_the_layers() {
         let e = error(&logits(&model, &tokens), &logits(&alone, &tokens));
         assert!(e < BOUND, "{soc}: {e}");
     }
+}
+
+#[test]
+fn a_kept_compiled_form_gives_the_same_bits_and_a_damaged_one_is_made_anew() {
+    let test = "a_kept_compiled_form_gives_the_same_bits_and_a_damaged_one_is_made_anew";
+    let folder = tempfile::tempdir().unwrap();
+    let tokens: Vec<u32> = (0..8).collect();
+    let open = open("llama");
+    let run = |soc: &str| {
+        let runtime = builder(test, soc)?.cache_folder(folder.path());
+        let (model, _) = load(&runtime.build().unwrap(), &open, true, KvType::F32);
+        Some((logits(&model, &tokens), model.warnings().join("; ")))
+    };
+    let Some((compiled, _)) = run("SM8650") else {
+        return;
+    };
+    let files = || -> Vec<std::path::PathBuf> {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        files.map(|f| f.unwrap().path()).collect()
+    };
+    assert_eq!(files().len(), 1);
+    // what is written anew is another file
+    let written = |file: &Path| std::fs::metadata(file).unwrap().ino();
+    let before = written(&files()[0]);
+    let (loaded, warnings) = run("SM8650").unwrap();
+    assert_eq!(loaded, compiled);
+    assert_eq!(written(&files()[0]), before, "compiled again");
+    assert!(!warnings.contains("compiled form"), "{warnings}");
+    // another chip has its own
+    let (other, _) = run("SM8750").unwrap();
+    assert!(error(&other, &compiled) < BOUND);
+    for file in files() {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x55;
+        std::fs::write(&file, bytes).unwrap();
+    }
+    let (again, _) = run("SM8650").unwrap();
+    assert_eq!(again, compiled);
 }

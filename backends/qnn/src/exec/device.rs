@@ -136,6 +136,11 @@ impl Device {
         &self.backend.loaded.table
     }
 
+    /// Whether compiled forms can be looked into, and so loaded.
+    pub fn reads_binaries(&self) -> bool {
+        self.system().is_some()
+    }
+
     pub(super) fn system(&self) -> Option<&SystemTable> {
         self.backend.loaded.system.as_ref()
     }

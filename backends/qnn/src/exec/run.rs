@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anynpu_hal::{
-    Buffer, Counters, EntryInfo, HalError, Module, Queue, Submission, read_bytes, write_bytes,
+    Buffer, Counters, EntryInfo, FormWriter, HalError, Module, Queue, Submission, read_bytes,
+    write_bytes,
 };
 use anynpu_ir::Symbol;
 use half::f16;
 use parking_lot::Mutex;
 
-use super::{Context, Executable, QnnError};
+use super::{BinaryInfo, Context, Executable, QnnError};
 use crate::lower::{Feed, Fetch, Lowered};
 
 /// Longest wait for what a submission depends on.
@@ -39,15 +40,24 @@ struct Scratch {
 /// Compiled entries in one context.
 #[derive(Debug)]
 pub struct QnnModule {
+    context: Arc<Context>,
+    /// What stands before the context's compiled form in the module's, if it has one.
+    head: Option<FormWriter>,
     entries: Vec<EntryInfo>,
     programs: Vec<Program>,
     bytes: u64,
 }
 
 impl QnnModule {
-    /// Nothing compiled, with room for `entries`.
-    pub(crate) fn new(entries: Vec<EntryInfo>) -> QnnModule {
+    /// Nothing compiled in `context`, with room for `entries`.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        entries: Vec<EntryInfo>,
+        head: Option<FormWriter>,
+    ) -> QnnModule {
         QnnModule {
+            context: context.clone(),
+            head,
             entries,
             programs: Vec::new(),
             bytes: 0,
@@ -55,14 +65,46 @@ impl QnnModule {
     }
 
     /// Compiles the next entry.
-    pub(crate) fn compile(
-        &mut self,
-        context: &Arc<Context>,
-        lowered: Lowered,
-    ) -> Result<(), QnnError> {
-        let executable = context.compile(&lowered.graph)?;
+    pub(crate) fn compile(&mut self, lowered: Lowered) -> Result<(), QnnError> {
+        let executable = self.context.compile(&lowered.graph)?;
+        self.add(executable, lowered);
+        Ok(())
+    }
+
+    /// Takes the next entry from the context's compiled form.
+    pub(crate) fn retrieve(&mut self, info: &BinaryInfo, lowered: Lowered) -> Result<(), QnnError> {
+        let executable = self.context.graph(info, &lowered.graph.name)?;
+        let same = |what, found: usize, expected: usize| match found == expected {
+            true => Ok(()),
+            false => Err(QnnError::Binary {
+                what,
+                found: found.to_string(),
+                expected: expected.to_string(),
+            }),
+        };
+        let (inputs, outputs) = (lowered.graph.inputs(), lowered.graph.outputs());
+        same(
+            "its number of inputs",
+            executable.inputs().len(),
+            inputs.count(),
+        )?;
+        same(
+            "its number of outputs",
+            executable.outputs().len(),
+            outputs.count(),
+        )?;
+        let ports = executable.inputs().iter().chain(executable.outputs());
+        for (port, tensor) in ports.zip(lowered.graph.inputs().chain(lowered.graph.outputs())) {
+            let bytes = tensor.bytes().unwrap_or(usize::MAX);
+            same("the size of an input or output", port.bytes, bytes)?;
+        }
+        self.add(executable, lowered);
+        Ok(())
+    }
+
+    fn add(&mut self, executable: Executable, lowered: Lowered) {
         let contents = lowered.graph.tensors.iter().map(|t| match &t.kind {
-            crate::htp::TensorKind::Static(contents) => contents.len() as u64,
+            crate::htp::TensorKind::Static(_) => t.bytes().unwrap_or(0) as u64,
             _ => 0,
         });
         // weights of the same name are in every entry; the library holds them once each
@@ -94,7 +136,6 @@ impl QnnModule {
             positions,
             scratch: Mutex::new(scratch),
         });
-        Ok(())
     }
 }
 
@@ -105,6 +146,17 @@ impl Module for QnnModule {
 
     fn resident_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    fn blob(&self) -> Result<Option<Vec<u8>>, HalError> {
+        let Some(head) = &self.head else {
+            return Ok(None);
+        };
+        let binary = self.context.binary();
+        let binary = binary.map_err(|e| e.of_device("qnn"))?;
+        let mut form = head.clone();
+        form.bytes(&binary);
+        Ok(Some(form.finish()))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -32,7 +32,8 @@ pub struct Lowered {
     pub fetches: Vec<Fetch>,
 }
 
-/// Lowers `entry`, whose sizes must be exact, for states kept in `state_dtype`.
+/// Lowers `entry`, whose sizes must be exact, for states kept in `state_dtype`. Without `weights` static tensors have no
+/// contents: enough to know what the host gives and takes.
 ///
 /// # Errors
 /// Nodes that can't be lowered, with reasons; weights that can't be had; sizes that are not exact.
@@ -40,7 +41,7 @@ pub fn lower(
     device: &str,
     entry: &Entry,
     state_dtype: DType,
-    weights: &dyn WeightSource,
+    weights: Option<&dyn WeightSource>,
 ) -> Result<Lowered, HalError> {
     let mut refused: Vec<(NodeId, Reason)> = Vec::new();
     for n in entry.nodes.clone() {
@@ -102,12 +103,28 @@ fn exact(entry: &Entry) -> Result<SymbolValues, HalError> {
     Ok(entry.bounds.limits())
 }
 
+/// The weight called `name`, of `dims`, in F16.
+fn halves(weights: &dyn WeightSource, name: &str, dims: &[u32]) -> Result<Vec<u8>, HalError> {
+    let view = weights.weight(name)?;
+    let count: usize = dims.iter().map(|d| *d as usize).product();
+    let mut numbers = vec![0f32; count];
+    let decoded = dequantize(view.dtype, &view.bytes, &mut numbers);
+    decoded.map_err(|e| HalError::Weight {
+        name: name.into(),
+        why: e.to_string(),
+    })?;
+    let numbers = numbers.iter();
+    Ok(numbers
+        .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+        .collect())
+}
+
 struct Lowering<'a> {
     device: &'a str,
     graph: &'a Graph,
     symbols: SymbolValues,
     state_dtype: DType,
-    weights: &'a dyn WeightSource,
+    weights: Option<&'a dyn WeightSource>,
     /// Operands of the entry, in the order they are bound.
     inputs: Vec<ValueId>,
     /// States of the entry, in the order they are bound.
@@ -222,21 +239,14 @@ impl Lowering<'_> {
     }
 
     fn weight(&mut self, name: &str, dims: &[u32]) -> Result<TensorId, HalError> {
-        let contents = {
-            let view = self.weights.weight(name)?;
-            let count: usize = dims.iter().map(|d| *d as usize).product();
-            let mut numbers = vec![0f32; count];
-            let decoded = dequantize(view.dtype, &view.bytes, &mut numbers);
-            decoded.map_err(|e| HalError::Weight {
-                name: name.into(),
-                why: e.to_string(),
-            })?;
-            let halves = numbers
-                .iter()
-                .flat_map(|&x| half::f16::from_f32(x).to_le_bytes());
-            halves.collect()
+        let contents = match self.weights {
+            None => Vec::new(),
+            Some(weights) => {
+                let contents = halves(weights, name, dims)?;
+                weights.release(name);
+                contents
+            }
         };
-        self.weights.release(name);
         let kind = TensorKind::Static(contents);
         Ok(self
             .out
