@@ -228,6 +228,8 @@ fn a_check_runs_the_plan_and_shows_both_times() {
         assert!((us("relative_error") - error).abs() < 1e-9);
     }
     assert_eq!(plan["check"]["time"], "wall");
+    // the device was measured for it
+    assert_eq!(plan["phases"][0]["guess_share"], 0.0);
     let told = done(&args);
     assert!(
         told.contains("check of prefill") && told.contains("check of decode"),

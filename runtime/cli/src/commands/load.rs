@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use anynpu::plan::{Pin, Placement};
+use anynpu::probe::{ProbeOptions, probe};
 use anynpu::profile::Profile;
 use anynpu::{
     CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Precision,
@@ -57,6 +58,28 @@ impl PlacementArgs {
         let (drivers, devices) =
             anynpu_backends::drivers_for(&self.device, &self.vendors.options())?;
         self.open(drivers, devices, Runtime::builder(), self.profiles()?)
+    }
+
+    /// Opens the devices, measured quickly first if there is no profile of them.
+    pub fn measured_runtime(&self) -> anyhow::Result<Runtime> {
+        let runtime = self.runtime()?;
+        if !runtime.cost().profiles().is_empty() {
+            return Ok(runtime);
+        }
+        output::note(
+            "there is no profile; the devices are measured quickly first (see `anynpu probe`)",
+        );
+        let profile = probe(
+            &runtime,
+            ProbeOptions {
+                quick: true,
+                progress: &mut |_, _| (),
+            },
+        );
+        drop(runtime);
+        let (drivers, devices) =
+            anynpu_backends::drivers_for(&self.device, &self.vendors.options())?;
+        self.open(drivers, devices, Runtime::builder(), vec![profile])
     }
 
     /// Opens the devices to plan for: those of the profiles if none are named, even if they are not here.

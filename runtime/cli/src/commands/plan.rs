@@ -36,10 +36,6 @@ struct Document {
 /// Plans, and with `--check` runs the plan.
 pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     let open = args.model.open()?;
-    let runtime = match args.check {
-        true => args.placement.runtime()?,
-        false => args.placement.runtime_for_plans()?,
-    };
     let mut options = args.placement.load_options(None)?;
     options.prompt = Some(args.prompt);
     options.tokens = Some(args.tokens);
@@ -54,6 +50,10 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     if args.check {
         options.context = Some(check::context(args, &open)?);
     }
+    let runtime = match args.check {
+        true => args.placement.measured_runtime()?,
+        false => args.placement.runtime_for_plans()?,
+    };
     let plans = runtime
         .plan(&open, &options)
         .with_context(|| args.model.what())?;
