@@ -60,7 +60,7 @@ pub enum Outcome {
     },
     /// The numbers are others.
     Differs {
-        /// The largest difference over the largest number, at most [`LARGEST`].
+        /// The largest difference over the largest number, at most 1e9.
         error: f64,
         /// The most that is allowed.
         limit: f64,
