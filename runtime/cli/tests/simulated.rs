@@ -116,7 +116,9 @@ fn shipped_descriptions_are_listed_and_unknown_or_bad_ones_refused() {
     assert!(simulated.iter().any(|s| s["name"] == "sim:reference-f32"));
     // none of them is a device that was found
     let devices = document["devices"].as_array().unwrap();
-    assert!(devices.iter().all(|d| d["kind"] != "simulated"));
+    // an emulator of a vendor's is one of its driver's
+    let mut own = devices.iter().filter(|d| d["driver"] != "qnn");
+    assert!(own.all(|d| d["kind"] != "simulated"));
     assert!(done(&["devices"]).contains("sim:reference-f16"));
 
     let run = ["run", "-n", "1", "--device"];
