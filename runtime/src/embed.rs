@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::exec::{Executed, Logits, Rows, SegmentRun};
+use crate::exec::{Executed, Logits, Rows, SegmentRun, Step};
 use crate::plan::Phase;
 use crate::runner::{Runner, Stepped};
 use crate::tokenize::EncodeOptions;
@@ -183,7 +183,14 @@ impl Embedder {
             });
         }
         // after a device failed the text is run again from its start
-        while self.runner.step(Phase::Prefill, tokens, types, 0, rows)? != Stepped::Ran {}
+        let step = Step {
+            phase: Phase::Prefill,
+            tokens,
+            types,
+            position: 0,
+            rows,
+        };
+        while self.runner.step(step)? != Stepped::Ran {}
         self.runner.logits()
     }
 }

@@ -221,6 +221,7 @@ mod tests {
     fn a_run_that_the_device_counted_otherwise_is_not_told_as_run() {
         let run = |nodes: std::ops::Range<u32>, counted| SegmentRun {
             step: 0,
+            wave: 0,
             phase: Phase::Decode,
             tokens: 1,
             position: 0,

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anynpu_hal::{HalError, Reason, ReasonCode, Scope};
 use anynpu_ir::NodeId;
 
-use crate::exec::{Executed, Executor, Logits, NextStep, Program, Rows, SegmentRun};
+use crate::exec::{Executed, Executor, Logits, NextStep, Program, SegmentRun, Step};
 use crate::model::{Fallback, Form};
-use crate::plan::{Phase, Refusal};
-use crate::{LoadedModel, Runtime, RuntimeError, TokenId};
+use crate::plan::Refusal;
+use crate::{LoadedModel, Runtime, RuntimeError};
 
 /// Runs the steps of one session, on whatever devices are left.
 #[derive(Debug)]
@@ -34,6 +34,9 @@ pub(crate) struct Runner {
     /// Whether it is not to move to what compiles in the background: it has, or can't.
     settled: bool,
 }
+
+/// Steps of a prompt that are run together where some of them run at once: between them nothing is waited for.
+const STEPS_TOGETHER: usize = 64;
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,27 +119,45 @@ impl Runner {
         self.executor.logits()
     }
 
-    /// Runs `tokens` at `position`, or moves where they can be run.
+    /// Runs a step, or moves where it can be run.
     ///
     /// # Errors
     /// What no other device makes good.
-    pub fn step(
+    pub fn step(&mut self, step: Step<'_>) -> Result<Stepped, RuntimeError> {
+        self.steps(&[step], &mut || true).1
+    }
+
+    /// Runs steps that follow one another, as long as `go_on`, or moves where they can be run. Gives how many ran.
+    ///
+    /// # Errors
+    /// What no other device makes good.
+    pub fn steps(
         &mut self,
-        phase: Phase,
-        tokens: &[TokenId],
-        types: &[u32],
-        position: u32,
-        rows: Rows,
-    ) -> Result<Stepped, RuntimeError> {
+        steps: &[Step<'_>],
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> (usize, Result<Stepped, RuntimeError>) {
+        let position = |ran: usize| steps.get(ran).map_or(0, |step| step.position);
         if !self.settled
-            && let Some(moved) = self.move_when_compiled(position)
+            && let Some(moved) = self.move_when_compiled(position(0))
         {
-            return Ok(moved);
+            return (0, Ok(moved));
         }
-        match self.executor.step(phase, tokens, types, position, rows) {
-            Ok(()) => Ok(Stepped::Ran),
-            Err(failure @ RuntimeError::Step { .. }) => self.survive(failure, position),
-            Err(other) => Err(other),
+        match self.executor.steps(steps, go_on) {
+            (ran, Ok(())) => (ran, Ok(Stepped::Ran)),
+            (ran, Err(failure @ RuntimeError::Step { .. })) => {
+                (ran, self.survive(failure, position(ran)))
+            }
+            (ran, Err(other)) => (ran, Err(other)),
+        }
+    }
+
+    /// Steps of prefill worth giving to [`Runner::steps`] together.
+    pub fn at_once(&self) -> usize {
+        match self.executor.at_once() {
+            // it is looked after each step whether what compiles in the background is ready
+            _ if !self.settled => 1,
+            1 => 1,
+            _ => STEPS_TOGETHER,
         }
     }
 

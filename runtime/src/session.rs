@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::exec::{Executed, Logits, NextStep, Rows, SegmentRun};
+use crate::exec::{Executed, Logits, NextStep, Rows, SegmentRun, Step};
 use crate::memory::MemoryPlan;
 use crate::plan::{Phase, PlanSet};
 use crate::runner::{Runner, Stepped};
@@ -185,25 +185,44 @@ impl Session {
     ) -> Result<(), RuntimeError> {
         self.wake(cancel)?;
         self.check(tokens)?;
-        let mut rest = tokens;
-        while !rest.is_empty() {
+        let mut done = 0;
+        while done < tokens.len() {
             check_cancel(cancel)?;
-            let next = self.runner.next_step(rest.len() as u32, self.position());
-            let (phase, count) = match next {
-                NextStep::Prefill(count) => (Phase::Prefill, count as usize),
-                NextStep::Decode => (Phase::Decode, 1),
-            };
-            let (part, after) = rest.split_at(count);
-            let rows = if after.is_empty() {
-                Rows::Last
-            } else {
-                Rows::None
-            };
-            if self.step(phase, part, rows)? == Stepped::Ran {
-                rest = after;
-            }
+            done += self.read(&tokens[done..], Rows::Last, cancel)?;
         }
         Ok(())
+    }
+
+    /// Puts the first of `tokens` in: steps that can be under way at once. Gives how many. `last` are the rows
+    /// wanted of the last of all steps.
+    fn read(
+        &mut self,
+        tokens: &[TokenId],
+        last: Rows,
+        cancel: Option<&CancelToken>,
+    ) -> Result<usize, RuntimeError> {
+        let (mut steps, mut rest, mut position) = (Vec::new(), tokens, self.position());
+        let together = self.runner.at_once();
+        while !rest.is_empty() && steps.len() < together {
+            let (phase, count) = match self.runner.next_step(rest.len() as u32, position) {
+                NextStep::Prefill(count) => (Phase::Prefill, count),
+                NextStep::Decode if steps.is_empty() => (Phase::Decode, 1),
+                NextStep::Decode => break,
+            };
+            let (part, after) = rest.split_at(count as usize);
+            steps.push(Step {
+                phase,
+                tokens: part,
+                types: &[],
+                position,
+                rows: match after.is_empty() {
+                    true => last,
+                    false => Rows::None,
+                },
+            });
+            (rest, position) = (after, position + count);
+        }
+        self.run(&steps, cancel)
     }
 
     /// Puts `tokens` in and hands `with` the logits after each: its position and one logit a token
@@ -231,7 +250,8 @@ impl Session {
             };
             let (part, after) = rest.split_at(rest.len().min(program.limits().rows as usize));
             let first = self.position();
-            if self.step(phase, part, Rows::All)? != Stepped::Ran {
+            let step = self.one(phase, part, Rows::All);
+            if self.run(&[step], cancel)? == 0 {
                 continue;
             }
             rest = after;
@@ -255,7 +275,9 @@ impl Session {
                 context: self.context(),
             });
         }
-        while self.step(Phase::Decode, &[token], Rows::Last)? != Stepped::Ran {}
+        let token = [token];
+        let step = self.one(Phase::Decode, &token, Rows::Last);
+        while self.run(&[step], None)? == 0 {}
         Ok(())
     }
 
@@ -316,45 +338,55 @@ impl Session {
         self.tokens.len() as u32
     }
 
-    /// Runs one step. If the model moved instead, the KV cache is filled.
-    fn step(
+    /// A step of `tokens` where the session is.
+    fn one<'a>(&self, phase: Phase, tokens: &'a [TokenId], rows: Rows) -> Step<'a> {
+        Step {
+            phase,
+            tokens,
+            types: &[],
+            position: self.position(),
+            rows,
+        }
+    }
+
+    /// Runs steps and gives how many tokens went in. If the model moved, the KV cache is filled for those before.
+    fn run(
         &mut self,
-        phase: Phase,
-        tokens: &[TokenId],
-        rows: Rows,
-    ) -> Result<Stepped, RuntimeError> {
-        let position = self.position();
-        let stepped = self.runner.step(phase, tokens, &[], position, rows)?;
-        match stepped {
-            Stepped::Ran => {
-                self.tokens.extend_from_slice(tokens);
-                self.pending = None;
-            }
-            Stepped::Moved { rows_kept: true } => {}
+        steps: &[Step<'_>],
+        cancel: Option<&CancelToken>,
+    ) -> Result<usize, RuntimeError> {
+        let mut go_on = || !cancel.is_some_and(CancelToken::is_cancelled);
+        let (ran, stepped) = self.runner.steps(steps, &mut go_on);
+        let before = self.tokens.len();
+        for step in &steps[..ran] {
+            self.tokens.extend_from_slice(step.tokens);
+            self.pending = None;
+        }
+        let put_in = self.tokens.len() - before;
+        match stepped? {
+            Stepped::Ran | Stepped::Moved { rows_kept: true } => {}
             Stepped::Moved { rows_kept: false } => self.fill_again()?,
         }
-        Ok(stepped)
+        Ok(put_in)
     }
 
     /// Reads the session's tokens anew, as the rows of the KV cache are lost.
     fn fill_again(&mut self) -> Result<(), RuntimeError> {
         let tokens = std::mem::take(&mut self.tokens);
-        let mut filled = Ok(());
+        let mut filled = Ok(0);
         while filled.is_ok() && self.tokens.len() < tokens.len() {
             let rest = &tokens[self.tokens.len()..];
-            let next = self.runner.next_step(rest.len() as u32, self.position());
-            let (phase, count) = match next {
-                NextStep::Prefill(count) => (Phase::Prefill, count as usize),
-                NextStep::Decode => (Phase::Decode, 1),
-            };
-            filled = self.step(phase, &rest[..count], Rows::None).map(|_| ());
+            filled = self.read(rest, Rows::None, None);
         }
-        if filled.is_err() {
-            // the tokens are known, their rows are not: as after suspending
-            self.runner.executor_mut().suspend();
-            self.tokens = tokens;
+        match filled {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                // the tokens are known, their rows are not: as after suspending
+                self.runner.executor_mut().suspend();
+                self.tokens = tokens;
+                Err(e)
+            }
         }
-        filled
     }
 
     fn check(&self, tokens: &[TokenId]) -> Result<(), RuntimeError> {

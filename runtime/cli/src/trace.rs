@@ -65,7 +65,7 @@ fn document(runs: &[SegmentRun], plans: &PlanSet, names: &dyn Fn(u32) -> String)
                 "ph": "X", "pid": 1, "tid": thread(device, row), "cat": run.phase.name(),
                 "name": name, "ts": ran, "dur": took,
                 "args": {
-                    "phase": run.phase.name(), "step": run.step, "tokens": run.tokens,
+                    "phase": run.phase.name(), "step": run.step, "wave": run.wave, "tokens": run.tokens,
                     "position": run.position, "nodes": run.counted, "predicted_us": predicted
                 }
             }));

@@ -43,8 +43,8 @@ pub(super) struct Copy {
 /// What a session's steps use.
 #[derive(Debug)]
 pub(super) struct Bindings {
-    /// As [`Program::shapes`] lists them.
-    pub shapes: Vec<ShapeSlots>,
+    /// As [`Program::shapes`] lists them, each as often as steps of it are under way at once.
+    pub shapes: Vec<Vec<ShapeSlots>>,
     /// The home of each state that a segment uses.
     pub states: HashMap<StateId, SlotId>,
 }
@@ -62,7 +62,9 @@ pub(super) fn bind(
     };
     let mut shapes = Vec::new();
     for shape in program.shapes() {
-        shapes.push(Binder::new(program, shape)?.bind(slots, &mut states)?);
+        let bind = |lane| Binder::new(program, shape, lane)?.bind(slots, &mut states);
+        let lanes: Result<_, RuntimeError> = (0..shape.at_once).map(bind).collect();
+        shapes.push(lanes?);
     }
     Ok(Bindings {
         shapes,
@@ -130,7 +132,7 @@ impl States<'_> {
     }
 }
 
-/// Binds one size of step.
+/// Binds one size of step once.
 struct Binder<'a> {
     program: &'a Program,
     name: String,
@@ -144,7 +146,7 @@ struct Binder<'a> {
 }
 
 impl<'a> Binder<'a> {
-    fn new(program: &'a Program, shape: &'a Shape) -> Result<Self, RuntimeError> {
+    fn new(program: &'a Program, shape: &'a Shape, lane: usize) -> Result<Self, RuntimeError> {
         let (mut infos, mut sizes) = (Vec::new(), HashMap::new());
         for segment in &shape.segments {
             let module = program.module(segment)?;
@@ -160,7 +162,10 @@ impl<'a> Binder<'a> {
         }
         Ok(Binder {
             program,
-            name: shape.name(),
+            name: match lane {
+                0 => shape.name(),
+                _ => format!("{}#{lane}", shape.name()),
+            },
             infos,
             sizes,
             places: HashMap::new(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anynpu_hal::Counters;
 use serde::Serialize;
 
-use super::{OpenDevice, difference};
+use super::OpenDevice;
 
 /// What was executed, counted by the executor and the devices, not read from the plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -50,14 +50,25 @@ pub(super) struct Count {
 }
 
 impl Count {
-    /// A submission of `nodes` nodes succeeded between two readings.
-    pub fn ran(&mut self, before: Counters, after: Counters, nodes: u64) {
-        let ran = difference(before, after);
+    /// A submission of `nodes` nodes succeeded, and the device counted so much.
+    pub fn ran(&mut self, ran: Counters, nodes: u64) {
         self.device.submissions += ran.submissions;
         self.device.nodes += ran.nodes;
         self.device.busy_ns += ran.busy_ns;
         self.submitted += 1;
         self.submitted_nodes += nodes;
+    }
+
+    /// Adds what another counted.
+    pub fn add(&mut self, more: &Count) {
+        self.device.submissions += more.device.submissions;
+        self.device.nodes += more.device.nodes;
+        self.device.busy_ns += more.device.busy_ns;
+        self.submitted += more.submitted;
+        self.submitted_nodes += more.submitted_nodes;
+        self.copies_in += more.copies_in;
+        self.copies_out += more.copies_out;
+        self.bytes += more.bytes;
     }
 
     pub fn copied_in(&mut self, bytes: usize) {

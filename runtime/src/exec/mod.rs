@@ -1,29 +1,29 @@
 //! Running a plan: compiled segments in order, values copied where devices share no memory, and
-//! a count of what was done.
+//! a count of what was done. Segments of successive steps of a prompt run at once where they can.
 
 mod bind;
 mod count;
 mod program;
 mod record;
+mod steps;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anynpu_hal::{Counters, HalError, Timeline};
-use anynpu_ir::{Graph, StateId, Symbol, SymbolValues, TensorType};
+use anynpu_hal::Timeline;
+use anynpu_ir::{StateId, SymbolValues, TensorType};
 
-use bind::{Bindings, Copy, ShapeSlots};
+use bind::{Bindings, ShapeSlots};
 pub use count::{Executed, ExecutedDevice};
 pub(crate) use program::{Limits, OpenDevice, Program, output_width, weights_of};
 
 pub(crate) use crate::plan::NextStep;
 pub use record::SegmentRun;
+pub(crate) use steps::Step;
 
 use crate::RuntimeError;
-use crate::TokenId;
 use crate::memory::{Mapped, SlotId, Slots};
-use crate::plan::Phase;
+use crate::plan::overlap::STEPS_AT_ONCE;
 
 /// Which rows of a step's tokens logits are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) enum Rows {
 /// Runs the steps of one session: its buffers, its KV cache, its counts.
 ///
 /// Everything is bound when it is made. A step writes the inputs, submits each segment and awaits
-/// it; it allocates nothing.
+/// it; by itself it allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Executor {
     program: Arc<Program>,
@@ -55,9 +55,10 @@ pub(crate) struct Executor {
     /// For each device, the timeline of its submissions and how many there were.
     timelines: Vec<(Timeline, u64)>,
     counts: Vec<count::Count>,
-    /// The counts before the step that runs.
-    counted: Vec<count::Count>,
+    /// What was counted of each step that is under way.
+    under_way: [Vec<count::Count>; STEPS_AT_ONCE],
     steps: u64,
+    waves: u64,
     limit: Duration,
     /// Where the last step left logits, and of how many rows.
     logits: Option<(SlotId, u32)>,
@@ -79,7 +80,10 @@ impl Executor {
         Ok(Executor {
             timelines: program.devices().iter().map(timeline).collect(),
             counts: vec![count::Count::default(); program.devices().len()],
-            counted: vec![count::Count::default(); program.devices().len()],
+            under_way: std::array::from_fn(|_| {
+                vec![count::Count::default(); program.devices().len()]
+            }),
+            waves: 0,
             program,
             capacity,
             rows,
@@ -95,55 +99,6 @@ impl Executor {
     /// What it runs.
     pub fn program(&self) -> &Arc<Program> {
         &self.program
-    }
-
-    /// Runs `tokens`, each of the type given or 0, at positions from `position` on. If it fails, the KV rows
-    /// before `position` are as they were and the step can be run again.
-    pub fn step(
-        &mut self,
-        phase: Phase,
-        tokens: &[TokenId],
-        types: &[u32],
-        position: u32,
-        rows: Rows,
-    ) -> Result<(), RuntimeError> {
-        if let Some(why) = self.slots.abandoned() {
-            let why = why.to_string();
-            return Err(RuntimeError::Abandoned { why });
-        }
-        let count = self.program.limits().check(phase, tokens.len(), rows)?;
-        let end = position
-            .checked_add(count)
-            .filter(|&end| end <= self.capacity);
-        if end.is_none() {
-            return Err(RuntimeError::ContextFull {
-                context: self.capacity,
-            });
-        }
-        self.logits = None;
-        let (shape, padded) = self.shape(phase, count, position)?;
-        let wanted = match (rows, padded) {
-            // a step of fixed size gives one row whatever is wanted
-            (Rows::None, Some(_)) | (Rows::Last, _) => count - 1..count,
-            (Rows::None, None) => 0..0,
-            (Rows::First, _) => 0..1,
-            (Rows::All, _) => 0..count,
-        };
-        let length = padded.unwrap_or(count);
-        self.write_inputs(shape, tokens, types, position, length, wanted.clone())?;
-        let wanted = wanted.len() as u32;
-        let symbols = SymbolValues::step(length, position, wanted, self.rows);
-        self.counted.copy_from_slice(&self.counts);
-        for segment in 0..self.buffers(shape)?.segments.len() {
-            if let Err(e) = self.run_segment(shape, segment, &symbols) {
-                // what ran of a step that failed is run again, and counted then
-                self.counts.copy_from_slice(&self.counted);
-                return Err(e);
-            }
-        }
-        self.steps += 1;
-        self.logits = Some((self.buffers(shape)?.logits, wanted));
-        Ok(())
     }
 
     /// Gives all buffers back, the KV cache among them.
@@ -208,28 +163,6 @@ impl Executor {
         })
     }
 
-    /// The shape (its index) of a step of `count` tokens at `position`, and its length if that is fixed.
-    fn shape(
-        &self,
-        phase: Phase,
-        count: u32,
-        position: u32,
-    ) -> Result<(usize, Option<u32>), RuntimeError> {
-        let shapes = self.program.shapes();
-        let bucket = self.program.sizes().bucket(count, position, self.rows);
-        let fits = |shape: &program::Shape| {
-            shape.phase == phase && (shape.tokens.is_none() || shape.tokens == bucket)
-        };
-        match shapes.iter().position(fits) {
-            Some(index) => Ok((index, shapes[index].tokens)),
-            None => Err(RuntimeError::Option {
-                option: "tokens of a step",
-                found: format!("{count} at position {position}"),
-                expected: format!("a step that ends within {} rows", self.rows),
-            }),
-        }
-    }
-
     /// How the next step of `remaining` tokens from `position` on is to be made.
     pub fn next_step(&self, remaining: u32, position: u32) -> NextStep {
         let chunk = self.program.limits().tokens;
@@ -237,16 +170,17 @@ impl Executor {
         sizes.next(remaining, position, chunk, self.rows)
     }
 
-    fn buffers(&self, shape: usize) -> Result<&ShapeSlots, RuntimeError> {
+    /// The buffers of a step of a shape, one of those that may be under way at once.
+    fn buffers(&self, shape: usize, lane: usize) -> Result<&ShapeSlots, RuntimeError> {
         let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
-        Ok(&bound.shapes[shape])
+        Ok(&bound.shapes[shape][lane])
     }
 
     /// The results of the last step, `[rows, width]`: of a decoder, logits.
     pub fn logits(&self) -> Result<Logits<'_>, RuntimeError> {
         let (slot, rows) = match self.logits {
             Some(logits) => logits,
-            None => (self.buffers(0)?.logits, 0),
+            None => (self.buffers(0, 0)?.logits, 0),
         };
         let bytes = rows as usize * self.program.width() as usize * size_of::<f32>();
         let mapped = self.slots.read(slot, bytes)?;
@@ -286,114 +220,6 @@ impl Executor {
     pub fn recorded(&self) -> &[SegmentRun] {
         self.recorder.as_ref().map_or(&[], |r| &r.runs)
     }
-
-    /// Writes what a step reads, padded to `length` tokens.
-    fn write_inputs(
-        &mut self,
-        shape: usize,
-        tokens: &[TokenId],
-        types: &[u32],
-        position: u32,
-        length: u32,
-        wanted: Range<u32>,
-    ) -> Result<(), RuntimeError> {
-        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
-        let inputs = &bound.shapes[shape];
-        let all = 0..length as usize;
-        for &slot in &inputs.tokens {
-            let padded = all.clone().map(|i| tokens.get(i).map_or(0, |&t| t as i32));
-            write_i32s(&mut self.slots, slot, padded)?;
-        }
-        for &slot in &inputs.positions {
-            let positions = (position..position + length).map(|p| p as i32);
-            write_i32s(&mut self.slots, slot, positions)?;
-        }
-        for &slot in &inputs.output_rows {
-            let rows = wanted.clone().map(|r| r as i32);
-            write_i32s(&mut self.slots, slot, rows)?;
-        }
-        for &slot in &inputs.token_types {
-            let types = all
-                .clone()
-                .map(|i| types.get(i).copied().unwrap_or(0) as i32);
-            write_i32s(&mut self.slots, slot, types)?;
-        }
-        Ok(())
-    }
-
-    /// Copies what the segment needs, submits it and awaits it. The device's counters are read
-    /// while no other session uses the device.
-    fn run_segment(
-        &mut self,
-        shape: usize,
-        index: usize,
-        symbols: &SymbolValues,
-    ) -> Result<(), RuntimeError> {
-        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
-        let segment = &bound.shapes[shape].segments[index];
-        let program = &self.program;
-        let mut began = self.recorder.as_ref().map(record::Recorder::begin);
-        let mut copied = 0;
-        for copy in &segment.copies {
-            let Copy { from, to, value } = *copy;
-            let bytes = program.graph().ty(value).bytes(symbols).unwrap_or(0);
-            self.slots.copy(from.1, to.1, bytes)?;
-            copied += bytes as u64;
-            self.counts[from.0].copied_out(bytes);
-            self.counts[to.0].copied_in(bytes);
-        }
-        if let (Some(recorder), Some(began)) = (&self.recorder, &mut began) {
-            recorder.copied(began, copied);
-        }
-        let device = &program.devices()[segment.device];
-        let (timeline, submitted) = &mut self.timelines[segment.device];
-        let signal = timeline.point(*submitted + 1);
-        let queue = device.device().queue();
-        let lease = device.lease();
-        let before = queue.counters();
-        let result = self
-            .slots
-            .run(segment.run, queue, *symbols, &signal, self.limit);
-        let after = queue.counters();
-        drop(lease);
-        match result {
-            Ok(()) => {
-                *submitted += 1;
-                self.counts[segment.device].ran(before, after, segment.nodes.len() as u64);
-                if let (Some(recorder), Some(began)) = (&mut self.recorder, began) {
-                    let counted = difference(before, after);
-                    let run = SegmentRun {
-                        step: self.steps,
-                        phase: program.shapes()[shape].phase,
-                        tokens: symbols.get(Symbol::TOKENS),
-                        position: symbols.get(Symbol::CACHED),
-                        device: device.name().to_owned(),
-                        nodes: segment.nodes.clone(),
-                        counted: counted.nodes,
-                        began: Duration::ZERO,
-                        copying: Duration::ZERO,
-                        copied_bytes: 0,
-                        ran: Duration::ZERO,
-                        busy: Duration::from_nanos(counted.busy_ns),
-                    };
-                    recorder.end(began, run);
-                }
-                Ok(())
-            }
-            Err(source) => {
-                // whatever was counted of a failed run is not counted as executed
-                if self.slots.abandoned().is_none() {
-                    timeline.reset();
-                    *submitted = 0;
-                }
-                Err(RuntimeError::Step {
-                    device: device.name().to_owned(),
-                    nodes: node_names(program.graph(), &segment.nodes),
-                    source,
-                })
-            }
-        }
-    }
 }
 
 /// Logits in the device's memory.
@@ -406,41 +232,6 @@ impl std::ops::Deref for Logits<'_> {
     fn deref(&self) -> &[f32] {
         // alignment was checked when the logits were mapped
         self.0.f32s().unwrap_or_default()
-    }
-}
-
-fn write_i32s(
-    slots: &mut Slots,
-    slot: SlotId,
-    values: impl ExactSizeIterator<Item = i32>,
-) -> Result<(), HalError> {
-    slots.write(slot, values.len() * size_of::<i32>(), |memory| {
-        for (to, value) in memory.chunks_exact_mut(size_of::<i32>()).zip(values) {
-            to.copy_from_slice(&value.to_ne_bytes());
-        }
-    })
-}
-
-fn node_names(graph: &Graph, nodes: &Range<u32>) -> String {
-    let name = |i: u32| {
-        graph
-            .nodes()
-            .get(i as usize)
-            .map_or("?", |n| n.name.as_str())
-    };
-    format!(
-        "{} to {}",
-        name(nodes.start),
-        name(nodes.end.saturating_sub(1))
-    )
-}
-
-/// What a device executed between two readings of its counters.
-fn difference(before: Counters, after: Counters) -> Counters {
-    Counters {
-        submissions: after.submissions.saturating_sub(before.submissions),
-        nodes: after.nodes.saturating_sub(before.nodes),
-        busy_ns: after.busy_ns.saturating_sub(before.busy_ns),
     }
 }
 

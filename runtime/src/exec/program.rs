@@ -15,6 +15,7 @@ use super::Rows;
 use crate::RuntimeError;
 use crate::cache::{Cache, Request};
 use crate::memory::{DeviceMemory, MemoryPlan};
+use crate::plan::overlap::{self, STEPS_AT_ONCE};
 use crate::plan::{Phase, PlanSet, StepSizes};
 
 /// A device in use. Its queue and counters are used under a lease, so that counts are a session's
@@ -139,6 +140,8 @@ pub(super) struct Shape {
     /// Tokens that every step has, if it must have so many; shorter steps are padded.
     pub tokens: Option<u32>,
     pub segments: Vec<Segment>,
+    /// Steps that may be under way at once, each with buffers of its own.
+    pub at_once: usize,
 }
 
 impl Shape {
@@ -241,20 +244,26 @@ impl Program {
         state_dtype: DType,
     ) -> Result<MemoryPlan, RuntimeError> {
         let weights = FileWeights(model.data().clone());
-        let (entries, _) = entries(model, plans, devices, limits);
+        let (entries, shapes) = entries(model, plans, devices, limits);
         let options = CompileOptions::new(state_dtype);
         let mut plan = MemoryPlan::of_process();
         let kv = model.state_bytes(state_dtype, limits.capacity);
         plan.kv = kv.unwrap_or(u64::MAX);
-        for (device, entries) in devices.iter().zip(&entries) {
+        for (d, (device, entries)) in devices.iter().zip(&entries).enumerate() {
             if entries.is_empty() {
                 continue;
             }
             let mut buffers = 0u64;
-            for entry in entries {
+            for (e, entry) in entries.iter().enumerate() {
                 let info = EntryInfo::describe(entry, state_dtype)?;
                 let ports = info.inputs.iter().chain(&info.outputs);
-                buffers += ports.map(|p| p.max_bytes as u64).sum::<u64>();
+                let own = |shape: &&Shape| {
+                    let mut segments = shape.segments.iter();
+                    segments.any(|s| (s.device, s.entry) == (d, e))
+                };
+                let times = shapes.iter().find(own).map_or(1, |shape| shape.at_once);
+                let bytes = ports.map(|p| p.max_bytes as u64).sum::<u64>();
+                buffers = buffers.saturating_add(bytes.saturating_mul(times as u64));
             }
             let need = device.device().memory_need(entries, &options, &weights)?;
             plan.devices.push(match need {
@@ -364,6 +373,7 @@ fn entries(
                 phase,
                 tokens,
                 segments: Vec::new(),
+                at_once: 1,
             };
             let name = shape.name();
             for (i, p) in plans.phase(phase).partitions.iter().enumerate() {
@@ -380,6 +390,11 @@ fn entries(
                     entry: own.len() - 1,
                     nodes: p.nodes.clone(),
                 });
+            }
+            let several = tokens.unwrap_or(limits.tokens) < limits.capacity;
+            let segments = shape.segments.iter().map(|s| (s.device, s.nodes.clone()));
+            if phase == Phase::Prefill && several && overlap::is_possible(graph, segments) {
+                shape.at_once = STEPS_AT_ONCE;
             }
             shape
         });

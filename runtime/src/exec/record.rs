@@ -11,6 +11,8 @@ use crate::plan::Phase;
 pub struct SegmentRun {
     /// The step it was part of, counted from 0.
     pub step: u64,
+    /// Segments with the same number ran at once, on different devices; counted from 0.
+    pub wave: u64,
     /// The phase of the step.
     pub phase: Phase,
     /// Tokens of the step.
@@ -29,7 +31,7 @@ pub struct SegmentRun {
     pub copying: Duration,
     /// Bytes of those copies.
     pub copied_bytes: u64,
-    /// From the end of the copies to the end of the run.
+    /// From being submitted to the end of the run.
     pub ran: Duration,
     /// How long the device says it took: by its own clock.
     pub busy: Duration,
@@ -73,12 +75,12 @@ impl Recorder {
         began.bytes = bytes;
     }
 
-    /// The segment is done; `run` gives all but the times.
-    pub fn end(&mut self, began: Began, mut run: SegmentRun) {
+    /// The segment is done, after it `took` so long; `run` gives all but the times.
+    pub fn end(&mut self, began: Began, took: Duration, mut run: SegmentRun) {
         run.began = began.at;
         run.copying = began.copied.saturating_sub(began.at);
         run.copied_bytes = began.bytes;
-        run.ran = self.started.elapsed().saturating_sub(began.copied);
+        run.ran = took;
         self.runs.push(run);
     }
 }

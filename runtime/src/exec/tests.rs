@@ -1,11 +1,32 @@
 use anynpu_hal::driver::chaos::{ChaosDriver, Fault};
 use anynpu_hal::driver::noop::NoopDriver;
-use anynpu_hal::{Device, Driver, OpenOptions};
+use anynpu_hal::{Device, Driver, HalError, OpenOptions};
 use anynpu_ir::DType;
 
 use super::*;
-use crate::plan::{Placement, PlanRequest, plan};
+use crate::plan::{Phase, Placement, PlanRequest, plan};
 use crate::testing::{VOCABULARY, tiny_llama};
+
+impl Executor {
+    /// Runs one step.
+    fn step(
+        &mut self,
+        phase: Phase,
+        tokens: &[u32],
+        types: &[u32],
+        position: u32,
+        rows: Rows,
+    ) -> Result<(), RuntimeError> {
+        let step = Step {
+            phase,
+            tokens,
+            types,
+            position,
+            rows,
+        };
+        self.steps(&[step], &mut || true).1
+    }
+}
 
 const SOON: Duration = Duration::from_millis(50);
 
@@ -168,6 +189,113 @@ fn a_step_that_hangs_ends_at_its_limit_and_the_session_with_it() {
         .step(Phase::Prefill, &[1], &[], 0, Rows::Last)
         .unwrap_err();
     assert!(matches!(e, RuntimeError::Abandoned { .. }), "{e}");
+}
+
+/// Three chunks of a prompt, the last of them short.
+fn chunks() -> [Step<'static>; 3] {
+    let step = |tokens, position, rows| Step {
+        phase: Phase::Prefill,
+        tokens,
+        types: &[],
+        position,
+        rows,
+    };
+    [
+        step(&[1; 8], 0, Rows::None),
+        step(&[2; 8], 8, Rows::None),
+        step(&[3; 5], 16, Rows::Last),
+    ]
+}
+
+const TWO_HALVES: [&str; 2] = ["*=noop", "layers.1-2=chaos"];
+
+#[test]
+fn successive_steps_run_at_once_on_two_devices() {
+    let mut x = executor(vec![open(NoopDriver), chaos(vec![])], &TWO_HALVES);
+    assert_eq!(x.at_once(), 2);
+    x.record();
+    let (ran, result) = x.steps(&chunks(), &mut || true);
+    result.unwrap();
+    assert_eq!((ran, x.executed().steps), (3, 3));
+    assert_eq!(x.logits().unwrap().len(), VOCABULARY as usize);
+    assert!(x.miscounts().is_empty());
+    let nodes = x.program().graph().nodes().len() as u64;
+    let counted: u64 = x.executed().devices.values().map(|d| d.nodes).sum();
+    assert_eq!(counted, 3 * nodes);
+    let runs: Vec<_> = x
+        .recorded()
+        .iter()
+        .map(|r| (r.wave, r.step, &*r.device))
+        .collect();
+    // embedding and layer 0 on one device; the other layers; what gives the logits
+    assert_eq!(
+        runs,
+        [
+            (0, 0, "noop"),
+            (1, 0, "chaos"),
+            (1, 1, "noop"),
+            (2, 0, "noop"),
+            (2, 1, "chaos"),
+            (3, 1, "noop"),
+            (4, 2, "noop"),
+            (5, 2, "chaos"),
+            (6, 2, "noop"),
+        ]
+    );
+}
+
+#[test]
+fn no_step_is_begun_once_it_is_told_to_stop() {
+    let mut x = executor(vec![open(NoopDriver), chaos(vec![])], &TWO_HALVES);
+    let mut asked = 0;
+    let (ran, result) = x.steps(&chunks(), &mut || {
+        asked += 1;
+        asked < 2
+    });
+    result.unwrap();
+    // the second was under way when the third was not begun
+    assert_eq!((ran, x.executed().steps), (2, 2));
+}
+
+#[test]
+fn steps_before_one_that_fails_are_kept_and_it_can_be_run_again() {
+    for submit in 1..=3 {
+        let faults = vec![Fault::FailAfterSubmit(submit)];
+        let mut x = executor(vec![open(NoopDriver), chaos(faults)], &TWO_HALVES);
+        let (ran, result) = x.steps(&chunks(), &mut || true);
+        let e = result.unwrap_err();
+        assert!(
+            matches!(&e, RuntimeError::Step { device, .. } if device == "chaos"),
+            "{e}"
+        );
+        assert_eq!((ran as u64, x.executed().steps), (submit - 1, submit - 1));
+        let (more, result) = x.steps(&chunks()[ran..], &mut || true);
+        result.unwrap();
+        assert_eq!((ran + more, x.executed().steps), (3, 3));
+        assert!(x.miscounts().is_empty(), "{:?}", x.miscounts());
+        let nodes = x.program().graph().nodes().len() as u64;
+        let counted: u64 = x.executed().devices.values().map(|d| d.nodes).sum();
+        assert_eq!(counted, 3 * nodes);
+    }
+}
+
+#[test]
+fn a_hang_of_one_of_two_devices_locks_the_memory_of_both() {
+    let faults = vec![Fault::HangAtSubmit(2)];
+    let mut x = executor(vec![open(NoopDriver), chaos(faults)], &TWO_HALVES);
+    let (ran, result) = x.steps(&chunks(), &mut || true);
+    let e = result.unwrap_err();
+    assert_eq!(ran, 1, "{e}");
+    assert!(matches!(
+        e,
+        RuntimeError::Step {
+            source: HalError::Timeout { .. },
+            ..
+        }
+    ));
+    let (ran, result) = x.steps(&chunks(), &mut || true);
+    assert!(matches!(result, Err(RuntimeError::Abandoned { .. })));
+    assert_eq!(ran, 0);
 }
 
 #[test]

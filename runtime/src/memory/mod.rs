@@ -3,7 +3,7 @@
 mod slots;
 mod usage;
 
-pub(crate) use slots::{Bound, Mapped, RunId, SlotId, Slots};
+pub(crate) use slots::{Bound, Mapped, RunId, SlotId, Slots, Start};
 pub use usage::{available_bytes, peak_rss_bytes, rss_bytes};
 
 use crate::RuntimeError;

@@ -4,7 +4,7 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anynpu_hal::{
     Access, Buffer, BufferDesc, Device, ExternalHandle, HalError, Module, Point, Queue, Submission,
@@ -21,9 +21,9 @@ pub(crate) struct RunId(usize);
 
 /// Owns the buffers of a session and the runs that use them.
 ///
-/// Buffers are made here and never leave but inside a submission that [`Slots::run`] awaits, so
-/// whenever `run` is not active no device touches them and they may be mapped. A submission that
-/// was not seen to end makes `run`, `write`, `read` and `copy` fail from then on.
+/// Buffers are made here and never leave but inside submissions that [`Slots::run`] and [`Slots::run_both`] await, so
+/// whenever no run is active no device touches them and they may be mapped. A submission that
+/// was not seen to end makes runs, `write`, `read` and `copy` fail from then on.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     slots: Vec<Slot>,
@@ -46,6 +46,16 @@ struct Run {
     inputs: Vec<Arc<dyn Buffer>>,
     outputs: Vec<Arc<dyn Buffer>>,
     states: Vec<Arc<dyn Buffer>>,
+}
+
+/// A run to be started on the queue of its device.
+#[derive(Clone, Copy)]
+pub(crate) struct Start<'a> {
+    pub run: RunId,
+    pub queue: &'a dyn Queue,
+    pub symbols: SymbolValues,
+    /// Tells its end.
+    pub signal: &'a Point,
 }
 
 /// The slots bound to one run, in the order its entry lists them.
@@ -155,22 +165,69 @@ impl Slots {
         limit: Duration,
     ) -> Result<(), HalError> {
         self.usable()?;
-        let run = &self.runs[id.0];
-        queue.submit(&Submission {
+        let start = Start {
+            run: id,
+            queue,
+            symbols,
+            signal,
+        };
+        let ended = self.go(&start, limit);
+        self.note(&ended);
+        ended
+    }
+
+    /// Runs both to their ends, at once: the first on a thread of its own. They are on different devices and write
+    /// no slot that the other uses. Tells how long each took.
+    pub fn run_both(
+        &mut self,
+        first: &Start<'_>,
+        second: &Start<'_>,
+        limit: Duration,
+    ) -> [(Result<(), HalError>, Duration); 2] {
+        if let Err(e) = self.usable() {
+            return [(Err(e.clone()), Duration::ZERO), (Err(e), Duration::ZERO)];
+        }
+        let this = &*self;
+        let timed = |start: &Start<'_>| {
+            let began = Instant::now();
+            (this.go(start, limit), began.elapsed())
+        };
+        let ended = std::thread::scope(|scope| {
+            let own = std::thread::Builder::new().name("anynpu-segment".into());
+            let own = own.spawn_scoped(scope, || timed(first));
+            let second = timed(second);
+            let first = match own {
+                Ok(own) => own
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // no thread is to be had: one after the other
+                Err(_) => timed(first),
+            };
+            [first, second]
+        });
+        ended.iter().for_each(|(ended, _)| self.note(ended));
+        ended
+    }
+
+    fn go(&self, start: &Start<'_>, limit: Duration) -> Result<(), HalError> {
+        let run = &self.runs[start.run.0];
+        start.queue.submit(&Submission {
             module: &run.module,
             entry: run.entry,
             inputs: &run.inputs,
             outputs: &run.outputs,
             states: &run.states,
-            symbols,
+            symbols: start.symbols,
             wait: &[],
-            signal,
+            signal: start.signal,
         })?;
-        let ended = signal.wait(limit);
-        if let Err(e @ HalError::Timeout { .. }) = &ended {
+        start.signal.wait(limit)
+    }
+
+    fn note(&mut self, ended: &Result<(), HalError>) {
+        if let Err(e @ HalError::Timeout { .. }) = ended {
             self.abandoned = Some(e.clone());
         }
-        ended
     }
 
     /// Why a run was given up, if one was.

@@ -6,6 +6,7 @@
 //! copying values between devices.
 
 mod objective;
+pub(crate) mod overlap;
 mod pins;
 mod planner;
 mod price;
@@ -125,8 +126,18 @@ pub struct Plan {
     pub states: Vec<StatePlacement>,
     /// One entry a node, in order.
     pub why: Vec<NodeWhy>,
-    /// The whole phase: all steps of the prompt, or one token.
+    /// The whole phase, one segment after the other: all steps of the prompt, or one token.
     pub total: Estimate,
+    /// Microseconds of the whole phase where segments of successive steps run at once, on different devices.
+    /// `None` where they don't.
+    pub overlapped_us: Option<f64>,
+}
+
+impl Plan {
+    /// How long the phase is thought to take as it will be run.
+    pub fn expected_us(&self) -> f64 {
+        self.overlapped_us.unwrap_or(self.total.us)
+    }
 }
 
 /// What plans of both phases cost, in microseconds.

@@ -19,8 +19,11 @@ pub struct PlanReport {
 pub struct PhaseReport {
     /// `prefill` or `decode`.
     pub phase: &'static str,
-    /// The whole phase: all of the prompt, or one token.
+    /// The whole phase, one segment after the other: all of the prompt, or one token.
     pub predicted_us: f64,
+    /// The whole phase with segments of successive steps at once, if they will be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlapped_us: Option<f64>,
     /// Share of the time that is a guess, from 0 to 1.
     pub guess_share: f64,
     /// Values that cross between devices in one step.
@@ -61,6 +64,7 @@ impl PlanSet {
         PhaseReport {
             phase: plan.phase.name(),
             predicted_us: plan.total.us,
+            overlapped_us: plan.overlapped_us,
             guess_share: plan.total.guess_share(),
             copies: plan.transfers.len(),
             buckets: match plan.phase {
