@@ -155,7 +155,7 @@ impl Runner {
     pub fn at_once(&self) -> usize {
         match self.executor.at_once() {
             // it is looked after each step whether what compiles in the background is ready
-            _ if !self.settled => 1,
+            _ if !self.settled && self.model.background().is_running() => 1,
             1 => 1,
             _ => STEPS_TOGETHER,
         }

@@ -238,7 +238,8 @@ fn with_chaos(faults: &str) -> Runtime {
 #[test]
 fn what_a_device_refuses_to_compile_goes_elsewhere_and_is_told() {
     let expected = all_logits(&mut session(&load(&runtime(vec![], 1), &[], 16)));
-    let model = load(&with_chaos("compile:1=refuse"), &[], 16);
+    // in one step, which two devices have no reason to share
+    let model = load(&with_chaos("compile:1=refuse"), &[], 512);
     let mut session = session(&model);
     assert_eq!(all_logits(&mut session), expected);
     assert_eq!(

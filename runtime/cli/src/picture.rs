@@ -88,10 +88,14 @@ impl Picture<'_> {
         PhasePage {
             name: plan.phase.name(),
             summary: format!(
-                "{} in {} segment(s) with {} copies; {guess:.0} % of it a guess",
+                "{} in {} segment(s) with {} copies{}; {guess:.0} % of it a guess",
                 duration(plan.total.us),
                 plan.partitions.len(),
-                plan.transfers.len()
+                plan.transfers.len(),
+                match plan.overlapped_us {
+                    Some(us) => format!(", {} as steps of the prompt overlap", duration(us)),
+                    None => String::new(),
+                }
             ),
             grid: self.grid(plan),
             timelines,

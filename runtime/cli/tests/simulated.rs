@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{anynpu, done, json, refused, text};
 use serde_json::Value;
 
@@ -164,4 +166,40 @@ fn what_a_simulated_device_compiles_is_kept_and_loaded_again() {
     // a damaged one is made anew
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert_eq!(again(), (bytes, path));
+}
+
+#[test]
+fn two_devices_share_a_prompt_of_many_steps_and_take_as_long_as_predicted() {
+    let folder = tempfile::tempdir().unwrap();
+    let description = include_str!("../../../backends/sim/devices/reference-f32.toml");
+    let twin = folder.path().join("twin.toml");
+    std::fs::write(&twin, description.replace("reference-f32", "twin")).unwrap();
+    let devices = format!("sim:reference-f32,sim:{}", twin.display());
+    let planned = |more: &[&str]| -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_anynpu"))
+            .env("ANYNPU_PREFILL_CHUNK", "16")
+            .args(["plan", "--prompt", "256", "-n", "2", "--objective", "ttft"])
+            .args(["--compare", "--json", "--device", &devices])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let plan = planned(&["--check"]);
+    let prefill = &plan["phases"][0];
+    assert_eq!(
+        prefill["segments"].as_array().unwrap().len(),
+        2,
+        "{prefill}"
+    );
+    let us = |value: &Value| value.as_f64().unwrap();
+    let shared = us(&prefill["overlapped_us"]);
+    // the one alone takes a little less than both in turn
+    let alone = us(&plan["compare"]["sim:twin"]["prefill"]);
+    assert!(shared < 0.7 * alone, "{shared} of {alone}");
+    assert!((us(&plan["objective_us"]) - shared).abs() < 0.01 * shared);
+    let measured = us(&plan["check"]["prefill"]["measured_us"]);
+    assert!(measured < 0.75 * alone, "{measured} of {alone}");
+    assert_eq!(us(&plan["check"]["prefill"]["predicted_us"]), shared);
 }

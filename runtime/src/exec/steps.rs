@@ -1,9 +1,10 @@
 //! Running steps: one after the other, or several at once in waves.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anynpu_hal::{Counters, DeviceKind, HalError, Point};
+use anynpu_hal::{Counters, DeviceKind, HalError, Point, Queue};
 use anynpu_ir::{Graph, Symbol, SymbolValues};
 
 use super::bind::{BoundSegment, Copy};
@@ -50,6 +51,26 @@ struct Ready {
     began: Option<record::Began>,
     /// Its place among the steps under way.
     age: usize,
+}
+
+impl Ready {
+    /// Its run on the queue of its device.
+    fn on<'a>(&'a self, queue: &'a dyn Queue) -> Start<'a> {
+        Start {
+            run: self.segment.run,
+            queue,
+            symbols: self.symbols,
+            signal: &self.signal,
+        }
+    }
+}
+
+/// What became of a segment.
+struct Outcome {
+    result: Result<(), HalError>,
+    took: Duration,
+    /// What its device counted meanwhile.
+    counted: Counters,
 }
 
 /// What is needed of a [`BoundSegment`] while it runs.
@@ -255,78 +276,82 @@ impl Executor {
                 ready[age] = Some(self.make_ready(&flight, age)?);
             }
         }
-        let [first, second] = ready;
-        let (mut failure, mut done) = (None, [false; STEPS_AT_ONCE]);
-        match (first, second) {
-            (Some(first), Some(second)) => {
-                // what blocks the least goes to a thread of its own
-                let kind = |r: &Ready| program.devices()[r.segment.device].device().info().kind;
-                let pair = match kind(&first) == DeviceKind::Cpu {
-                    true => [second, first],
-                    false => [first, second],
-                };
-                let device = |r: &Ready| &program.devices()[r.segment.device];
-                let [a, b] = pair.each_ref().map(device);
-                // always in the same order, so that sessions don't wait for each other
-                let leases = match std::sync::Arc::as_ptr(a) < std::sync::Arc::as_ptr(b) {
-                    true => (a.lease(), b.lease()),
-                    false => {
-                        let later = b.lease();
-                        (a.lease(), later)
-                    }
-                };
-                let queues = [a, b].map(|d| d.device().queue());
-                let before = queues.map(|q| q.counters());
-                let start = |i: usize| Start {
-                    run: pair[i].segment.run,
-                    queue: queues[i],
-                    symbols: pair[i].symbols,
-                    signal: &pair[i].signal,
-                };
-                let ended = self.slots.run_both(&start(0), &start(1), self.limit);
-                let after = queues.map(|q| q.counters());
-                drop(leases);
-                let mut both: Vec<_> = pair
-                    .into_iter()
-                    .zip(ended)
-                    .zip(before.into_iter().zip(after))
-                    .collect();
-                both.sort_by_key(|((ready, _), _)| ready.age);
-                for ((ready, (result, took)), (before, after)) in both {
-                    done[ready.age] = result.is_ok();
-                    let ended = self.note(ready, result, took, difference(before, after));
-                    failure = failure.or(ended.err());
-                }
+        let mut done = [false; STEPS_AT_ONCE];
+        let result = match ready {
+            [Some(a), Some(b)] => {
+                let [x, y] = self.run_both(&a, &b);
+                done[a.age] = x.result.is_ok();
+                done[b.age] = y.result.is_ok();
+                let (first, second) = (self.note(a, x), self.note(b, y));
+                first.and(second)
             }
-            (Some(ready), None) | (None, Some(ready)) => {
-                let device = &program.devices()[ready.segment.device];
-                let queue = device.device().queue();
-                let lease = device.lease();
-                let before = queue.counters();
-                let began = Instant::now();
-                let run = ready.segment.run;
-                let (symbols, signal) = (ready.symbols, &ready.signal);
-                let result = self.slots.run(run, queue, symbols, signal, self.limit);
-                let took = began.elapsed();
-                let after = queue.counters();
-                drop(lease);
-                done[ready.age] = result.is_ok();
-                failure = self
-                    .note(ready, result, took, difference(before, after))
-                    .err();
+            [Some(a), None] | [None, Some(a)] => {
+                let x = self.run_alone(&a);
+                done[a.age] = x.result.is_ok();
+                self.note(a, x)
             }
-            (None, None) => {}
-        }
+            [None, None] => Ok(()),
+        };
         self.waves += 1;
         for (flight, done) in flights.iter_mut().zip(done) {
             if let Some(flight) = flight.as_mut().filter(|_| done) {
                 flight.next += 1;
             }
         }
-        match failure {
-            None => Ok(()),
-            Some(e) => Err(e),
+        result
+    }
+
+    fn run_alone(&mut self, ready: &Ready) -> Outcome {
+        let program = self.program.clone();
+        let device = &program.devices()[ready.segment.device];
+        let queue = device.device().queue();
+        let _lease = device.lease();
+        let before = queue.counters();
+        let (run, symbols, signal) = (ready.segment.run, ready.symbols, &ready.signal);
+        let began = Instant::now();
+        let result = self.slots.run(run, queue, symbols, signal, self.limit);
+        Outcome {
+            result,
+            took: began.elapsed(),
+            counted: difference(before, queue.counters()),
         }
+    }
+
+    /// Runs two segments at once, on different devices. One that is simulated computes on this machine, where it
+    /// would slow the other, so it runs in turn; by their own clocks both run at once.
+    fn run_both(&mut self, a: &Ready, b: &Ready) -> [Outcome; 2] {
+        let program = self.program.clone();
+        let of = |ready: &Ready| &program.devices()[ready.segment.device];
+        let kind = |ready: &Ready| of(ready).device().info().kind;
+        if [kind(a), kind(b)].contains(&DeviceKind::Simulated) {
+            return [self.run_alone(a), self.run_alone(b)];
+        }
+        // always in the same order, so that sessions don't wait for each other
+        let (_first, _second) = match Arc::as_ptr(of(a)) < Arc::as_ptr(of(b)) {
+            true => (of(a).lease(), of(b).lease()),
+            false => (of(b).lease(), of(a).lease()),
+        };
+        let queue = |ready: &Ready| of(ready).device().queue();
+        let before = [a, b].map(|ready| queue(ready).counters());
+        let (x, y) = (a.on(queue(a)), b.on(queue(b)));
+        // the CPU stays on this thread
+        let ended = match kind(a) == DeviceKind::Cpu {
+            true => {
+                let [second, first] = self.slots.run_both(&y, &x, self.limit);
+                [first, second]
+            }
+            false => self.slots.run_both(&x, &y, self.limit),
+        };
+        let after = [a, b].map(|ready| queue(ready).counters());
+        let mut counts = before.into_iter().zip(after);
+        ended.map(|(result, took)| {
+            let (before, after) = counts.next().unwrap_or_default();
+            Outcome {
+                result,
+                took,
+                counted: difference(before, after),
+            }
+        })
     }
 
     /// Copies what the next segment of a step needs.
@@ -370,13 +395,12 @@ impl Executor {
     }
 
     /// Counts and records a segment that ran, or tells what it failed with.
-    fn note(
-        &mut self,
-        ready: Ready,
-        result: Result<(), HalError>,
-        took: Duration,
-        counted: Counters,
-    ) -> Result<(), RuntimeError> {
+    fn note(&mut self, ready: Ready, outcome: Outcome) -> Result<(), RuntimeError> {
+        let Outcome {
+            result,
+            took,
+            counted,
+        } = outcome;
         let segment = &ready.segment;
         let device = &self.program.devices()[segment.device];
         let (timeline, submitted) = &mut self.timelines[segment.device];

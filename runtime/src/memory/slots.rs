@@ -21,7 +21,7 @@ pub(crate) struct RunId(usize);
 
 /// Owns the buffers of a session and the runs that use them.
 ///
-/// Buffers are made here and never leave but inside submissions that [`Slots::run`] and [`Slots::run_both`] await, so
+/// Buffers are made here and never leave but inside submissions that `run` and `run_both` await, so
 /// whenever no run is active no device touches them and they may be mapped. A submission that
 /// was not seen to end makes runs, `write`, `read` and `copy` fail from then on.
 #[derive(Debug, Default)]
@@ -164,13 +164,13 @@ impl Slots {
         signal: &Point,
         limit: Duration,
     ) -> Result<(), HalError> {
-        self.usable()?;
         let start = Start {
             run: id,
             queue,
             symbols,
             signal,
         };
+        self.usable()?;
         let ended = self.go(&start, limit);
         self.note(&ended);
         ended
@@ -188,25 +188,26 @@ impl Slots {
             return [(Err(e.clone()), Duration::ZERO), (Err(e), Duration::ZERO)];
         }
         let this = &*self;
-        let timed = |start: &Start<'_>| {
-            let began = Instant::now();
-            (this.go(start, limit), began.elapsed())
-        };
         let ended = std::thread::scope(|scope| {
             let own = std::thread::Builder::new().name("anynpu-segment".into());
-            let own = own.spawn_scoped(scope, || timed(first));
-            let second = timed(second);
+            let own = own.spawn_scoped(scope, || this.timed(first, limit));
+            let second = this.timed(second, limit);
             let first = match own {
                 Ok(own) => own
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                 // no thread is to be had: one after the other
-                Err(_) => timed(first),
+                Err(_) => this.timed(first, limit),
             };
             [first, second]
         });
         ended.iter().for_each(|(ended, _)| self.note(ended));
         ended
+    }
+
+    fn timed(&self, start: &Start<'_>, limit: Duration) -> (Result<(), HalError>, Duration) {
+        let began = Instant::now();
+        (self.go(start, limit), began.elapsed())
     }
 
     fn go(&self, start: &Start<'_>, limit: Duration) -> Result<(), HalError> {

@@ -95,9 +95,10 @@ impl FromStr for Objective {
     }
 }
 
-/// The same problem with microjoules for microseconds. A copy keeps the device that gets it busy.
+/// The same problem with microjoules for microseconds. A copy keeps the device that gets it busy. What runs at
+/// once takes no less energy.
 pub(super) fn energies(problem: &Problem, watts: &[f64]) -> Problem {
-    let mut problem = problem.clone();
+    let mut problem = problem.in_turn();
     let scale = |row: &mut Vec<f64>| row.iter_mut().zip(watts).for_each(|(us, w)| *us *= w);
     for phase in &mut problem.phases {
         phase.node_us.iter_mut().for_each(scale);
@@ -170,7 +171,7 @@ fn least_memory(problem: &Problem) -> Option<Found> {
 
 /// The problem with one phase that stands for all, and nodes marked `shared` on the device `together`, if any.
 fn as_one(problem: &Problem, shared: &[bool], together: Option<usize>) -> Problem {
-    let mut one = problem.clone();
+    let mut one = problem.in_turn();
     let Some(first) = one.phases.first_mut() else {
         return one;
     };

@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anynpu_hal::{Device, Reason, ReasonCode, StateSupport, Support};
-use anynpu_ir::{DType, Graph, NodeId, StateId, Symbol, SymbolValues, ValueDef};
+use anynpu_ir::{DType, Graph, NodeId, StateId, SymbolValues, ValueDef};
 
 use super::objective::{assumed_watts, energies};
-use super::overlap;
 use super::price::{self, PricedPhase, Prices, state_groups};
 use super::search::{self, Assignment, Found, MAX_DEVICES, Priced, Problem};
 use super::sizes::{self, Sizes, StepSizes};
@@ -623,7 +622,8 @@ impl Planner<'_> {
             })
             .collect();
         let computed: Estimate = partitions.iter().map(|p| p.predicted).sum();
-        let total = found.priced.phase_us[phase as usize];
+        let total = found.priced.in_turn_us[phase as usize];
+        let overlapped = found.priced.phase_us[phase as usize];
         // sums of the same prices in another order
         let copies = match partitions.len() {
             1 if total <= computed.us * (1.0 + 1e-9) => Estimate::ZERO,
@@ -641,31 +641,13 @@ impl Planner<'_> {
             .collect();
         Plan {
             phase,
-            overlapped_us: self.overlapped_us(phase, &partitions, copies.us),
+            overlapped_us: (overlapped < total).then_some(overlapped),
             total: computed + copies,
             partitions,
             transfers: self.transfers(&why),
             states: self.states(assignment),
             why,
         }
-    }
-
-    /// Microseconds of a phase whose steps run at once; copies are made between waves.
-    fn overlapped_us(&self, phase: Phase, partitions: &[Partition], copies: f64) -> Option<f64> {
-        let all = steps(phase, self.request, &self.sizes);
-        let segments = partitions.iter().map(|p| (p.device.0, p.nodes.clone()));
-        if all.len() < 2 || !overlap::is_possible(self.graph, segments) {
-            return None;
-        }
-        let tokens = |step: &SymbolValues| f64::from(step.get(Symbol::TOKENS));
-        let whole: f64 = all.iter().map(tokens).sum();
-        let times = |step: &SymbolValues| {
-            let share = tokens(step) / whole;
-            partitions.iter().map(|p| p.predicted.us * share).collect()
-        };
-        let times: Vec<Vec<f64>> = all.iter().map(times).collect();
-        let devices: Vec<usize> = partitions.iter().map(|p| p.device.0).collect();
-        Some(overlap::predict(&times, &devices) + copies)
     }
 
     fn because(&self, node: usize) -> Because {

@@ -157,6 +157,10 @@ pub(super) fn problem(
                 .collect(),
             dispatch_us: dispatch.iter().map(|e| e.us).collect(),
             steps: phase.steps.len() as f64,
+            overlapping: match phase.steps.len() {
+                0 | 1 => Vec::new(),
+                _ => step_shares(&phase.steps),
+            },
             value_bytes: (0..graph.values().len())
                 .map(|v| {
                     let ty = &graph.values()[v].ty;
@@ -212,6 +216,13 @@ pub(super) fn problem(
         dispatch,
         copies,
     }
+}
+
+/// The share of each step in all tokens.
+fn step_shares(steps: &[SymbolValues]) -> Vec<f64> {
+    let tokens = |step: &SymbolValues| f64::from(step.get(Symbol::TOKENS));
+    let all: f64 = steps.iter().map(tokens).sum();
+    steps.iter().map(|s| tokens(s) / all.max(1.0)).collect()
 }
 
 /// Steps of a phase, those together that differ in the cached rows only.

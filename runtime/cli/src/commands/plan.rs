@@ -33,6 +33,13 @@ struct Document {
     warnings: Vec<String>,
 }
 
+/// Tells how long a phase takes as steps overlap, if they do.
+fn overlapped(us: Option<f64>) -> String {
+    us.map_or_else(String::new, |us| {
+        format!(", {:.3} ms as steps overlap", us / 1e3)
+    })
+}
+
 /// Plans, and with `--check` runs the plan.
 pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     let open = args.model.open()?;
@@ -104,9 +111,10 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
     ))?;
     for phase in &document.plan.phases {
         output::print_line(&format!(
-            "{}: {:.3} ms predicted, {:.0} % of it a guess, {} copies, buckets {:?}",
+            "{}: {:.3} ms predicted{}, {:.0} % of it a guess, {} copies, buckets {:?}",
             phase.phase,
             phase.predicted_us / 1e3,
+            overlapped(phase.overlapped_us),
             100.0 * phase.guess_share,
             phase.copies,
             phase.buckets

@@ -1,5 +1,7 @@
 //! What everything costs, and the price of an assignment.
 
+use crate::plan::overlap;
+
 /// Most devices that a problem may have: sets of them are bytes.
 pub(in crate::plan) const MAX_DEVICES: usize = 8;
 
@@ -84,6 +86,9 @@ pub(in crate::plan) struct PhasePrices {
     pub steps: f64,
     /// Bytes of each value in a step.
     pub value_bytes: Vec<f64>,
+    /// The share of each step in the phase, where segments of successive steps run at once if they can. Empty: one
+    /// segment runs after the other.
+    pub overlapping: Vec<f64>,
 }
 
 /// Where everything goes.
@@ -100,6 +105,8 @@ pub(in crate::plan) struct Assignment {
 pub(in crate::plan) struct Priced {
     /// Microseconds of each phase.
     pub phase_us: Vec<f64>,
+    /// Microseconds of each phase if one segment ran after the other.
+    pub in_turn_us: Vec<f64>,
     /// Weighted sum of the phases.
     pub objective: f64,
     /// Bytes of weights and states on each device.
@@ -112,18 +119,14 @@ impl Problem {
     /// Prices an assignment, or `None` if a node can't run where it would.
     ///
     /// A segment is a longest run of nodes on one device. A value is copied to a device once,
-    /// before the first node there that reads it, from wherever it then is for the least.
+    /// before the first node there that reads it, from wherever it then is for the least. Steps that overlap do
+    /// so in the waves of [`overlap`].
     pub fn price(&self, assignment: &Assignment) -> Option<Priced> {
         let phases = self.phases.iter().zip(&assignment.devices);
-        let phase_us = phases.map(|(phase, devices)| self.phase_us(phase, devices));
-        let phase_us: Vec<f64> = phase_us.collect();
-        let homes_fit = self.nodes.iter().enumerate().all(|(n, node)| {
-            let mut users = assignment.devices.iter().map(|phase| phase[n]);
-            users.all(|d| {
-                let mut homes = node.states.iter().map(|&s| assignment.homes[s]);
-                homes.all(|home| has(self.sharers[usize::from(home)], usize::from(d)))
-            })
-        });
+        let us = phases.map(|(phase, devices)| self.phase_us(phase, devices));
+        let (phase_us, in_turn_us): (Vec<f64>, Vec<f64>) = us.unzip();
+        let mut homes = assignment.homes.iter().enumerate();
+        let homes_fit = homes.all(|(state, &home)| self.may_be_home(assignment, state, home));
         if !homes_fit || !phase_us.iter().all(|us| us.is_finite()) {
             return None;
         }
@@ -133,8 +136,18 @@ impl Problem {
             objective: weighted.map(|(us, phase)| us * phase.weight).sum(),
             fits: self.fits(&bytes),
             phase_us,
+            in_turn_us,
             bytes,
         })
+    }
+
+    /// Whether all that use `state` can use it if its home is `home`.
+    pub(super) fn may_be_home(&self, assignment: &Assignment, state: usize, home: u8) -> bool {
+        let sharers = self.sharers[usize::from(home)];
+        let (first, last) = self.states[state].users;
+        let users = (first..=last).filter(|&n| self.nodes[n].states.contains(&state));
+        let mut devices = users.flat_map(|n| assignment.devices.iter().map(move |phase| phase[n]));
+        devices.all(|d| has(sharers, d.into()))
     }
 
     /// Whether bytes on each device are within the budgets.
@@ -143,18 +156,22 @@ impl Problem {
         bytes.iter().zip(&self.budgets).all(within)
     }
 
-    fn phase_us(&self, phase: &PhasePrices, devices: &[u8]) -> f64 {
+    /// The time of a phase as it runs, and if one segment ran after the other.
+    fn phase_us(&self, phase: &PhasePrices, devices: &[u8]) -> (f64, f64) {
         let mut at: Vec<Set> = vec![0; self.values.len()];
-        let (mut us, mut last) = (0.0, None);
+        let (mut us, mut copies) = (0.0, 0.0);
+        let mut segments: Vec<(usize, f64)> = Vec::new();
         for (n, &device) in devices.iter().enumerate() {
             let device = usize::from(device);
-            us += phase.node_us[n][device];
-            if last != Some(device) {
-                us += phase.steps * phase.dispatch_us[device];
-                last = Some(device);
+            let mut own = phase.node_us[n][device];
+            if segments.last().is_none_or(|s| s.0 != device) {
+                own += phase.steps * phase.dispatch_us[device];
+                segments.push((device, 0.0));
             }
+            us += own;
+            segments.last_mut().into_iter().for_each(|s| s.1 += own);
             for &value in &self.nodes[n].reads {
-                us += self.copy_us(phase, value, &mut at[value], device);
+                copies += self.copy_us(phase, value, &mut at[value], device);
             }
             for &value in &self.nodes[n].makes {
                 at[value] = bit(device);
@@ -164,9 +181,47 @@ impl Problem {
             .iter()
             .enumerate()
             .filter(|(value, _)| self.values[*value].result);
-        us + results
+        copies += results
             .map(|(value, &from)| self.result_us(phase, value, from))
-            .sum::<f64>()
+            .sum::<f64>();
+        let in_turn = us + copies;
+        if phase.overlapping.is_empty() || !in_turn.is_finite() || !self.can_overlap(devices) {
+            return (in_turn, in_turn);
+        }
+        let share = |share: &f64| segments.iter().map(|(_, us)| us * share).collect();
+        let steps: Vec<Vec<f64>> = phase.overlapping.iter().map(share).collect();
+        let devices: Vec<usize> = segments.iter().map(|s| s.0).collect();
+        (overlap::predict(&steps, &devices) + copies, in_turn)
+    }
+
+    /// Whether successive steps of nodes on these devices can run at once: each state is used in one segment.
+    fn can_overlap(&self, devices: &[u8]) -> bool {
+        let mut segment = 0;
+        let mut user = vec![None; self.states.len()];
+        for (n, node) in self.nodes.iter().enumerate() {
+            segment += usize::from(n > 0 && devices[n] != devices[n - 1]);
+            for &state in &node.states {
+                if *user[state].get_or_insert(segment) != segment {
+                    return false;
+                }
+            }
+        }
+        segment > 0
+    }
+
+    /// Whether steps of a phase may run at once.
+    pub(super) fn overlaps(&self) -> bool {
+        self.devices > 1 && self.phases.iter().any(|p| !p.overlapping.is_empty())
+    }
+
+    /// The same with one segment after the other.
+    pub(in crate::plan) fn in_turn(&self) -> Problem {
+        let mut problem = self.clone();
+        problem
+            .phases
+            .iter_mut()
+            .for_each(|p| p.overlapping.clear());
+        problem
     }
 
     /// The cost of having `value`, which is at `from`, at `to` as well.

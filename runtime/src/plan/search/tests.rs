@@ -52,6 +52,7 @@ fn bare(devices: usize, phases: usize, random: &mut Random) -> Problem {
                 dispatch_us: (0..devices).map(|_| random.us() / 5.0).collect(),
                 steps: (1 + random.below(3)) as f64,
                 value_bytes: Vec::new(),
+                overlapping: Vec::new(),
             })
             .collect(),
         budgets: vec![None; devices],
@@ -267,7 +268,7 @@ proptest! {
     ) {
         let problem = layers(count, devices, 2, uneven, seed);
         let exact = exact::solve(&problem).and_then(|a| problem.price(&a));
-        let chained = chain::solve(&problem).expect("one value is alive");
+        let chained = chain::solve(&problem, &mut chain::Solved::default()).expect("one value is alive");
         let found = chained.assignment.as_ref().and_then(|a| problem.price(a));
         match (found, exact) {
             (Some(found), Some(exact)) => {
@@ -286,7 +287,7 @@ proptest! {
         let mut problem = layers(count, devices, 2, uneven, seed);
         problem.limit(&mut Random(seed));
         let exact = exact::solve(&problem).and_then(|a| problem.price(&a));
-        let chained = chain::solve(&problem).expect("one value is alive");
+        let chained = chain::solve(&problem, &mut chain::Solved::default()).expect("one value is alive");
         let found = chained.assignment.as_ref().and_then(|a| problem.price(a));
         if let Some(exact) = &exact {
             prop_assert!(chained.bound <= exact.objective * (1.0 + 1e-9));
@@ -380,5 +381,66 @@ proptest! {
             // what is told of it are times
             prop_assert_eq!(problem.price(&least.assignment), Some(least.priced));
         }
+    }
+}
+
+/// Lets the steps of the first phase overlap.
+fn overlapping(mut problem: Problem, steps: usize) -> Problem {
+    problem.phases[0].steps = steps as f64;
+    problem.phases[0].overlapping = vec![1.0 / steps as f64; steps];
+    problem
+}
+
+proptest! {
+    #[test]
+    fn where_steps_overlap_the_bound_holds_and_no_simpler_way_is_better(
+        nodes in 2usize..6, devices in 2usize..4, steps in 2usize..7, seed: u64, limited: bool,
+    ) {
+        let mut problem = overlapping(any_graph(nodes, devices, 1, seed), steps);
+        problem.states.truncate(1);
+        for node in &mut problem.nodes {
+            node.states.retain(|&s| s == 0);
+        }
+        if limited {
+            problem.limit(&mut Random(seed));
+        }
+        let found = search(&problem);
+        let best = by_trying_all(&problem);
+        prop_assert_eq!(found.is_some(), best.is_some());
+        if let (Some(found), Some(best)) = (found, best) {
+            prop_assert!(found.bound <= best * (1.0 + 1e-9), "{} above {best}", found.bound);
+            prop_assert!(found.priced.objective >= best * (1.0 - 1e-9));
+            let in_turn = search(&problem.in_turn()).expect("what was found fits");
+            let in_turn = problem.price(&in_turn.assignment).expect("it can run");
+            prop_assert!(found.priced.objective <= in_turn.objective * (1.0 + 1e-9));
+            let (us, longest) = (found.priced.phase_us[0], found.priced.in_turn_us[0]);
+            prop_assert!(us <= longest * (1.0 + 1e-9) && longest <= 2.0 * us * (1.0 + 1e-9));
+        }
+    }
+
+    #[test]
+    fn two_equal_devices_share_a_prompt_of_many_steps(
+        count in 6usize..12, devices in 2usize..4, seed in 0..u64::MAX / 2,
+    ) {
+        let mut problem = overlapping(layers(count, devices, 2, false, seed), 16);
+        problem.sharers = vec![u8::MAX; devices];
+        let links = &mut problem.links;
+        for row in links.latency_us.iter_mut().chain(&mut links.us_per_byte) {
+            row.fill(0.0);
+        }
+        links.to_host.fill((0.0, 0.0));
+        problem.phases[1].weight = 1e-6;
+        let phase = &mut problem.phases[0];
+        phase.dispatch_us.fill(0.0);
+        for us in &mut phase.node_us {
+            us.fill(1.0);
+        }
+        let alone = phase.node_us.len() as f64;
+        let found = search(&problem).expect("each device can run all");
+        let us = found.priced.phase_us[0];
+        prop_assert!((found.priced.in_turn_us[0] - alone).abs() < 1e-9);
+        // half of it, the first and last segment, and what a layer is longer than half of the nodes
+        prop_assert!(us <= alone * (0.5 + 0.5 / 16.0) + 3.0, "{us} of {alone}");
+        prop_assert!(found.gap() < 0.3, "{}", found.gap());
     }
 }

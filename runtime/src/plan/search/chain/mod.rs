@@ -10,11 +10,12 @@
 mod budgeted;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Known;
 use std::ops::Range;
 use std::rc::Rc;
 
 use super::frontier::{Entry, Path, cheapest, live_after};
-use super::problem::{Assignment, Problem};
+use super::problem::{Assignment, PhasePrices, Problem};
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -25,18 +26,25 @@ pub(super) struct Chained {
     pub bound: f64,
 }
 
+/// The parts of problems with the same nodes, devices and links that were solved already.
+#[derive(Debug, Default)]
+pub(super) struct Solved(HashMap<Vec<u64>, Rc<Ways>>);
+
 /// Solves `problem`, or `None` if it can't be followed: too many values are alive at once.
-pub(super) fn solve(problem: &Problem) -> Option<Chained> {
+pub(super) fn solve(problem: &Problem, solved: &mut Solved) -> Option<Chained> {
     let parts = parts(problem);
-    let mut tables = HashMap::new();
+    let mut tables: HashMap<_, Rc<Table>> = HashMap::new();
     let tables: Option<Vec<Rc<Table>>> = parts
         .iter()
-        .map(|part| {
-            let known = tables.get(&part.signature(problem)).cloned();
-            let table = known.or_else(|| Some(Rc::new(Table::of(problem, part)?)))?;
-            tables.insert(part.signature(problem), table.clone());
-            Some(table)
-        })
+        .map(
+            |part| match tables.entry(part.signature(problem, &problem.phases)) {
+                Known::Occupied(table) => Some(table.get().clone()),
+                Known::Vacant(slot) => {
+                    let table = Rc::new(Table::of(problem, part, solved)?);
+                    Some(slot.insert(table).clone())
+                }
+            },
+        )
         .collect();
     let tables = tables?;
     let exact = tables.iter().all(|t| t.exact) && parts.iter().all(|p| p.states.len() < 2);
@@ -90,18 +98,22 @@ fn parts(problem: &Problem) -> Vec<Part> {
 }
 
 impl Part {
-    /// Equal for parts that cost the same whatever is done. Indices count from the part's first.
-    fn signature(&self, problem: &Problem) -> Vec<u64> {
+    /// Equal for parts that cost the same in these phases whatever is done. Indices count from the part's first.
+    fn signature(&self, problem: &Problem, phases: &[PhasePrices]) -> Vec<u64> {
         let last = self.nodes.end == problem.nodes.len();
         let mut all = vec![
             self.nodes.len() as u64,
             u64::from(last),
             u64::from(self.entry.is_some()),
         ];
+        for phase in phases {
+            all.push(phase.steps.to_bits());
+            all.extend(phase.dispatch_us.iter().map(|us| us.to_bits()));
+        }
         let mut values = Vec::new();
         for n in self.nodes.clone() {
             let node = &problem.nodes[n];
-            for phase in &problem.phases {
+            for phase in phases {
                 all.extend(phase.node_us[n].iter().map(|us| us.to_bits()));
             }
             all.extend([node.reads.len(), node.makes.len(), node.weights.len()].map(|n| n as u64));
@@ -110,11 +122,7 @@ impl Part {
                 all.push(known.unwrap_or(values.len()) as u64);
                 if known.is_none() {
                     values.push(value);
-                    let bytes = problem
-                        .phases
-                        .iter()
-                        .map(|p| p.value_bytes[value].to_bits());
-                    all.extend(bytes);
+                    all.extend(phases.iter().map(|p| p.value_bytes[value].to_bits()));
                     // how far it lives, counted from the part's end, so that equal parts agree
                     let use_ = problem.values[value];
                     all.push(use_.last.min(self.nodes.end).wrapping_sub(self.nodes.start) as u64);
@@ -173,30 +181,53 @@ impl Part {
 /// The cheapest ways through a part.
 #[derive(Debug)]
 struct Table {
-    /// By phase, home, entry and exit.
-    ways: Vec<Vec<Vec<Vec<Option<Path>>>>>,
+    /// By phase.
+    ways: Vec<Rc<Ways>>,
+    exact: bool,
+}
+
+/// The cheapest ways through a part in one phase.
+#[derive(Debug)]
+struct Ways {
+    /// By home, entry and exit.
+    to: Vec<Vec<Vec<Option<Path>>>>,
     exact: bool,
 }
 
 impl Table {
-    fn of(problem: &Problem, part: &Part) -> Option<Table> {
-        let mut exact = true;
-        let mut ways = Vec::new();
-        for phase in &problem.phases {
-            let mut of_homes = Vec::new();
-            for home in 0..part.homes(problem) {
-                let mut of_entries = Vec::new();
-                for entry in 0..part.entries(problem) {
-                    let nodes = part.nodes.clone();
-                    let found = cheapest(problem, phase, nodes, part.entry_on(entry), home)?;
-                    exact &= found.exact;
-                    of_entries.push(found.to);
+    fn of(problem: &Problem, part: &Part, solved: &mut Solved) -> Option<Table> {
+        let phases = problem.phases.chunks(1);
+        let ways = phases.map(
+            |phase| match solved.0.entry(part.signature(problem, phase)) {
+                Known::Occupied(ways) => Some(ways.get().clone()),
+                Known::Vacant(slot) => {
+                    let ways = Rc::new(Ways::of(problem, part, &phase[0])?);
+                    Some(slot.insert(ways).clone())
                 }
-                of_homes.push(of_entries);
+            },
+        );
+        let ways: Vec<Rc<Ways>> = ways.collect::<Option<_>>()?;
+        Some(Table {
+            exact: ways.iter().all(|w| w.exact),
+            ways,
+        })
+    }
+}
+
+impl Ways {
+    fn of(problem: &Problem, part: &Part, phase: &PhasePrices) -> Option<Ways> {
+        let (mut to, mut exact) = (Vec::new(), true);
+        for home in 0..part.homes(problem) {
+            let mut of_entries = Vec::new();
+            for entry in 0..part.entries(problem) {
+                let nodes = part.nodes.clone();
+                let found = cheapest(problem, phase, nodes, part.entry_on(entry), home)?;
+                exact &= found.exact;
+                of_entries.push(found.to);
             }
-            ways.push(of_homes);
+            to.push(of_entries);
         }
-        Some(Table { ways, exact })
+        Some(Ways { to, exact })
     }
 }
 
@@ -292,7 +323,7 @@ fn unbudgeted(
 
 impl Table {
     fn way(&self, phase: usize, home: usize, entry: usize, exit: usize) -> Option<&Path> {
-        let of_entries = &self.ways[phase][home];
+        let of_entries = &self.ways[phase].to[home];
         of_entries[entry.min(of_entries.len() - 1)][exit].as_ref()
     }
 
