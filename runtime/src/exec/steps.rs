@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anynpu_hal::{Counters, DeviceKind, HalError, Point, Queue};
+use anynpu_hal::{Counters, DeviceKind, HalError, Point};
 use anynpu_ir::{Graph, Symbol, SymbolValues};
 
 use super::bind::{BoundSegment, Copy};
-use super::{Executor, Rows, program, record};
+use super::{Executor, OpenDevice, Rows, program, record};
 use crate::memory::{SlotId, Slots, Start};
 use crate::plan::Phase;
 use crate::plan::overlap::{self, STEPS_AT_ONCE};
@@ -54,11 +54,11 @@ struct Ready {
 }
 
 impl Ready {
-    /// Its run on the queue of its device.
-    fn on<'a>(&'a self, queue: &'a dyn Queue) -> Start<'a> {
+    /// Its run on its device.
+    fn on<'a>(&'a self, device: &'a OpenDevice) -> Start<'a> {
         Start {
             run: self.segment.run,
-            queue,
+            device: device.device(),
             symbols: self.symbols,
             signal: &self.signal,
         }
@@ -333,7 +333,7 @@ impl Executor {
         };
         let queue = |ready: &Ready| of(ready).device().queue();
         let before = [a, b].map(|ready| queue(ready).counters());
-        let (x, y) = (a.on(queue(a)), b.on(queue(b)));
+        let (x, y) = (a.on(of(a)), b.on(of(b)));
         // the CPU stays on this thread
         let ended = match kind(a) == DeviceKind::Cpu {
             true => {

@@ -2,6 +2,7 @@
 
 mod slots;
 mod usage;
+mod worker;
 
 pub(crate) use slots::{Bound, Mapped, RunId, SlotId, Slots, Start};
 pub use usage::{available_bytes, peak_rss_bytes, rss_bytes};

@@ -4,12 +4,14 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anynpu_hal::{
     Access, Buffer, BufferDesc, Device, ExternalHandle, HalError, Module, Point, Queue, Submission,
 };
 use anynpu_ir::SymbolValues;
+
+use super::worker::{Job, Worker};
 
 /// A piece of memory that one or more devices see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +29,9 @@ pub(crate) struct RunId(usize);
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     slots: Vec<Slot>,
-    runs: Vec<Run>,
+    runs: Vec<Arc<Run>>,
+    /// Made when two runs are first to be made at once.
+    worker: Option<Worker>,
     /// Why a run was given up; set for good.
     abandoned: Option<HalError>,
 }
@@ -39,8 +43,9 @@ struct Slot {
     handles: Vec<(usize, Arc<dyn Buffer>)>,
 }
 
+/// An entry with its operands.
 #[derive(Debug)]
-struct Run {
+pub(super) struct Run {
     module: Arc<dyn Module>,
     entry: usize,
     inputs: Vec<Arc<dyn Buffer>>,
@@ -48,14 +53,37 @@ struct Run {
     states: Vec<Arc<dyn Buffer>>,
 }
 
-/// A run to be started on the queue of its device.
+/// A run to be started on its device.
 #[derive(Clone, Copy)]
 pub(crate) struct Start<'a> {
     pub run: RunId,
-    pub queue: &'a dyn Queue,
+    pub device: &'a Arc<dyn Device>,
     pub symbols: SymbolValues,
     /// Tells its end.
     pub signal: &'a Point,
+}
+
+impl Run {
+    /// Runs it to its end, which `signal` tells. Allocates nothing.
+    pub(super) fn go(
+        &self,
+        queue: &dyn Queue,
+        symbols: SymbolValues,
+        signal: &Point,
+        limit: Duration,
+    ) -> Result<(), HalError> {
+        queue.submit(&Submission {
+            module: &self.module,
+            entry: self.entry,
+            inputs: &self.inputs,
+            outputs: &self.outputs,
+            states: &self.states,
+            symbols,
+            wait: &[],
+            signal,
+        })?;
+        signal.wait(limit)
+    }
 }
 
 /// The slots bound to one run, in the order its entry lists them.
@@ -151,7 +179,7 @@ impl Slots {
             module,
             entry,
         };
-        self.runs.push(run);
+        self.runs.push(Arc::new(run));
         Ok(RunId(self.runs.len() - 1))
     }
 
@@ -164,14 +192,8 @@ impl Slots {
         signal: &Point,
         limit: Duration,
     ) -> Result<(), HalError> {
-        let start = Start {
-            run: id,
-            queue,
-            symbols,
-            signal,
-        };
         self.usable()?;
-        let ended = self.go(&start, limit);
+        let ended = self.runs[id.0].go(queue, symbols, signal, limit);
         self.note(&ended);
         ended
     }
@@ -187,42 +209,32 @@ impl Slots {
         if let Err(e) = self.usable() {
             return [(Err(e.clone()), Duration::ZERO), (Err(e), Duration::ZERO)];
         }
-        let this = &*self;
-        let ended = std::thread::scope(|scope| {
-            let own = std::thread::Builder::new().name("anynpu-segment".into());
-            let own = own.spawn_scoped(scope, || this.timed(first, limit));
-            let second = this.timed(second, limit);
-            let first = match own {
-                Ok(own) => own
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                // no thread is to be had: one after the other
-                Err(_) => this.timed(first, limit),
-            };
-            [first, second]
-        });
-        ended.iter().for_each(|(ended, _)| self.note(ended));
-        ended
-    }
-
-    fn timed(&self, start: &Start<'_>, limit: Duration) -> (Result<(), HalError>, Duration) {
-        let began = Instant::now();
-        (self.go(start, limit), began.elapsed())
-    }
-
-    fn go(&self, start: &Start<'_>, limit: Duration) -> Result<(), HalError> {
-        let run = &self.runs[start.run.0];
-        start.queue.submit(&Submission {
-            module: &run.module,
-            entry: run.entry,
-            inputs: &run.inputs,
-            outputs: &run.outputs,
-            states: &run.states,
+        let [first, second] = [first, second].map(|start| Job {
+            run: self.runs[start.run.0].clone(),
+            device: start.device.clone(),
             symbols: start.symbols,
-            wait: &[],
-            signal: start.signal,
-        })?;
-        start.signal.wait(limit)
+            signal: start.signal.clone(),
+            limit,
+        });
+        if self.worker.is_none() {
+            self.worker = Worker::start().ok();
+        }
+        let ended = match &self.worker {
+            Some(worker) => {
+                let device = first.device.clone();
+                worker.begin(first);
+                let second = second.run();
+                [worker.end(&device.info().name, limit), second]
+            }
+            // no thread is to be had: one after the other
+            None => [first.run(), second.run()],
+        };
+        ended.iter().for_each(|(ended, _)| self.note(ended));
+        if ended[0].0.is_err() {
+            // what it tells later, or its end, is of no more use
+            self.worker = None;
+        }
+        ended
     }
 
     fn note(&mut self, ended: &Result<(), HalError>) {
