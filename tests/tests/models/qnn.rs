@@ -80,7 +80,9 @@ fn layers_on_the_htp_give_the_logits_of_the_cpu_within_16_bits() {
         ("llama-yarn", 20),
         ("qwen2", 20),
         ("qwen3", 20),
-        ("gemma", 10),
+        ("gemma", 20),
+        ("gemma2", 20),
+        ("gemma3", 20),
         ("phi3", 10),
     ];
     for (name, least) in models {

@@ -1,13 +1,14 @@
-//! The operations that transformers are made of, by those of the HTP.
+//! Products, norms, rotations and appended rows by operations of the HTP.
 
 use anynpu_hal::HalError;
-use anynpu_ir::{Activation, AttentionKv, BinaryOp, DType, Node, Op, RopeStyle, StateId, ValueId};
-use half::f16;
+use anynpu_ir::{BinaryOp, DType, Node, Op, RopeStyle, StateId, ValueId};
 
-use super::{Feed, Fetch, Lowering, MaskRows, Rotation};
+use super::activation::{activated, capped};
+use super::attention::attend;
+use super::{Feed, Fetch, Lowering, Rotation};
 use crate::htp::{DataType, Encoding, Param, Scalar, TensorId, TensorKind};
 
-fn number(n: u32) -> Param {
+pub(super) fn number(n: u32) -> Param {
     Param::Scalar(Scalar::U32(n))
 }
 
@@ -53,12 +54,15 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
         Op::Activation(activation) => {
             let x = l.value(node.inputs[0])?;
             let dims = l.dims(node.outputs[0]);
-            activated(l, name, *activation, x, &dims)
+            return Ok(activated(l, name, *activation, x, &dims));
         }
         Op::GatedActivation(activation) => {
-            let (gate, up) = (l.value(node.inputs[0])?, l.value(node.inputs[1])?);
+            let (x, up) = (l.value(node.inputs[0])?, l.value(node.inputs[1])?);
             let dims = l.dims(node.outputs[0]);
-            let gate = activated(l, &format!("{name}.gate"), *activation, gate, &dims);
+            let gate = format!("{name}.gate");
+            let Some(gate) = activated(l, &gate, *activation, x, &dims) else {
+                return Ok(None);
+            };
             l.op(name, "ElementWiseMultiply", &[gate, up], &dims, &[])
         }
         Op::Binary(op) => {
@@ -91,12 +95,12 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
             append(l, name, *state, node.inputs[0])?;
             return Ok(None);
         }
-        Op::Attention {
-            kv: AttentionKv::State { k, v },
-            scale,
-            window,
-            ..
-        } => attend(l, node, *k, *v, *scale, *window)?,
+        Op::SoftCap { cap } => {
+            let x = l.value(node.inputs[0])?;
+            let dims = l.dims(node.outputs[0]);
+            capped(l, name, x, &dims, *cap)
+        }
+        Op::Attention { .. } => return attend(l, node),
         _ => return Ok(None),
     };
     Ok(Some(made))
@@ -105,29 +109,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
 impl Lowering<'_> {
     fn operands(&mut self, node: &Node) -> Result<Vec<TensorId>, HalError> {
         node.inputs.iter().map(|&v| self.value(v)).collect()
-    }
-}
-
-fn activated(
-    l: &mut Lowering<'_>,
-    name: &str,
-    activation: Activation,
-    x: TensorId,
-    dims: &[u32],
-) -> TensorId {
-    match activation {
-        Activation::Silu => {
-            let share = l.op(&format!("{name}.sigmoid"), "Sigmoid", &[x], dims, &[]);
-            l.op(
-                &format!("{name}.silu"),
-                "ElementWiseMultiply",
-                &[x, share],
-                dims,
-                &[],
-            )
-        }
-        Activation::Relu => l.op(&format!("{name}.relu"), "Relu", &[x], dims, &[]),
-        _ => l.op(&format!("{name}.gelu"), "Gelu", &[x], dims, &[]),
     }
 }
 
@@ -298,7 +279,7 @@ fn append(l: &mut Lowering<'_>, name: &str, state: StateId, rows: ValueId) -> Re
 }
 
 /// Where `state` is bound.
-fn index(l: &Lowering<'_>, state: StateId) -> Result<usize, HalError> {
+pub(super) fn index(l: &Lowering<'_>, state: StateId) -> Result<usize, HalError> {
     let at = l.states.iter().position(|s| *s == state);
     at.ok_or_else(|| HalError::InvalidUse {
         call: "compile",
@@ -306,156 +287,4 @@ fn index(l: &Lowering<'_>, state: StateId) -> Result<usize, HalError> {
         found: "not bound".into(),
         expected: "a state of the entry".into(),
     })
-}
-
-/// All rows of `state`: those from before, then those of this run; `[kv_heads, rows, width]`.
-fn rows(l: &mut Lowering<'_>, name: &str, state: StateId) -> Result<(TensorId, u32), HalError> {
-    let at = index(l, state)?;
-    let dims = l.graph.state(state).ty.shape.dims().to_vec();
-    let dims: Vec<u32> = dims.iter().map(|d| d.resolve(&l.symbols)).collect();
-    let (capacity, heads, width) = (dims[0], dims[1], dims[2]);
-    let before = match l.cached.get(&state) {
-        Some(&known) => known,
-        None => {
-            let of = l.graph.state(state).name.clone();
-            let made = match l.state_dtype {
-                DType::F16 => l.input(of, DataType::F16, &dims, Feed::State(at)),
-                _ => {
-                    let given = l.input(of.clone(), DataType::F32, &dims, Feed::State(at));
-                    l.op(&format!("{of}.cast"), "Cast", &[given], &dims, &[])
-                }
-            };
-            l.cached.insert(state, made);
-            made
-        }
-    };
-    let (all, count) = match l.fresh.get(&state) {
-        None => (before, capacity),
-        Some(&fresh) => {
-            let count = capacity + l.tokens();
-            let axis = [("axis", number(0))];
-            let dims = [count, heads, width];
-            (
-                l.op(
-                    &format!("{name}.rows"),
-                    "Concat",
-                    &[before, fresh],
-                    &dims,
-                    &axis,
-                ),
-                count,
-            )
-        }
-    };
-    let order = l.numbers(&[3], &[1, 0, 2]);
-    let order = [("perm", Param::Tensor(order))];
-    let dims = [heads, count, width];
-    Ok((
-        l.op(
-            &format!("{name}.by_head"),
-            "Transpose",
-            &[all],
-            &dims,
-            &order,
-        ),
-        count,
-    ))
-}
-
-/// Heads that share rows are the rows of one product: queries `[kv_heads, group · tokens, width]`.
-fn attend(
-    l: &mut Lowering<'_>,
-    node: &Node,
-    k: StateId,
-    v: StateId,
-    scale: f32,
-    window: Option<u32>,
-) -> Result<TensorId, HalError> {
-    let name = node.name.as_str();
-    let q = l.dims(node.inputs[0]);
-    let (tokens, heads, width) = (q[0], q[1], q[2]);
-    let out = l.dims(node.outputs[0]);
-    let kv_heads = {
-        let dims = l.graph.state(k).ty.shape.dims();
-        dims[1].resolve(&l.symbols)
-    };
-    let group = heads / kv_heads.max(1);
-    let (keys, count) = rows(l, &format!("{name}.k"), k)?;
-    let (values, _) = rows(l, &format!("{name}.v"), v)?;
-    let mask = MaskRows {
-        positions: l.operand(node.inputs[1])?,
-        capacity: l.capacity(),
-        fresh: count - l.capacity(),
-        window,
-    };
-    let mask_name = format!("mask.{}", l.feeds.len());
-    let mask = l.input(
-        mask_name,
-        DataType::F16,
-        &[1, tokens, count],
-        Feed::Mask(mask),
-    );
-    let x = l.value(node.inputs[0])?;
-    let factor = {
-        let kind = TensorKind::Static(f16::from_f32(scale).to_le_bytes().to_vec());
-        l.out.tensor(
-            format!("{name}.scale"),
-            kind,
-            DataType::F16,
-            &[1],
-            Encoding::None,
-        )
-    };
-    let x = l.op(
-        &format!("{name}.scaled"),
-        "ElementWiseMultiply",
-        &[x, factor],
-        &q,
-        &[],
-    );
-    let grouped = [tokens, kv_heads, group, width];
-    let x = l.op(&format!("{name}.grouped"), "Reshape", &[x], &grouped, &[]);
-    let order = l.numbers(&[4], &[1, 2, 0, 3]);
-    let order = [("perm", Param::Tensor(order))];
-    let dims = [kv_heads, group, tokens, width];
-    let x = l.op(
-        &format!("{name}.by_group"),
-        "Transpose",
-        &[x],
-        &dims,
-        &order,
-    );
-    let dims = [kv_heads, group * tokens, width];
-    let x = l.op(&format!("{name}.queries"), "Reshape", &[x], &dims, &[]);
-    let yes = [("transpose_in1", Param::Scalar(Scalar::Bool(true)))];
-    let dims = [kv_heads, group * tokens, count];
-    let x = l.op(&format!("{name}.scores"), "MatMul", &[x, keys], &dims, &yes);
-    let each = [heads, tokens, count];
-    let x = l.op(&format!("{name}.by_query"), "Reshape", &[x], &each, &[]);
-    let x = l.op(
-        &format!("{name}.masked"),
-        "ElementWiseAdd",
-        &[x, mask],
-        &each,
-        &[],
-    );
-    let axis = [("axis", number(2))];
-    let x = l.op(&format!("{name}.shares"), "Softmax", &[x], &each, &axis);
-    let x = l.op(&format!("{name}.by_kv"), "Reshape", &[x], &dims, &[]);
-    let width = out[2];
-    let dims = [kv_heads, group * tokens, width];
-    let x = l.op(&format!("{name}.mixed"), "MatMul", &[x, values], &dims, &[]);
-    let dims = [kv_heads, group, tokens, width];
-    let x = l.op(&format!("{name}.ungrouped"), "Reshape", &[x], &dims, &[]);
-    let order = l.numbers(&[4], &[2, 0, 1, 3]);
-    let order = [("perm", Param::Tensor(order))];
-    let dims = [tokens, kv_heads, group, width];
-    let x = l.op(
-        &format!("{name}.by_token"),
-        "Transpose",
-        &[x],
-        &dims,
-        &order,
-    );
-    Ok(l.op(name, "Reshape", &[x], &out, &[]))
 }

@@ -5,6 +5,8 @@
 //! overwrites the same rows. What depends on positions is made by the host too: cosines and sines of rotations, and
 //! a mask of finite numbers.
 
+mod activation;
+mod attention;
 mod block;
 mod feed;
 mod verdict;
@@ -174,6 +176,13 @@ impl Lowering<'_> {
         let made = self.native(format!("{name}.out"), dims);
         self.out.node(name, op, inputs, &[made], params);
         made
+    }
+
+    /// A static tensor of one number in F16.
+    fn scalar(&mut self, name: &str, number: f32) -> TensorId {
+        let kind = TensorKind::Static(half::f16::from_f32(number).to_le_bytes().to_vec());
+        self.out
+            .tensor(name, kind, DataType::F16, &[1], Encoding::None)
     }
 
     /// A static tensor of numbers that nodes are given.

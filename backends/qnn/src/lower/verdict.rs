@@ -1,9 +1,7 @@
 //! Which nodes can be lowered.
 
 use anynpu_hal::{Reason, ReasonCode, Support};
-use anynpu_ir::{
-    Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Node, Op, Symbol, ValueDef, ValueId,
-};
+use anynpu_ir::{AttentionKv, BinaryOp, DType, Dim, Graph, Node, Op, Symbol, ValueDef, ValueId};
 
 /// Most dimensions of a value.
 const MAX_RANK: usize = 4;
@@ -26,31 +24,33 @@ fn obstacle(graph: &Graph, node: &Node) -> Obstacle {
         Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Reshape { .. } => {
             return sizes(graph, node, usize::MAX).or_else(|| constants(graph, node));
         }
-        Op::Activation(Activation::Silu | Activation::Gelu | Activation::Relu)
-        | Op::GatedActivation(Activation::Silu | Activation::Gelu)
+        Op::Activation(_)
+        | Op::GatedActivation(_)
+        | Op::SoftCap { .. }
         | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Sub) => {
             return sizes(graph, node, usize::MAX);
-        }
-        Op::Activation(a) | Op::GatedActivation(a) => {
-            return unknown(format!("{name} {} is not lowered", a.name()));
         }
         Op::KvAppend { at, .. } if *at == Dim::CACHED => return sizes(graph, node, usize::MAX),
         Op::Rope { .. } if node.inputs.len() > 2 => {
             return unknown("Rope with frequency factors is not lowered".into());
         }
         Op::Rope { .. } => 1,
+        Op::Attention { mask: true, .. } => {
+            return unknown("Attention with a mask is not lowered".into());
+        }
+        Op::Attention {
+            kv: AttentionKv::Operands,
+            causal: false,
+            ..
+        } => return sizes(graph, node, usize::MAX),
+        Op::Attention { causal: false, .. } => {
+            return unknown("Attention over all rows of a state is not lowered".into());
+        }
         Op::Attention {
             kv: AttentionKv::State { .. },
-            causal: true,
-            mask: false,
-            soft_cap: None,
             ..
         } => 1,
-        Op::Attention { .. } => {
-            return unknown(
-                "Attention is lowered over a state, causal, without soft cap and mask".into(),
-            );
-        }
+        Op::Attention { .. } => 3,
         _ => return unknown(format!("{name} is not lowered")),
     };
     sizes(graph, node, positions).or_else(|| host_made(graph, node.inputs.get(positions)))
