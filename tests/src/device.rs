@@ -7,7 +7,7 @@ use std::time::Duration;
 use anynpu_cpu::reference::Tensor;
 use anynpu_hal::{
     Bounds, Buffer, BufferDesc, CompileOptions, Device, Entry, Extent, HalError, Submission,
-    Timeline, read_bytes, write_bytes,
+    Timeline, WeightSource, read_bytes, write_bytes,
 };
 use anynpu_ir::{DType, Graph, Symbol, SymbolValues, TensorType};
 
@@ -15,6 +15,19 @@ use crate::case::NoWeights;
 
 /// Longer than any case takes, even emulated.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// [`run_with`] no weights.
+///
+/// # Errors
+/// What the device says when compiling or running.
+pub fn run_on(
+    device: &dyn Device,
+    graph: &Arc<Graph>,
+    inputs: &[Tensor],
+    symbols: &SymbolValues,
+) -> Result<Vec<Tensor>, HalError> {
+    run_with(device, graph, inputs, Arc::new(NoWeights), symbols)
+}
 
 /// Compiles all of `graph` for `symbols` on `device` and runs it once; `inputs` and the results are
 /// in the graph's own order, states start as zeros in F32.
@@ -24,10 +37,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// If an output of the graph is not made by one of its nodes.
-pub fn run_on(
+pub fn run_with(
     device: &dyn Device,
     graph: &Arc<Graph>,
     inputs: &[Tensor],
+    weights: Arc<dyn WeightSource>,
     symbols: &SymbolValues,
 ) -> Result<Vec<Tensor>, HalError> {
     let mut bounds = Bounds::new();
@@ -43,7 +57,7 @@ pub fn run_on(
     let module = device.compile(
         &[entry],
         &CompileOptions::new(DType::F32),
-        Arc::new(NoWeights),
+        weights,
         &mut |_, _| true,
     )?;
     let info = &module.entries()[0];

@@ -13,6 +13,7 @@ use anynpu_ir::{DType, OP_SET_VERSION, Subgraph};
 
 use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
 use crate::lower::{lower, verdict};
+use crate::weights::WeightForm;
 
 /// Tokens of the steps that graphs are compiled for.
 const TOKENS: [u32; 2] = [1, 32];
@@ -26,12 +27,18 @@ pub struct QnnDevice {
     info: DeviceInfo,
     capabilities: Capabilities,
     device: Arc<exec::Device>,
+    form: WeightForm,
     queue: QnnQueue,
 }
 
 impl QnnDevice {
-    /// The device of `info`, whose chip is `device`. Emulated chips have no time.
-    pub(crate) fn new(info: DeviceInfo, device: Arc<exec::Device>, emulated: bool) -> QnnDevice {
+    /// The device of `info`, whose chip is `device`, with weights of products in `form`. Emulated chips have no time.
+    pub(crate) fn new(
+        info: DeviceInfo,
+        device: Arc<exec::Device>,
+        form: WeightForm,
+        emulated: bool,
+    ) -> QnnDevice {
         let mut capabilities = Capabilities::new();
         capabilities.states = StateSupport::InPlaceIo;
         capabilities.compute = vec![DType::F16];
@@ -50,6 +57,7 @@ impl QnnDevice {
             info,
             capabilities,
             device,
+            form,
         }
     }
 }
@@ -59,11 +67,12 @@ const MAGIC: &[u8; 8] = b"anpuqnn1";
 
 impl QnnDevice {
     /// What decides besides the chip whether a compiled form fits: what lowered it.
-    fn version() -> String {
+    fn version(&self) -> String {
         format!(
-            "{} {} op set {OP_SET_VERSION}",
+            "{} {} op set {OP_SET_VERSION} weights {}",
             env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION")
+            env!("CARGO_PKG_VERSION"),
+            self.form
         )
     }
 
@@ -71,7 +80,7 @@ impl QnnDevice {
     fn head(&self, entries: &[Entry], options: &CompileOptions) -> FormWriter {
         let mut form = FormWriter::new(MAGIC);
         form.text(self.device.soc().name);
-        form.text(&QnnDevice::version());
+        form.text(&self.version());
         form.entries(entries, options);
         form
     }
@@ -145,7 +154,7 @@ impl Device for QnnDevice {
                     what: "compiling".into(),
                 });
             }
-            let lowered = lower(name, entry, options.state_dtype, Some(&*weights))?;
+            let lowered = lower(name, entry, options.state_dtype, self.form, Some(&*weights))?;
             module.compile(lowered).map_err(of_device)?;
         }
         progress(entries.len() as u64, entries.len() as u64);
@@ -154,7 +163,7 @@ impl Device for QnnDevice {
 
     fn compatibility(&self) -> Vec<u8> {
         match self.device.reads_binaries() {
-            true => format!("{} {}", self.device.soc().name, QnnDevice::version()).into_bytes(),
+            true => format!("{} {}", self.device.soc().name, self.version()).into_bytes(),
             false => Vec::new(),
         }
     }
@@ -167,7 +176,7 @@ impl Device for QnnDevice {
             Ok((soc, _)) if soc != own => {
                 BlobCompatibility::Unsupported(format!("it was compiled for {soc}, not for {own}"))
             }
-            Ok((_, version)) if version != QnnDevice::version() => {
+            Ok((_, version)) if version != self.version() => {
                 BlobCompatibility::Unsupported(format!("it was lowered by {version}"))
             }
             Ok(_) => BlobCompatibility::Optimal,
@@ -189,7 +198,7 @@ impl Device for QnnDevice {
         let head = self.head(&entries, &options);
         let mut module = QnnModule::new(&context, infos?, Some(head));
         for entry in &entries {
-            let lowered = lower(&self.info.name, entry, options.state_dtype, None)?;
+            let lowered = lower(&self.info.name, entry, options.state_dtype, self.form, None)?;
             module.retrieve(&info, lowered).map_err(of_device)?;
         }
         Ok(Arc::new(module))

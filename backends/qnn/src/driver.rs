@@ -8,7 +8,7 @@ use anynpu_hal::{
     Unavailable,
 };
 
-use crate::{QnnDevice, Soc, exec, sys};
+use crate::{QnnDevice, Soc, WeightForm, exec, sys};
 
 /// The driver of Qualcomm's HTP, by Qualcomm's own library.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct QnnDriver {
     pub library: Option<PathBuf>,
     /// The chip's name; `ANYNPU_QNN_SOC`, or [`DEFAULT_SOC`], if absent.
     pub soc: Option<String>,
+    /// The form of weights; `ANYNPU_QNN_WEIGHTS`, or [`WeightForm::F16`], if absent.
+    pub weights: Option<WeightForm>,
 }
 
 /// The chip that is emulated where none is named.
@@ -24,12 +26,13 @@ pub const DEFAULT_SOC: &str = "SM8650";
 
 const LIBRARY: &str = "ANYNPU_QNN_LIBRARY";
 const SOC: &str = "ANYNPU_QNN_SOC";
+const WEIGHTS: &str = "ANYNPU_QNN_WEIGHTS";
 
 /// On x86-64 the library computes in an emulator.
 const EMULATED: bool = cfg!(target_arch = "x86_64");
 
 impl QnnDriver {
-    fn open_chip(&self) -> Result<(Arc<exec::Device>, Soc), Unavailable> {
+    fn open_chip(&self) -> Result<(Arc<exec::Device>, Soc, WeightForm), Unavailable> {
         let unavailable = |reason: String, remedy: &str| Unavailable {
             driver: "qnn".into(),
             reason,
@@ -51,6 +54,23 @@ impl QnnDriver {
                 "graphs are lowered in f16; name a newer chip",
             ));
         }
+        let form = match (self.weights, set(WEIGHTS)) {
+            (Some(form), _) => form,
+            (None, None) => WeightForm::default(),
+            (None, Some(named)) => named.to_string_lossy().parse().map_err(|e| {
+                unavailable(
+                    format!("{WEIGHTS}: {e}"),
+                    "leave it unset for weights in f16",
+                )
+            })?,
+        };
+        if form == WeightForm::Blocks && !soc.has_block_weights() {
+            let reason = format!("{} computes no weights in blocks", soc.name);
+            return Err(unavailable(
+                reason,
+                "name another form of weights, or a newer chip",
+            ));
+        }
         let path = self
             .library
             .clone()
@@ -67,7 +87,7 @@ impl QnnDriver {
                 "check that this machine has the chip, and that its driver libraries are installed";
             unavailable(e.to_string(), remedy)
         })?;
-        Ok((device, soc))
+        Ok((device, soc, form))
     }
 
     fn info(soc: Soc) -> DeviceInfo {
@@ -104,11 +124,16 @@ impl Driver for QnnDriver {
                 default: DEFAULT_SOC,
                 meaning: "The Qualcomm chip that the device qnn is",
             },
+            DriverVariable {
+                name: WEIGHTS,
+                default: "f16",
+                meaning: "The form of weights on the device qnn: f16, int8, int4 or blocks",
+            },
         ]
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        let (_, soc) = self.open_chip()?;
+        let (_, soc, _) = self.open_chip()?;
         Ok(vec![ExposedDevice {
             info: QnnDriver::info(soc),
             artificial: EMULATED,
@@ -116,12 +141,12 @@ impl Driver for QnnDriver {
     }
 
     fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
-        let (device, soc) = self.open_chip().map_err(|u| HalError::DeviceLost {
+        let (device, soc, form) = self.open_chip().map_err(|u| HalError::DeviceLost {
             device: "qnn".into(),
             why: u.reason,
         })?;
         let info = QnnDriver::info(soc);
-        Ok(Arc::new(QnnDevice::new(info, device, EMULATED)))
+        Ok(Arc::new(QnnDevice::new(info, device, form, EMULATED)))
     }
 }
 
@@ -133,19 +158,23 @@ mod tests {
     fn what_is_missing_is_told_with_what_to_do() {
         let absent = QnnDriver {
             library: Some("/nowhere/libQnnHtp.so".into()),
-            soc: None,
+            ..QnnDriver::default()
         };
         let told = absent.enumerate().unwrap_err();
         assert!(told.reason.contains("/nowhere/libQnnHtp.so"), "{told:?}");
         assert!(told.remedy.unwrap().contains("ANYNPU_QNN_LIBRARY"));
         let chip = |name: &str| QnnDriver {
-            library: None,
             soc: Some(name.into()),
+            ..QnnDriver::default()
         };
         let told = chip("SM1").enumerate().unwrap_err();
         assert_eq!(told.reason, "there is no chip 'SM1'");
         assert!(told.remedy.unwrap().contains("SM8850"));
         let told = chip("SM8350").enumerate().unwrap_err();
         assert_eq!(told.reason, "SM8350 computes no floating point");
+        let mut blocks = chip("SM8450");
+        blocks.weights = Some(WeightForm::Blocks);
+        let told = blocks.enumerate().unwrap_err();
+        assert_eq!(told.reason, "SM8450 computes no weights in blocks");
     }
 }

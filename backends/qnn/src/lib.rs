@@ -1,7 +1,8 @@
 //! Qualcomm QNN: graphs for the HTP, Qualcomm's neural processor.
 //!
-//! [`htp`] describes such graphs as plain data and [`lower`] makes them of models' nodes, on every host. [`exec`] runs them with Qualcomm's own library,
-//! `libQnnHtp.so`, which is loaded at run time; [`sys`] declares its interface. On x86-64 Linux the library
+//! [`htp`] describes such graphs as plain data and [`lower`] makes them of models' nodes, with [`weights`] in several
+//! forms, on every host. [`exec`] runs them with Qualcomm's own library, `libQnnHtp.so`, which is loaded at run time;
+//! [`sys`] declares its interface. On x86-64 Linux the library
 //! computes in an emulator: its numbers count, its times don't.
 //!
 //! It knows the graph and the HAL, never files of models or other backends. The three main types: [`QnnDriver`],
@@ -14,7 +15,9 @@ pub mod htp;
 pub mod lower;
 mod soc;
 pub mod sys;
+pub mod weights;
 
 pub use device::QnnDevice;
 pub use driver::{DEFAULT_SOC, QnnDriver};
 pub use soc::Soc;
+pub use weights::WeightForm;

@@ -133,6 +133,9 @@ pub struct VendorArgs {
     /// The Qualcomm chip, e.g. SM8650; ANYNPU_QNN_SOC if left out
     #[arg(long, value_name = "NAME")]
     pub qnn_soc: Option<String>,
+    /// The form of weights there: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
+    #[arg(long, value_name = "FORM")]
+    pub qnn_weights: Option<anynpu_backends::WeightForm>,
 }
 
 /// Options on where and how a model runs.

@@ -6,7 +6,7 @@ use super::Lowering;
 use crate::htp::TensorId;
 
 /// √(8/π): twice the factor of the tanh approximation of GELU, as `tanh(z) = 2σ(2z) − 1`.
-const TWICE_ROOT: f32 = 1.595_769_1;
+const TWICE_ROOT: f32 = 1.595_769;
 /// The share of the cube in it.
 const CUBE: f32 = 0.044_715;
 

@@ -17,6 +17,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
     let name = node.name.as_str();
     let made = match &node.op {
         Op::Linear => {
+            // before the other operands, which would take it for any weight
+            l.matrix(node.inputs[1])?;
             let inputs = l.operands(node)?;
             let dims = l.dims(node.outputs[0]);
             l.op(name, "FullyConnected", &inputs, &dims, &[])

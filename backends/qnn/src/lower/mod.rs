@@ -14,11 +14,10 @@ mod verdict;
 use std::collections::BTreeMap;
 
 use anynpu_hal::{Entry, HalError, Reason, ReasonCode, Support, WeightSource};
-use anynpu_ir::{
-    DType, Graph, Node, NodeId, StateId, Symbol, SymbolValues, ValueDef, ValueId, block::dequantize,
-};
+use anynpu_ir::{DType, Graph, Node, NodeId, StateId, Symbol, SymbolValues, ValueDef, ValueId};
 
 use crate::htp::{self, DataType, Encoding, TensorId, TensorKind};
+use crate::weights::{Matrix, WeightForm};
 
 pub use feed::{Feed, Fetch, MaskRows, Rotation};
 pub use verdict::verdict;
@@ -34,7 +33,8 @@ pub struct Lowered {
     pub fetches: Vec<Fetch>,
 }
 
-/// Lowers `entry`, whose sizes must be exact, for states kept in `state_dtype`. Without `weights` static tensors have no
+/// Lowers `entry`, whose sizes must be exact, for states kept in `state_dtype` and products of weights in `form`.
+/// Without `weights` static tensors have no
 /// contents: enough to know what the host gives and takes.
 ///
 /// # Errors
@@ -43,6 +43,7 @@ pub fn lower(
     device: &str,
     entry: &Entry,
     state_dtype: DType,
+    form: WeightForm,
     weights: Option<&dyn WeightSource>,
 ) -> Result<Lowered, HalError> {
     let mut refused: Vec<(NodeId, Reason)> = Vec::new();
@@ -64,6 +65,7 @@ pub fn lower(
         graph: &entry.graph,
         symbols: exact(entry)?,
         state_dtype,
+        form,
         weights,
         inputs: ports.inputs.iter().map(|p| p.value).collect(),
         states: ports.states.iter().map(|p| p.state).collect(),
@@ -105,27 +107,12 @@ fn exact(entry: &Entry) -> Result<SymbolValues, HalError> {
     Ok(entry.bounds.limits())
 }
 
-/// The weight called `name`, of `dims`, in F16.
-fn halves(weights: &dyn WeightSource, name: &str, dims: &[u32]) -> Result<Vec<u8>, HalError> {
-    let view = weights.weight(name)?;
-    let count: usize = dims.iter().map(|d| *d as usize).product();
-    let mut numbers = vec![0f32; count];
-    let decoded = dequantize(view.dtype, &view.bytes, &mut numbers);
-    decoded.map_err(|e| HalError::Weight {
-        name: name.into(),
-        why: e.to_string(),
-    })?;
-    let numbers = numbers.iter();
-    Ok(numbers
-        .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
-        .collect())
-}
-
 struct Lowering<'a> {
     device: &'a str,
     graph: &'a Graph,
     symbols: SymbolValues,
     state_dtype: DType,
+    form: WeightForm,
     weights: Option<&'a dyn WeightSource>,
     /// Operands of the entry, in the order they are bound.
     inputs: Vec<ValueId>,
@@ -247,19 +234,42 @@ impl Lowering<'_> {
         })
     }
 
+    /// The tensor of the weight `value` of a product, in the form that is wanted.
+    fn matrix(&mut self, value: ValueId) -> Result<TensorId, HalError> {
+        if let Some(&known) = self.values.get(&value) {
+            return Ok(known);
+        }
+        let name = self.graph.value(value).name.clone();
+        let dims = self.dims(value);
+        let made = self.held(&name, &dims, self.form)?;
+        self.values.insert(value, made);
+        Ok(made)
+    }
+
     fn weight(&mut self, name: &str, dims: &[u32]) -> Result<TensorId, HalError> {
-        let contents = match self.weights {
-            None => Vec::new(),
+        self.held(name, dims, WeightForm::F16)
+    }
+
+    fn held(&mut self, name: &str, dims: &[u32], form: WeightForm) -> Result<TensorId, HalError> {
+        let held = match self.weights {
+            None => Matrix {
+                bytes: Vec::new(),
+                dtype: DataType::F16,
+                encoding: Encoding::None,
+            },
             Some(weights) => {
-                let contents = halves(weights, name, dims)?;
+                let columns = dims.last().map_or(1, |d| *d as usize);
+                let rows = dims.iter().rev().skip(1).map(|d| *d as usize).product();
+                let held = Matrix::of(name, &weights.weight(name)?, rows, columns, form)?;
                 weights.release(name);
-                contents
+                held
             }
         };
-        let kind = TensorKind::Static(contents);
-        Ok(self
-            .out
-            .tensor(name, kind, DataType::F16, dims, Encoding::None))
+        let kind = TensorKind::Static(held.bytes);
+        let Matrix {
+            dtype, encoding, ..
+        } = held;
+        Ok(self.out.tensor(name, kind, dtype, dims, encoding))
     }
 
     /// Makes result `at` of the entry an output.

@@ -38,20 +38,6 @@ impl HtpDeviceConfig {
     }
 }
 
-pub const HTP_GRAPH_OPTIMIZATION: u32 = 1;
-pub const HTP_OPTIMIZATION_FINALIZE_LEVEL: u32 = 3;
-
-/// The HTP's configuration of a graph, as used for [`HTP_GRAPH_OPTIMIZATION`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct HtpGraphConfig {
-    pub option: u32,
-    pub pad: u32,
-    pub kind: u32,
-    pub value: f32,
-    pub rest: [u64; 4],
-}
-
 pub const HTP_CONTEXT_WEIGHT_SHARING: u32 = 1;
 
 /// The HTP's configuration of a context, as used for [`HTP_CONTEXT_WEIGHT_SHARING`].
@@ -65,7 +51,5 @@ pub struct HtpContextConfig {
 }
 
 const _: () = {
-    assert!(offset_of!(HtpGraphConfig, kind) == 8);
-    assert!(offset_of!(HtpGraphConfig, value) == 12);
     assert!(offset_of!(HtpContextConfig, enabled) == 8);
 };

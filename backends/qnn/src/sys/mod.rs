@@ -14,8 +14,7 @@ mod tensor;
 
 pub use config::{
     CONFIG_CUSTOM, ContextConfig, DeviceConfig, GraphConfig, HTP_CONTEXT_WEIGHT_SHARING,
-    HTP_GRAPH_OPTIMIZATION, HTP_OPTIMIZATION_FINALIZE_LEVEL, HtpContextConfig, HtpDeviceConfig,
-    HtpGraphConfig,
+    HtpContextConfig, HtpDeviceConfig,
 };
 pub use interface::{
     ErrorCode, HTP_BACKEND, Handle, Interface, LogCallback, OpName, Providers, SystemInterface,

@@ -48,6 +48,7 @@ impl VendorArgs {
         let mut options = BackendOptions::default();
         options.qnn.library.clone_from(&self.qnn_library);
         options.qnn.soc.clone_from(&self.qnn_soc);
+        options.qnn.weights = self.qnn_weights;
         options
     }
 }

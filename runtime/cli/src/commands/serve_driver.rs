@@ -42,6 +42,9 @@ pub(super) fn isolated(
         if let Some(soc) = &vendors.qnn_soc {
             arguments.extend(["--qnn-soc".into(), soc.into()]);
         }
+        if let Some(form) = vendors.qnn_weights {
+            arguments.extend(["--qnn-weights".into(), form.name().into()]);
+        }
         let helper = Helper {
             program: program.clone(),
             arguments,
