@@ -100,6 +100,7 @@ pub struct RuntimeBuilder {
     cache_folder: Option<PathBuf>,
     default_cache_folder: Option<PathBuf>,
     no_cache: bool,
+    compiled: Vec<PathBuf>,
     profiles: Vec<Profile>,
     plan_only: bool,
 }
@@ -159,6 +160,12 @@ impl RuntimeBuilder {
     /// `ANYNPU_CACHE_DIR` names one.
     pub fn default_cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.default_cache_folder = Some(folder.into());
+        self
+    }
+
+    /// Looks in `folder` first for what was compiled ahead of time. Nothing is written there.
+    pub fn compiled(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.compiled.push(folder.into());
         self
     }
 
@@ -273,7 +280,8 @@ impl RuntimeBuilder {
                 devices,
                 options: opened,
                 health: Health::default(),
-                cache: folder.map(|folder| Arc::new(Cache::new(folder, limit))),
+                cache: (folder.is_some() || !self.compiled.is_empty())
+                    .then(|| Arc::new(Cache::new(folder, self.compiled, limit))),
                 cost: CostModel::new(profiles),
                 knobs,
                 warnings,

@@ -27,17 +27,27 @@ pub struct QnnDevice {
     info: DeviceInfo,
     capabilities: Capabilities,
     device: Arc<exec::Device>,
-    form: WeightForm,
+    options: ChipOptions,
     queue: QnnQueue,
 }
 
+/// How a chip is used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChipOptions {
+    /// How weights of products are held.
+    pub form: WeightForm,
+    /// Whether graphs of a compiled form hold common weights once.
+    pub share_weights: bool,
+    /// Whether it is emulated: then it has no time.
+    pub emulated: bool,
+}
+
 impl QnnDevice {
-    /// The device of `info`, whose chip is `device`, with weights of products in `form`. Emulated chips have no time.
+    /// The device of `info`, whose chip is `device`.
     pub(crate) fn new(
         info: DeviceInfo,
         device: Arc<exec::Device>,
-        form: WeightForm,
-        emulated: bool,
+        options: ChipOptions,
     ) -> QnnDevice {
         let mut capabilities = Capabilities::new();
         capabilities.states = StateSupport::InPlaceIo;
@@ -47,23 +57,27 @@ impl QnnDevice {
             .filter(|d| anynpu_ir::block::is_decodable(*d))
             .collect();
         capabilities.memory = vec![MemoryKind::Host];
-        capabilities.features.artificial = emulated;
+        capabilities.features.artificial = options.emulated;
         capabilities.fixed_shapes = Some(FixedShapes {
             tokens: TOKENS.to_vec(),
             capacities: Vec::new(),
         });
         QnnDevice {
-            queue: QnnQueue::new(&info.name, !emulated),
+            queue: QnnQueue::new(&info.name, !options.emulated),
             info,
             capabilities,
             device,
-            form,
+            options,
         }
     }
 }
 
+/// How the weights of graphs are held in a compiled form: once for all, or once for each.
+const SHARED: &str = "shared weights";
+const APART: &str = "weights apart";
+
 /// How compiled forms begin.
-const MAGIC: &[u8; 8] = b"anpuqnn1";
+const MAGIC: &[u8; 8] = b"anpuqnn2";
 
 impl QnnDevice {
     /// What decides besides the chip whether a compiled form fits: what lowered it.
@@ -72,7 +86,7 @@ impl QnnDevice {
             "{} {} op set {OP_SET_VERSION} weights {}",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
-            self.form
+            self.options.form
         )
     }
 
@@ -81,6 +95,10 @@ impl QnnDevice {
         let mut form = FormWriter::new(MAGIC);
         form.text(self.device.soc().name);
         form.text(&self.version());
+        form.text(match self.shares_weights(entries) {
+            true => SHARED,
+            false => APART,
+        });
         form.entries(entries, options);
         form
     }
@@ -88,11 +106,16 @@ impl QnnDevice {
     /// What was compiled, and the library's own form of it.
     fn parts(blob: &[u8]) -> Result<(Vec<Entry>, CompileOptions, &[u8]), FormError> {
         let mut form = reader(blob)?;
-        let (_soc, _version) = (form.text()?, form.text()?);
+        let (_soc, _version, _weights) = (form.text()?, form.text()?, form.text()?);
         let (entries, options) = form.entries()?;
         let binary = form.bytes()?;
         form.end()?;
         Ok((entries, options, binary))
+    }
+
+    /// Whether the graphs of `entries` are to hold common weights once.
+    fn shares_weights(&self, entries: &[Entry]) -> bool {
+        self.options.share_weights && entries.len() > 1
     }
 
     fn rejected(&self, why: String) -> HalError {
@@ -144,7 +167,10 @@ impl Device for QnnDevice {
             .iter()
             .map(|e| EntryInfo::describe(e, options.state_dtype))
             .collect();
-        let context = Context::new(&self.device, ContextOptions::default()).map_err(of_device)?;
+        let own = ContextOptions {
+            share_weights: self.shares_weights(entries),
+        };
+        let context = Context::new(&self.device, own).map_err(of_device)?;
         let keeps = self.device.reads_binaries() && has_form(entries);
         let head = keeps.then(|| self.head(entries, options));
         let mut module = QnnModule::new(&context, infos?, head);
@@ -154,7 +180,13 @@ impl Device for QnnDevice {
                     what: "compiling".into(),
                 });
             }
-            let lowered = lower(name, entry, options.state_dtype, self.form, Some(&*weights))?;
+            let lowered = lower(
+                name,
+                entry,
+                options.state_dtype,
+                self.options.form,
+                Some(&*weights),
+            )?;
             module.compile(lowered).map_err(of_device)?;
         }
         progress(entries.len() as u64, entries.len() as u64);
@@ -170,14 +202,20 @@ impl Device for QnnDevice {
 
     fn check_blob(&self, blob: &[u8]) -> BlobCompatibility {
         let own = self.device.soc().name;
-        let head = reader(blob).and_then(|mut form| Ok((form.text()?, form.text()?)));
+        let head = reader(blob).and_then(|mut form| Ok((form.text()?, form.text()?, form.text()?)));
         match head {
             Err(e) => BlobCompatibility::Unsupported(e.to_string()),
-            Ok((soc, _)) if soc != own => {
+            Ok((soc, ..)) if soc != own => {
                 BlobCompatibility::Unsupported(format!("it was compiled for {soc}, not for {own}"))
             }
-            Ok((_, version)) if version != self.version() => {
+            Ok((_, version, _)) if version != self.version() => {
                 BlobCompatibility::Unsupported(format!("it was lowered by {version}"))
+            }
+            // the library says so too, and crashes when it compiles the next graph
+            Ok((.., weights)) if weights == SHARED && self.options.emulated => {
+                BlobCompatibility::Unsupported(
+                    "its graphs share their weights, which the emulator can't load".into(),
+                )
             }
             Ok(_) => BlobCompatibility::Optimal,
         }
@@ -198,7 +236,13 @@ impl Device for QnnDevice {
         let head = self.head(&entries, &options);
         let mut module = QnnModule::new(&context, infos?, Some(head));
         for entry in &entries {
-            let lowered = lower(&self.info.name, entry, options.state_dtype, self.form, None)?;
+            let lowered = lower(
+                &self.info.name,
+                entry,
+                options.state_dtype,
+                self.options.form,
+                None,
+            )?;
             module.retrieve(&info, lowered).map_err(of_device)?;
         }
         Ok(Arc::new(module))

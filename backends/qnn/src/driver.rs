@@ -8,6 +8,9 @@ use anynpu_hal::{
     Unavailable,
 };
 
+use crate::device::ChipOptions;
+use crate::sys::Version;
+use crate::weights::WeightFormError;
 use crate::{QnnDevice, Soc, WeightForm, exec, sys};
 
 /// The driver of Qualcomm's HTP, by Qualcomm's own library.
@@ -19,6 +22,9 @@ pub struct QnnDriver {
     pub soc: Option<String>,
     /// The form of weights; `ANYNPU_QNN_WEIGHTS`, or [`WeightForm::F16`], if absent.
     pub weights: Option<WeightForm>,
+    /// Whether compiled forms hold the weights that graphs have in common once, from v73 on. They are smaller, and
+    /// run on chips only: the emulator does not load them.
+    pub share_weights: bool,
 }
 
 /// The chip that is emulated where none is named.
@@ -54,16 +60,10 @@ impl QnnDriver {
                 "graphs are lowered in f16; name a newer chip",
             ));
         }
-        let form = match (self.weights, set(WEIGHTS)) {
-            (Some(form), _) => form,
-            (None, None) => WeightForm::default(),
-            (None, Some(named)) => named.to_string_lossy().parse().map_err(|e| {
-                unavailable(
-                    format!("{WEIGHTS}: {e}"),
-                    "leave it unset for weights in f16",
-                )
-            })?,
-        };
+        let form = self.weight_form().map_err(|e| {
+            let remedy = format!("leave {WEIGHTS} unset for weights in f16");
+            unavailable(format!("{WEIGHTS}: {e}"), &remedy)
+        })?;
         if form == WeightForm::Blocks && !soc.has_block_weights() {
             let reason = format!("{} computes no weights in blocks", soc.name);
             return Err(unavailable(
@@ -90,7 +90,20 @@ impl QnnDriver {
         Ok((device, soc, form))
     }
 
-    fn info(soc: Soc) -> DeviceInfo {
+    /// The form of weights that is asked for, here or in the environment.
+    ///
+    /// # Errors
+    /// `ANYNPU_QNN_WEIGHTS` names none.
+    pub fn weight_form(&self) -> Result<WeightForm, WeightFormError> {
+        let set = std::env::var_os(WEIGHTS).filter(|v| !v.is_empty());
+        match (self.weights, set) {
+            (Some(form), _) => Ok(form),
+            (None, None) => Ok(WeightForm::default()),
+            (None, Some(named)) => named.to_string_lossy().parse(),
+        }
+    }
+
+    fn info(soc: Soc, core_api: Version) -> DeviceInfo {
         let emulated = match EMULATED {
             true => ", in Qualcomm's emulator on this CPU: its numbers count, it has no time",
             false => "",
@@ -102,7 +115,10 @@ impl QnnDriver {
                 true => DeviceKind::Simulated,
                 false => DeviceKind::Npu,
             },
-            description: format!("HTP v{} of {}{emulated}", soc.generation, soc.name),
+            description: format!(
+                "HTP v{} of {} by core API {core_api}{emulated}",
+                soc.generation, soc.name
+            ),
         }
     }
 }
@@ -133,9 +149,9 @@ impl Driver for QnnDriver {
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        let (_, soc, _) = self.open_chip()?;
+        let (device, soc, _) = self.open_chip()?;
         Ok(vec![ExposedDevice {
-            info: QnnDriver::info(soc),
+            info: QnnDriver::info(soc, device.core_api()),
             artificial: EMULATED,
         }])
     }
@@ -145,8 +161,13 @@ impl Driver for QnnDriver {
             device: "qnn".into(),
             why: u.reason,
         })?;
-        let info = QnnDriver::info(soc);
-        Ok(Arc::new(QnnDevice::new(info, device, form, EMULATED)))
+        let info = QnnDriver::info(soc, device.core_api());
+        let options = ChipOptions {
+            form,
+            share_weights: self.share_weights && soc.shares_weights(),
+            emulated: EMULATED,
+        };
+        Ok(Arc::new(QnnDevice::new(info, device, options)))
     }
 }
 

@@ -51,6 +51,11 @@ impl Soc {
         self.generation >= 73
     }
 
+    /// Whether graphs of one compiled form can hold common weights once.
+    pub const fn shares_weights(self) -> bool {
+        self.generation >= 73
+    }
+
     /// Whether weights in blocks of 4 bits run.
     pub const fn has_block_weights(self) -> bool {
         self.generation >= 73

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anynpu_graphs::quant::Mixture;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::Target;
+
 /// Run language models on every accelerator of a phone or laptop.
 #[derive(Debug, Parser)]
 #[command(
@@ -91,6 +93,12 @@ pub enum Command {
         Types: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K"
     )]
     Quantize(QuantizeArgs),
+    /// Compile a model for a device that isn't here, into a folder that it loads
+    #[command(
+        after_help = "Examples:\n  anynpu compile model.gguf --target qnn:SM8650 -o model-sm8650\n  \
+        anynpu compile model-q4_0.gguf --target qnn:SM8750 --ctx 2048 --qnn-weights blocks -o model-sm8750"
+    )]
+    Compile(CompileArgs),
     /// Measure how well a model predicts a text
     #[command(
         after_help = "Examples:\n  anynpu perplexity model.gguf -f text.txt\n  \
@@ -182,6 +190,9 @@ pub struct PlacementArgs {
     /// Keep nothing that devices compile
     #[arg(long)]
     pub no_cache: bool,
+    /// Folder that `anynpu compile` made, to load compiled forms from; repeatable
+    #[arg(long, value_name = "DIR")]
+    pub compiled: Vec<PathBuf>,
     /// Type of the KV cache; auto is f32 for F32 models and caches up to 16 MiB, else f16. q8_0 takes
     /// half of f16, for models whose heads are a multiple of 32 wide
     #[arg(long, value_name = "TYPE", default_value = "auto")]
@@ -487,6 +498,35 @@ pub struct QuantizeArgs {
     pub ctx: Option<u32>,
     #[command(flatten)]
     pub placement: PlacementArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The device: qnn:CHIP, e.g. qnn:SM8650
+    #[arg(long, value_name = "TARGET")]
+    pub target: Target,
+    /// The folder to make; it must not be there yet
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Context size in tokens, fixed from now on; the model's own, at most 4096, if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Type of the KV cache; auto is f32 for F32 models and caches up to 16 MiB, else f16
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub kv_type: KvType,
+    /// Hold weights once for each size of step, so that the emulator of this machine loads it too
+    #[arg(long)]
+    pub for_emulator: bool,
+    /// Qualcomm's libQnnHtp.so, which compiles; ANYNPU_QNN_LIBRARY if left out
+    #[arg(long, value_name = "PATH")]
+    pub qnn_library: Option<PathBuf>,
+    /// The form of weights: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
+    #[arg(long, value_name = "FORM")]
+    pub qnn_weights: Option<anynpu_backends::WeightForm>,
     #[command(flatten)]
     pub json: JsonArgs,
 }

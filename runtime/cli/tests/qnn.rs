@@ -57,6 +57,113 @@ fn a_model_in_q4_0_goes_on_the_same_with_its_blocks_kept() {
 }
 
 #[test]
+fn what_was_compiled_ahead_of_time_is_loaded_and_left_as_it_is() {
+    let test = "what_was_compiled_ahead_of_time_is_loaded_and_left_as_it_is";
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let compile = |name: &str, more: &[&str]| {
+        let to = folder.path().join(name).to_str().unwrap().to_owned();
+        let args = [
+            "compile",
+            "--target",
+            "qnn:SM8650",
+            "--ctx",
+            "256",
+            "--json",
+        ];
+        let manifest = json(&[&args, &["-o", &to][..], more].concat());
+        assert_eq!(manifest["target"], "qnn:SM8650");
+        assert!(manifest["device"].as_str().unwrap().starts_with("HTP v75"));
+        let file = &manifest["files"][0];
+        let path = folder
+            .path()
+            .join(name)
+            .join(file["name"].as_str().unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        assert_eq!(file["blake3"].as_str().unwrap(), digest);
+        (manifest, path, bytes.len())
+    };
+    let (manifest, path, apart) = compile("emulated", &["--for-emulator"]);
+    assert_eq!(manifest["shared_weights"], false);
+    let (manifest_shared, path_shared, shared) = compile("shared", &[]);
+    assert_eq!(manifest_shared["shared_weights"], true);
+    assert!(2 * shared < apart + apart / 5, "{shared} of {apart} bytes");
+    let cpu = json(&[RUN, &["--ctx", "256", "--device", "cpu"]].concat());
+    let go = |manifest: &serde_json::Value| {
+        let given = manifest["run"].as_array().unwrap().iter();
+        let given: Vec<&str> = given.map(|a| a.as_str().unwrap()).collect();
+        let run = json(&[RUN, &given, &["--no-cache"]].concat());
+        assert_eq!(run["tokens"], cpu["tokens"]);
+        (
+            run["timing"]["compile_ms"].as_f64().unwrap(),
+            run["warnings"].to_string(),
+        )
+    };
+    let damaged = "is not used";
+    let (_, told) = go(&manifest);
+    assert!(!told.contains(damaged), "{told}");
+    // what only a chip takes is compiled anew here, and stays
+    let (_, told) = go(&manifest_shared);
+    assert!(told.contains("the emulator can't load"), "{told}");
+    assert_eq!(std::fs::read(&path_shared).unwrap().len(), shared);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[apart / 2] ^= 0x55;
+    std::fs::write(&path, &bytes).unwrap();
+    let (_, told) = go(&manifest);
+    assert!(told.contains(damaged), "{told}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let to = folder.path().join("emulated");
+    let again = [
+        "compile",
+        "--target",
+        "qnn:SM8650",
+        "-o",
+        to.to_str().unwrap(),
+    ];
+    refused(&again, 1, &["is there already"]);
+}
+
+#[test]
+fn targets_that_are_none_are_refused_and_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("out");
+    let compile = |target, more: &[&'static str]| {
+        let args = ["compile", "--target", target, "-o", to.to_str().unwrap()];
+        [&args, more]
+            .concat()
+            .into_iter()
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    let refuses = |args: Vec<String>, status, words: &[&str]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        refused(&args, status, words);
+    };
+    refuses(
+        compile("tpu:1", &[]),
+        2,
+        &["'tpu:1' is no target", "qnn:SM8650"],
+    );
+    refuses(compile("qnn:SM1", &[]), 2, &["no chip 'SM1'", "SM8850"]);
+    refuses(
+        compile("qnn:SM8350", &[]),
+        1,
+        &["SM8350 computes no floating point"],
+    );
+    let absent = ["--qnn-library", "/nowhere/libQnnHtp.so"];
+    refuses(
+        compile("qnn:SM8650", &absent),
+        1,
+        &["/nowhere/libQnnHtp.so"],
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_library_or_chip_that_is_not_there_is_named_with_what_to_do() {
     let failed = |more: &[&str]| {
         let out = anynpu(&[&["run", "-n", "1", "--device", "cpu,qnn"], more].concat());

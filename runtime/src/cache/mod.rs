@@ -25,7 +25,10 @@ pub(crate) use key::Key;
 /// A folder of compiled modules.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    folder: PathBuf,
+    /// Where what was compiled is kept, if it is.
+    folder: Option<PathBuf>,
+    /// Folders of entries that were compiled ahead of time. They are only read.
+    given: Vec<PathBuf>,
     /// Bytes that all entries may take together.
     limit: u64,
     /// What the user should know, each once.
@@ -54,10 +57,12 @@ impl Request<'_> {
 }
 
 impl Cache {
-    /// A cache in `folder`, which is made when it is first written, of at most `limit` bytes.
-    pub fn new(folder: PathBuf, limit: u64) -> Self {
+    /// A cache in `folder`, which is made when it is first written, of at most `limit` bytes, and in the folders
+    /// `given`, which are looked into first.
+    pub fn new(folder: Option<PathBuf>, given: Vec<PathBuf>, limit: u64) -> Self {
         Cache {
             folder,
+            given,
             limit,
             notes: Mutex::new(Vec::new()),
             background: Mutex::new(Vec::new()),
@@ -103,11 +108,23 @@ impl Cache {
         key: &Key,
         compatibility: &[u8],
     ) -> Option<Arc<dyn Module>> {
-        let path = self.path(key);
+        let file = format!("{key}.{EXTENSION}");
+        let given = self.given.iter().find_map(|folder| {
+            let path = folder.join(&file);
+            let blob = read(&path, u64::MAX, key);
+            let blob = blob.inspect_err(|e| self.not_used(&path, e)).ok()??;
+            let module = request.device.load(&blob, request.weights.clone());
+            let module = module.inspect_err(|e| self.not_used(&path, e)).ok()?;
+            (module.entries().len() == request.entries.len()).then_some(module)
+        });
+        if given.is_some() {
+            return given;
+        }
+        let path = self.folder.as_ref()?.join(&file);
         let blob = match read(&path, self.limit, key) {
             Ok(blob) => blob?,
             Err(e) => {
-                self.note(format!("{} is not used: {e}", path.display()));
+                self.not_used(&path, e);
                 return None;
             }
         };
@@ -145,11 +162,15 @@ impl Cache {
                 None
             }
             Err(e) => {
-                self.note(format!("{} is not used: {e}", path.display()));
+                self.not_used(&path, e);
                 self.remove(&path);
                 None
             }
         }
+    }
+
+    fn not_used(&self, path: &Path, why: impl std::fmt::Display) {
+        self.note(format!("{} is not used: {why}", path.display()));
     }
 
     /// Compiles `request` on a thread of its own and keeps the result for the next start.
@@ -172,6 +193,9 @@ impl Cache {
     }
 
     fn keep(&self, key: &Key, compatibility: &[u8], module: &dyn Module) {
+        let Some(folder) = &self.folder else {
+            return;
+        };
         let blob = match module.blob() {
             Ok(Some(blob)) => blob,
             Ok(None) => return,
@@ -182,21 +206,22 @@ impl Cache {
             let (size, limit) = (bytes.len(), self.limit);
             return self.note(format!(
                 "the compiled form of {size} bytes is not kept: the cache {} holds at most {limit}",
-                self.folder.display()
+                folder.display()
             ));
         }
-        self.make_room(bytes.len() as u64);
-        if let Err(e) = write(&self.path(key), &bytes) {
+        self.make_room(folder, bytes.len() as u64);
+        let path = folder.join(format!("{key}.{EXTENSION}"));
+        if let Err(e) = write(&path, &bytes) {
             self.note(format!(
                 "the compiled form is not kept in {}: {e}",
-                self.folder.display()
+                folder.display()
             ));
         }
     }
 
     /// Removes the entries that were used longest ago until `bytes` more fit.
-    fn make_room(&self, bytes: u64) {
-        let Ok(files) = fs::read_dir(&self.folder) else {
+    fn make_room(&self, folder: &Path, bytes: u64) {
+        let Ok(files) = fs::read_dir(folder) else {
             return;
         };
         let entries = files.filter_map(|file| {
@@ -230,10 +255,6 @@ impl Cache {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => self.note(format!("{} can't be removed: {e}", path.display())),
         }
-    }
-
-    fn path(&self, key: &Key) -> PathBuf {
-        self.folder.join(format!("{key}.{EXTENSION}"))
     }
 
     fn note(&self, text: String) {

@@ -131,7 +131,11 @@ impl Setting {
         Setting {
             device: keeper.clone(),
             keeper,
-            cache: Arc::new(Cache::new(folder.path().join("compiled"), limit)),
+            cache: Arc::new(Cache::new(
+                Some(folder.path().join("compiled")),
+                Vec::new(),
+                limit,
+            )),
             folder,
         }
     }
@@ -273,7 +277,7 @@ fn a_folder_that_can_not_be_written_costs_time_only() {
     let mut setting = Setting::new(1 << 20);
     let file = setting.folder.path().join("file");
     fs::write(&file, b"").unwrap();
-    setting.cache = Arc::new(Cache::new(file.join("compiled"), 1 << 20));
+    setting.cache = Arc::new(Cache::new(Some(file.join("compiled")), Vec::new(), 1 << 20));
     assert_eq!(setting.compile("a"), 1);
     assert_eq!(setting.compile("a"), 2);
     let notes = setting.cache.take_notes();
@@ -338,4 +342,25 @@ fn threads_that_share_a_folder_never_see_half_an_entry() {
     });
     let notes = setting.cache.take_notes();
     assert!(notes.is_empty(), "{notes:?}");
+}
+
+#[test]
+fn a_given_folder_is_looked_into_first_and_never_written() {
+    let mut setting = Setting::new(1 << 20);
+    setting.compile("a");
+    let path = setting.files().remove(0);
+    let given = vec![setting.folder.path().join("compiled")];
+    setting.cache = Arc::new(Cache::new(None, given, 0));
+    assert_eq!(setting.compile("a"), 1);
+    assert_eq!(setting.compile("b"), 2);
+    assert_eq!(setting.files().len(), 1);
+    assert!(setting.cache.take_notes().is_empty());
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(setting.compile("a"), 3);
+    let notes = setting.cache.take_notes();
+    assert!(notes[0].contains("is not used"), "{notes:?}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }

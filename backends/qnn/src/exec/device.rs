@@ -9,7 +9,7 @@ use super::{QnnError, log};
 use crate::Soc;
 use crate::sys::{
     CONFIG_CUSTOM, DeviceConfig, ErrorCode, Handle, HtpDeviceConfig, Loaded, OpConfig, OpName,
-    SystemTable, Table,
+    SystemTable, Table, Version,
 };
 
 /// The library started: what all devices share.
@@ -86,6 +86,11 @@ impl Device {
     /// The chip.
     pub fn soc(&self) -> Soc {
         self.soc
+    }
+
+    /// The core API of the library.
+    pub fn core_api(&self) -> Version {
+        self.backend.loaded.core
     }
 
     /// The names of the operations that the library has for any chip.

@@ -10,10 +10,11 @@ use anynpu::plan::{Pin, Placement};
 use anynpu::probe::{ProbeOptions, probe};
 use anynpu::profile::Profile;
 use anynpu::{
-    CancelToken, KvType, LoadOptions, LoadStage, LoadedModel, ModelSource, OpenModel, Precision,
-    Runtime, RuntimeBuilder,
+    CancelToken, KvType, LoadOptions, LoadProgress, LoadStage, LoadedModel, ModelSource, OpenModel,
+    Precision, Runtime, RuntimeBuilder,
 };
 use anynpu_backends::{BackendOptions, Drivers};
+use indicatif::ProgressBar;
 
 use crate::args::{self, ModelArg, PlacementArgs, VendorArgs};
 use crate::commands::serve_driver::isolated;
@@ -136,6 +137,9 @@ impl PlacementArgs {
         } else if let Some(folder) = users_caches() {
             builder = builder.default_cache_folder(folder.join("anynpu"));
         }
+        for folder in &self.compiled {
+            builder = builder.compiled(folder);
+        }
         if self.no_cache {
             builder = builder.without_cache();
         }
@@ -160,14 +164,8 @@ impl PlacementArgs {
 
     /// How to load, for a context of `context` tokens.
     pub fn load_options(&self, context: Option<u32>) -> anyhow::Result<LoadOptions> {
-        let kv_type = match self.kv_type {
-            args::KvType::Auto => KvType::Auto,
-            args::KvType::F32 => KvType::F32,
-            args::KvType::F16 => KvType::F16,
-            args::KvType::Q8_0 => KvType::Q8_0,
-        };
         let mut options = LoadOptions::new()
-            .kv_type(kv_type)
+            .kv_type(kv_type(self.kv_type))
             .placement(self.placement()?)
             .cancel(interrupt());
         options.precision = match self.precision {
@@ -186,14 +184,7 @@ impl PlacementArgs {
     /// Loads `model` with a progress bar.
     pub fn load(&self, model: &ModelArg, context: Option<u32>) -> anyhow::Result<LoadedModel> {
         let bar = output::progress_bar("loading");
-        let shown = bar.clone();
-        let options = self.load_options(context)?.progress(move |p| {
-            if p.stage == LoadStage::Compile {
-                shown.set_length(p.total.max(1));
-                shown.set_position(p.done);
-            }
-            ControlFlow::Continue(())
-        });
+        let options = self.load_options(context)?.progress(shown_on(&bar));
         let runtime = self.runtime()?;
         let loaded = runtime.load(model.source(), options);
         bar.finish_and_clear();
@@ -204,6 +195,28 @@ impl PlacementArgs {
             tracing::warn!("{warning}");
         }
         Ok(loaded)
+    }
+}
+
+/// The type of the KV cache as the library names it.
+pub fn kv_type(given: args::KvType) -> KvType {
+    match given {
+        args::KvType::Auto => KvType::Auto,
+        args::KvType::F32 => KvType::F32,
+        args::KvType::F16 => KvType::F16,
+        args::KvType::Q8_0 => KvType::Q8_0,
+    }
+}
+
+/// Shows on `bar` how far devices have compiled.
+pub fn shown_on(bar: &ProgressBar) -> impl FnMut(LoadProgress) -> ControlFlow<()> + Send + 'static {
+    let shown = bar.clone();
+    move |p| {
+        if p.stage == LoadStage::Compile {
+            shown.set_length(p.total.max(1));
+            shown.set_position(p.done);
+        }
+        ControlFlow::Continue(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod check;
+mod compile;
 mod detokenize;
 mod devices;
 mod doctor;
@@ -19,6 +20,8 @@ mod quantize;
 mod run;
 mod serve_driver;
 mod tokenize;
+
+pub use compile::Target;
 
 use crate::args::Command;
 
@@ -37,6 +40,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Inspect(a) => inspect::execute(&a),
         Command::Bench(a) => bench::execute(&a),
         Command::Quantize(a) => quantize::execute(&a),
+        Command::Compile(a) => compile::execute(&a),
         Command::Perplexity(a) => perplexity::execute(&a),
         Command::Doctor(a) => doctor::execute(&a),
         Command::ServeDriver(a) => serve_driver::execute(&a),
