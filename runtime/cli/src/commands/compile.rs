@@ -109,7 +109,7 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
     fs::rename(folder.keep(), output)
         .with_context(|| format!("{} can't be put in place", output.display()))?;
     if args.json.json {
-        return Ok(output::print_json(&manifest)?);
+        return output::print_json(&manifest);
     }
     let bytes: u64 = manifest.files.iter().map(|f| f.bytes).sum();
     Ok(output::print_line(&format!(
@@ -141,7 +141,6 @@ fn compile(args: &CompileArgs, runtime: &Runtime) -> anyhow::Result<LoadedModel>
     let placement = Placement {
         pins: pins.collect::<Result<_, _>>()?,
         require: Some("qnn".into()),
-        ..Placement::default()
     };
     let mut options = LoadOptions::new()
         .placement(placement)
