@@ -106,8 +106,10 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
     let path = folder.path().join("manifest.json");
     fs::write(&path, serde_json::to_string_pretty(&manifest)? + "\n")
         .with_context(|| path.display().to_string())?;
-    fs::rename(folder.keep(), output)
+    fs::rename(folder.path(), output)
         .with_context(|| format!("{} can't be put in place", output.display()))?;
+    // it has another name now, so there is nothing to remove
+    let _ = folder.keep();
     if args.json.json {
         return output::print_json(&manifest);
     }
