@@ -120,15 +120,16 @@ emulated() {
   timeout "${EMULATOR_SECONDS:-900}" qemu-aarch64 -cpu "$1" "${@:2}"
 }
 
-# Packages whose tests run under the emulator, and the list of their test programs: a line
-# "folder name program" each. All are built by one command, so that they share their dependencies;
-# with the command line's tests comes the program itself, in $aarch64_program.
+# Packages whose tests run under the emulator, which of their tests, and the list of the test programs: a
+# line "folder name program" each. All are built by one command, so that they share their dependencies;
+# with a test of the command line comes the program itself, in $aarch64_program.
 aarch64_folders=(backends/cpu tests)
 aarch64_packages=(-p anynpu-cpu -p anynpu-tests -p anynpu-cli)
+aarch64_programs=(--test device --test ops --test models --test quantize)
 aarch64_list=$logs/aarch64-programs.txt
 aarch64_program=target/aarch64/aarch64-unknown-linux-gnu/debug/anynpu
 aarch64_build() {
-  local arguments=(--lib --test '*' "${aarch64_packages[@]}")
+  local arguments=(--lib "${aarch64_programs[@]}" "${aarch64_packages[@]}")
   on_aarch64 test --no-run "${arguments[@]}"
   on_aarch64 test --no-run --message-format=json "${arguments[@]}" 2>/dev/null |
     sed -n "s|.*\"manifest_path\":\"$PWD/\([^\"]*\)/Cargo.toml\",\"target\":{[^}]*\"name\":\"\([^\"]*\)\".*\"executable\":\"\([^\"]*\)\".*|\1 \2 \3|p" |
