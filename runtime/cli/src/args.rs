@@ -306,7 +306,8 @@ pub struct PlanArgs {
     #[arg(long, value_name = "DEV=BYTES", value_parser = budget)]
     pub memory: Vec<(String, u64)>,
     /// Run the plan: the prompt (token ids of a fixed sequence) and as many steps as tokens are generated,
-    /// and show what was predicted beside what was measured; without a profile the devices are measured quickly first
+    /// and show what was predicted beside what was measured; without a profile, what the model needs of the
+    /// devices is measured first
     #[arg(long)]
     pub check: bool,
     /// Keep in the profile how far off the check found it: later predictions are corrected

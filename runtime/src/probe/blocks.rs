@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use anynpu_hal::DeviceKind;
+use anynpu_hal::{DeviceKind, HalError};
 use anynpu_ir::{DType, Graph, Node, SymbolValues};
 
 use super::graphs::{self, Blocks};
-use super::prober::{LEAST_US, Missing, Prober};
+use super::prober::{LEAST_US, Missing, Prober, keep};
 use super::rig::{Part, Rig, takes};
 use crate::cost::{DeviceCost, GraphScale};
 use crate::profile::{Anchor, ProductTime, Sample, rounded};
@@ -30,7 +30,7 @@ impl Prober<'_> {
             let dispatch = self.dispatch_us();
             let us = self.sample(5, |_| rig.run(0, tokens, 0))?;
             let us = us.map(|us| ((us - dispatch) / f64::from(COUNT)).max(LEAST_US));
-            self.profile.products.push(ProductTime {
+            self.product(ProductTime {
                 dtype: dtype.name().into(),
                 rows: side,
                 columns: side,
@@ -127,7 +127,7 @@ impl Prober<'_> {
         let nodes = layer_nodes(&graph).into_iter().next().unwrap_or(0..0);
         let nodes = graph.nodes()[nodes.start as usize..nodes.end as usize].iter();
         let alone = nodes.map(|n| cost.node_alone(&graph, n, &symbols, state_dtype, &scale));
-        self.profile.anchors.push(Anchor {
+        let mut found = Anchor {
             phase: phase.into(),
             dtype: blocks.dtype.name().into(),
             tokens,
@@ -136,8 +136,32 @@ impl Prober<'_> {
             elements: scale.elements as u64,
             us,
             nodes_us: rounded(alone.map(|e| e.us).sum::<f64>().max(LEAST_US)),
-        });
+        };
+        let own = |a: &Anchor| (a.tokens, a.cached, a.hidden, a.elements);
+        let same = |a: &Anchor| a.phase == phase && a.dtype == found.dtype && own(a) == own(&found);
+        let anchors = &mut self.profile.anchors;
+        match anchors.iter().position(same) {
+            // what nodes take alone is what is known of them by now
+            Some(known) => {
+                if anchors[known].us.median < found.us.median {
+                    found.us = anchors[known].us;
+                }
+                anchors[known] = found;
+            }
+            None => anchors.push(found),
+        }
         Ok(())
+    }
+
+    /// Notes what a product took.
+    fn product(&mut self, found: ProductTime) {
+        let own = |p: &ProductTime| (p.rows, p.columns, p.tokens, p.cold);
+        keep(
+            &mut self.profile.products,
+            found,
+            |a, b| a.dtype == b.dtype && own(a) == own(b),
+            |a, b| a.us.median < b.us.median,
+        );
     }
 
     /// Products with large matrices of `dtype` and whole blocks of them, all over one set of weights.
@@ -206,65 +230,125 @@ impl Prober<'_> {
         let rows = phases.iter().map(|p| p.1 + p.2).max().unwrap_or(1);
         let state_dtype = DType::F16;
         let mut rig = self.rig(graph, &parts, rows, state_dtype)?;
-        for (t, own) in &singles {
-            self.products(&mut rig, dtype, *t, own)?;
+        let mut timed = Timed::new(singles, phases, whole);
+        self.slices(&mut rig, &mut timed)?;
+        for (tokens, rows, columns, us) in timed.products {
+            if let Some(us) = Sample::of(&us, LEAST_US) {
+                self.product(ProductTime {
+                    dtype: dtype.name().into(),
+                    rows,
+                    columns,
+                    tokens,
+                    cold: true,
+                    us,
+                });
+            }
         }
-        for ((phase, t, cached), parts) in phases.into_iter().zip(whole) {
-            self.time()?;
-            let us = self.anchor_us(&mut rig, &parts, t, cached, 1)?;
-            self.anchor(blocks, state_dtype, phase, t, cached, us)?;
+        for ((phase, tokens, cached), us) in timed.phases.into_iter().zip(timed.blocks) {
+            if let Some(us) = Sample::of(&us, LEAST_US) {
+                self.anchor(blocks, state_dtype, phase, tokens, cached, us)?;
+            }
+        }
+        self.time()
+    }
+
+    /// Times everything in turn, a little of each at a time, so that what else goes on on the machine meets all of it
+    /// alike: how much longer a block takes than its products does not change by that.
+    fn slices(&self, rig: &mut Rig, timed: &mut Timed) -> Result<(), Missing> {
+        let started = Instant::now();
+        let (most, long) = match self.quick {
+            true => (3, Duration::from_millis(250)),
+            false => (30, Duration::from_millis(2400)),
+        };
+        let dispatch = self.dispatch_us();
+        // the first time finds cold code and memory
+        timed.slice(rig, dispatch, 1)?;
+        if self.time().is_err() {
+            return Ok(());
+        }
+        timed.forget();
+        for _ in 0..most {
+            timed.slice(rig, dispatch, 8)?;
+            if started.elapsed() > long || self.time().is_err() {
+                break;
+            }
         }
         Ok(())
     }
+}
 
-    /// Times products with `tokens` rows in the order of `parts` (each with rows and columns of its matrix), so that
-    /// what one reads is cold when it is its turn again.
-    fn products(
-        &mut self,
-        rig: &mut Rig,
-        dtype: DType,
-        tokens: u32,
-        parts: &[Single],
-    ) -> Result<(), Missing> {
-        let started = Instant::now();
-        let (rounds, long) = match self.quick {
-            true => (3, Duration::from_millis(60)),
-            false => (10, Duration::from_millis(600)),
-        };
-        let mut figures: Vec<(u64, u32, u32, Vec<f64>)> = Vec::new();
-        let dispatch = self.dispatch_us();
-        let mut done = 0;
-        'rounds: for _ in 0..rounds {
-            for &(part, rows, columns) in parts {
-                let us = rig.run(part, tokens, 0)? - dispatch;
-                let elements = u64::from(rows) * u64::from(columns);
-                match figures.iter_mut().find(|f| f.0 == elements) {
-                    Some(known) => known.3.push(us),
-                    None => figures.push((elements, rows, columns, vec![us])),
-                }
-                done += 1;
-                let enough = done >= 4;
-                if enough && (started.elapsed() > long || self.time().is_err()) {
-                    break 'rounds;
+/// What is timed over one set of weights, and the microseconds it took. Layers are taken in turn, whatever they are
+/// taken for, so that what is read is cold.
+struct Timed {
+    /// For each number of rows, the products of each layer.
+    singles: Vec<(u32, Vec<Single>)>,
+    /// Name, rows at once, rows before them.
+    phases: Vec<(&'static str, u32, u32)>,
+    /// For each phase, the part of each layer.
+    whole: Vec<Vec<usize>>,
+    /// The layer whose turn it is.
+    next: usize,
+    /// Number of rows, rows and columns of the matrix, times.
+    products: Vec<(u32, u32, u32, Vec<f64>)>,
+    /// Times of each phase.
+    blocks: Vec<Vec<f64>>,
+}
+
+/// Products of a layer that are timed.
+const SINGLES: usize = 4;
+
+impl Timed {
+    fn new(
+        singles: Vec<(u32, Vec<Single>)>,
+        phases: Vec<(&'static str, u32, u32)>,
+        whole: Vec<Vec<usize>>,
+    ) -> Timed {
+        Timed {
+            blocks: vec![Vec::new(); phases.len()],
+            singles,
+            phases,
+            whole,
+            next: 0,
+            products: Vec::new(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.products.clear();
+        self.blocks.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Some runs of everything: the smallest steps in so many layers, larger ones in fewer.
+    fn slice(&mut self, rig: &mut Rig, dispatch: f64, layers: u32) -> Result<(), HalError> {
+        let turns = |tokens: u32| (layers / tokens.max(1)).max(1);
+        for (tokens, own) in &self.singles {
+            for _ in 0..turns(*tokens) {
+                let at = self.next % (own.len() / SINGLES).max(1) * SINGLES;
+                self.next += 1;
+                for &(part, rows, columns) in own.iter().skip(at).take(SINGLES) {
+                    let us = rig.run(part, *tokens, 0)? - dispatch;
+                    let elements = u64::from(rows) * u64::from(columns);
+                    let same = |p: &&mut (u32, u32, u32, Vec<f64>)| {
+                        p.0 == *tokens && u64::from(p.1) * u64::from(p.2) == elements
+                    };
+                    match self.products.iter_mut().find(same) {
+                        Some(known) => known.3.push(us),
+                        None => self.products.push((*tokens, rows, columns, vec![us])),
+                    }
                 }
             }
         }
-        for (_, rows, columns, us) in figures {
-            // the first run finds cold code and memory
-            let us = if us.len() > 2 { &us[1..] } else { &us[..] };
-            let Some(us) = Sample::of(us, LEAST_US) else {
-                continue;
-            };
-            self.profile.products.push(ProductTime {
-                dtype: dtype.name().into(),
-                rows,
-                columns,
-                tokens,
-                cold: true,
-                us,
-            });
+        for ((&(_, tokens, cached), parts), times) in
+            self.phases.iter().zip(&self.whole).zip(&mut self.blocks)
+        {
+            rig.set_positions(tokens, cached)?;
+            for _ in 0..turns(tokens) {
+                let part = parts[self.next % parts.len()];
+                self.next += 1;
+                times.push(rig.run(part, tokens, cached)? - dispatch);
+            }
         }
-        self.time()
+        Ok(())
     }
 }
 

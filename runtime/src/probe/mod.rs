@@ -33,6 +33,8 @@ use prober::{Prober, RUN_LIMIT, cold_bytes, probe_device};
 pub struct ProbeOptions<'a> {
     /// Only the most important, in less than 3 seconds a device.
     pub quick: bool,
+    /// Only products with weights of these types; all, as far as there is time, if absent.
+    pub weights: Option<Vec<DType>>,
     /// Told what is measured next: the device and what of it.
     pub progress: &'a mut dyn FnMut(&str, &str),
 }
@@ -50,11 +52,27 @@ pub fn probe(runtime: &Runtime, options: ProbeOptions<'_>) -> Profile {
             true => Checked::default(),
             false => check(runtime, &name, options.quick, &mut told),
         };
-        let mut profile = probe_device(device, &host, options.quick, started, &mut told);
+        let mut profile = probe_device(
+            device,
+            &host,
+            options.quick,
+            options.weights.as_deref(),
+            started,
+            &mut told,
+        );
         profile.claims = Some(Claims::of(device.capabilities()));
         profile.checks = checked.checks;
         profile.not_measured.extend(checked.not_measured);
-        if device.info().kind == DeviceKind::Cpu && !options.quick {
+        let reason = match (options.quick, &options.weights) {
+            (true, _) => Some("best number of threads: only measured in full"),
+            (false, Some(_)) => Some("best number of threads: only measured with all types"),
+            (false, None) => None,
+        };
+        if device.info().kind != DeviceKind::Cpu {
+            // other devices have none to choose
+        } else if let Some(reason) = reason {
+            profile.not_measured.push(reason.into());
+        } else {
             told("threads");
             match best_threads(runtime, &name, &host) {
                 Ok(best) => profile.best_threads = Some(best),
@@ -63,9 +81,6 @@ pub fn probe(runtime: &Runtime, options: ProbeOptions<'_>) -> Profile {
                     error: e.to_string(),
                 }),
             }
-        } else if device.info().kind == DeviceKind::Cpu {
-            let reason = "best number of threads: only measured in full";
-            profile.not_measured.push(reason.into());
         }
         profiles.push(profile);
     }

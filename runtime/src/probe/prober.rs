@@ -34,11 +34,16 @@ pub(super) const DTYPES: [DType; 11] = [
 /// Rows at once.
 const TOKENS: [u32; 5] = [1, 8, 32, 128, 512];
 
-/// Measures one device, on which work began at `started`.
+/// Times that figures are taken, apart from each other: other work on the machine, which only makes them worse, often
+/// lasts a second or more, and the best of each is kept.
+const ROUNDS: usize = 2;
+
+/// Measures one device, on which work began at `started`: products with weights of the types named, or of all.
 pub(super) fn probe_device(
     device: &Arc<dyn Device>,
     host: &Host,
     quick: bool,
+    weights: Option<&[DType]>,
     started: Instant,
     told: &mut dyn FnMut(&str),
 ) -> DeviceProfile {
@@ -74,7 +79,7 @@ pub(super) fn probe_device(
             corrections: Vec::new(),
         },
     };
-    prober.all(told);
+    prober.all(weights, told);
     prober.profile
 }
 
@@ -127,15 +132,37 @@ impl From<anynpu_graphs::ModelError> for Missing {
 }
 
 impl Prober<'_> {
-    pub(super) fn all(&mut self, told: &mut dyn FnMut(&str)) {
-        let weights = self.device.capabilities().weights.clone();
+    pub(super) fn all(&mut self, named: Option<&[DType]>, told: &mut dyn FnMut(&str)) {
         if let Err(why) = self.has_clock() {
             let text = format!("every time: {why}");
             self.profile.not_measured.push(text);
             return;
         }
+        let read = |of: &[DType]| -> Vec<DType> {
+            of.iter().copied().filter(|d| self.reads(*d)).collect()
+        };
+        let named = named.map(read).filter(|of| !of.is_empty());
+        let weights = named.clone().unwrap_or_else(|| read(&DTYPES));
+        let small = match (self.quick, &named) {
+            (true, None) => vec![DType::Q8_0, DType::F32],
+            _ => weights.clone(),
+        };
         told("dispatch");
         self.attempt("dispatch", Self::dispatch);
+        self.round(&small, &weights, told);
+        let rounds = match (self.quick, &named) {
+            (true, None) => 1,
+            _ => ROUNDS,
+        };
+        for _ in 1..rounds {
+            // of what was not possible the first round has told
+            let missing = self.profile.not_measured.len();
+            self.round(&small, &weights, told);
+            self.profile.not_measured.truncate(missing);
+        }
+    }
+
+    fn round(&mut self, small: &[DType], weights: &[DType], told: &mut dyn FnMut(&str)) {
         told("norms, activations, attention");
         for op in ["norm", "gate", "add", "rope", "append"] {
             self.attempt(op, |p| p.value(op));
@@ -144,11 +171,10 @@ impl Prober<'_> {
             self.attempt(&format!("attention over {dtype}"), |p| p.attention(dtype));
         }
         told("small models");
-        let small: &[DType] = match self.quick {
-            true => &[DType::Q8_0, DType::F32],
-            false => &DTYPES,
-        };
-        for &dtype in small.iter().filter(|d| weights.contains(d)) {
+        for &dtype in small {
+            if !self.reads(dtype) {
+                continue;
+            }
             for side in [64, 256]
                 .into_iter()
                 .filter(|s| s % dtype.block_len() as u32 == 0)
@@ -160,7 +186,7 @@ impl Prober<'_> {
         told("memory");
         self.attempt("read bandwidth", Self::read);
         self.attempt("copy bandwidth", Self::copy);
-        for dtype in DTYPES.into_iter().filter(|d| weights.contains(d)) {
+        for &dtype in weights {
             told(dtype.name());
             self.attempt(&format!("products with {dtype}"), |p| p.blocks(dtype));
         }
@@ -214,10 +240,13 @@ impl Prober<'_> {
             }
             Err(Missing::Failed(e)) => {
                 self.gone |= matches!(e, HalError::DeviceLost { .. } | HalError::Timeout { .. });
-                self.profile.failed.push(Verdict {
-                    what: what.into(),
-                    error: e.to_string(),
-                });
+                let failed = &mut self.profile.failed;
+                if !failed.iter().any(|known| known.what == what) {
+                    failed.push(Verdict {
+                        what: what.into(),
+                        error: e.to_string(),
+                    });
+                }
             }
         }
     }
@@ -294,6 +323,20 @@ impl Prober<'_> {
 
     pub(super) fn dispatch_us(&self) -> f64 {
         self.profile.dispatch_us.map_or(0.0, |s| s.median)
+    }
+}
+
+/// Adds `entry`, or puts it in the place of one of the same that is worse.
+pub(super) fn keep<T>(
+    entries: &mut Vec<T>,
+    entry: T,
+    same: impl Fn(&T, &T) -> bool,
+    better: impl Fn(&T, &T) -> bool,
+) {
+    match entries.iter_mut().find(|known| same(known, &entry)) {
+        Some(known) if better(&entry, known) => *known = entry,
+        Some(_) => {}
+        None => entries.push(entry),
     }
 }
 

@@ -3,9 +3,9 @@
 use anynpu_ir::{DType, SymbolValues, Work};
 
 use super::graphs;
-use super::prober::{LEAST_US, Missing, Prober};
+use super::prober::{LEAST_US, Missing, Prober, keep};
 use super::rig::Part;
-use crate::profile::{AttentionTime, CurvePoint, ValueTime};
+use crate::profile::{AttentionTime, CurvePoint, Sample, ValueTime};
 
 impl Prober<'_> {
     pub(super) fn dispatch(&mut self) -> Result<(), Missing> {
@@ -54,11 +54,17 @@ impl Prober<'_> {
             rig.run(0, tokens, 0)?;
             let us = self.sample(5, |_| rig.run(0, tokens, 0))?;
             let dispatch = self.dispatch_us();
-            self.profile.values.push(ValueTime {
+            let found = ValueTime {
                 op: op.into(),
                 bytes: work.bytes().max(1.0) as u64,
                 us: us.map(|us| ((us - dispatch) / f64::from(NODES)).max(LEAST_US)),
-            });
+            };
+            keep(
+                &mut self.profile.values,
+                found,
+                |a, b| a.op == b.op && a.bytes == b.bytes,
+                |a, b| a.us.median < b.us.median,
+            );
         }
         Ok(())
     }
@@ -91,13 +97,20 @@ impl Prober<'_> {
             rig.run(0, tokens, cached)?;
             let us = self.sample(5, |_| rig.run(0, tokens, cached))?;
             let dispatch = self.dispatch_us();
-            self.profile.attention.push(AttentionTime {
+            let found = AttentionTime {
                 dtype: dtype.name().into(),
                 tokens,
                 cached,
                 operations: work.operations,
                 us: us.map(|us| ((us - dispatch) / f64::from(NODES)).max(LEAST_US)),
-            });
+            };
+            let own = |a: &AttentionTime| (a.tokens, a.cached);
+            keep(
+                &mut self.profile.attention,
+                found,
+                |a, b| a.dtype == b.dtype && own(a) == own(b),
+                |a, b| a.us.median < b.us.median,
+            );
         }
         Ok(())
     }
@@ -132,10 +145,7 @@ impl Prober<'_> {
             let us = self.sample(3, |_| rig.run(i, one, 0))?;
             let bytes = u64::from(n) * bytes;
             let rate = us.map(|us| bytes as f64 * 1e6 / (us - dispatch).max(LEAST_US));
-            self.profile.read.push(CurvePoint {
-                bytes,
-                bytes_per_second: rate,
-            });
+            point(&mut self.profile.read, bytes, rate);
         }
         Ok(())
     }
@@ -161,11 +171,23 @@ impl Prober<'_> {
             let us = self.sample(5, |_| rig.run(0, tokens, 0))?;
             let bytes = 8 * u64::from(tokens) * u64::from(width);
             let dispatch = self.dispatch_us();
-            self.profile.copy.push(CurvePoint {
-                bytes,
-                bytes_per_second: us.map(|us| bytes as f64 * 1e6 / (us - dispatch).max(0.1 * us)),
-            });
+            let rate = us.map(|us| bytes as f64 * 1e6 / (us - dispatch).max(0.1 * us));
+            point(&mut self.profile.copy, bytes, rate);
         }
         Ok(())
     }
+}
+
+/// Notes a point of a curve.
+fn point(curve: &mut Vec<CurvePoint>, bytes: u64, bytes_per_second: Sample) {
+    let found = CurvePoint {
+        bytes,
+        bytes_per_second,
+    };
+    keep(
+        curve,
+        found,
+        |a, b| a.bytes == b.bytes,
+        |a, b| a.bytes_per_second.median > b.bytes_per_second.median,
+    );
 }

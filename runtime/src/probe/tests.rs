@@ -48,7 +48,7 @@ fn valid(profile: &DeviceProfile) -> Profile {
 fn a_device_that_accepts_everything_gives_a_valid_profile() {
     let device = open(&NoopDriver);
     let mut prober = prober(&device);
-    prober.all(&mut |_| ());
+    prober.all(None, &mut |_| ());
     let profile = prober.profile;
     valid(&profile);
     assert!(profile.failed.is_empty(), "{:?}", profile.failed);
@@ -130,7 +130,7 @@ fn a_device_that_is_lost_or_hangs_is_not_asked_again() {
         let device = open(&ChaosDriver::new(Box::new(NoopDriver), vec![fault.clone()]));
         let mut prober = prober(&device);
         prober.run_limit = Duration::from_millis(20);
-        prober.all(&mut |_| ());
+        prober.all(None, &mut |_| ());
         let profile = valid(&prober.profile);
         assert_eq!(profile.devices[0].failed.len(), 1, "{fault:?}");
         assert!(profile.devices[0].values.is_empty());

@@ -14,6 +14,7 @@ use anynpu::{
     Precision, Runtime, RuntimeBuilder,
 };
 use anynpu_backends::{BackendOptions, Drivers};
+use anynpu_ir::{DType, Graph};
 use indicatif::ProgressBar;
 
 use crate::args::{self, ModelArg, PlacementArgs, VendorArgs};
@@ -62,20 +63,21 @@ impl PlacementArgs {
         self.open(drivers, devices, Runtime::builder(), self.profiles()?)
     }
 
-    /// Opens the devices, measured quickly first if there is no profile of them.
-    pub fn measured_runtime(&self) -> anyhow::Result<Runtime> {
+    /// Opens the devices; if there is no profile, what `open` needs of them is measured first.
+    pub fn measured_runtime(&self, open: &OpenModel) -> anyhow::Result<Runtime> {
         let runtime = self.runtime()?;
         if !runtime.cost().profiles().is_empty() {
             return Ok(runtime);
         }
         output::note(
-            "there is no profile; the devices are measured quickly first (see `anynpu probe`)",
+            "there is no profile; what the model needs of the devices is measured first (see `anynpu probe`)",
         );
         let profile = probe(
             &runtime,
             ProbeOptions {
-                quick: true,
-                progress: &mut |_, _| (),
+                quick: false,
+                weights: Some(matrix_types(open.model().graph())),
+                progress: &mut |device, what| output::note(&format!("{device}: {what}")),
             },
         );
         drop(runtime);
@@ -221,6 +223,18 @@ pub fn shown_on(bar: &ProgressBar) -> impl FnMut(LoadProgress) -> ControlFlow<()
 }
 
 /// Where the system wants programs to keep what they can make again.
+/// Types that matrices of `graph` have.
+fn matrix_types(graph: &Graph) -> Vec<DType> {
+    let mut types = Vec::new();
+    for weight in graph.weights() {
+        let ty = graph.ty(weight.value);
+        if ty.shape.rank() >= 2 && !types.contains(&ty.dtype) {
+            types.push(ty.dtype);
+        }
+    }
+    types
+}
+
 fn users_caches() -> Option<PathBuf> {
     let folder = |variable: &str, below: &str| {
         let folder = PathBuf::from(std::env::var_os(variable)?);

@@ -58,7 +58,7 @@ pub fn execute(args: &PlanArgs) -> anyhow::Result<()> {
         options.context = Some(check::context(args, &open)?);
     }
     let runtime = match args.check {
-        true => args.placement.measured_runtime()?,
+        true => args.placement.measured_runtime(&open)?,
         false => args.placement.runtime_for_plans()?,
     };
     let plans = runtime

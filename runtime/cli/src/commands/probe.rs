@@ -31,6 +31,7 @@ pub fn execute(args: &ProbeArgs) -> anyhow::Result<()> {
     let mut progress = |device: &str, what: &str| output::note(&format!("{device}: {what}"));
     let options = ProbeOptions {
         quick: args.quick,
+        weights: None,
         progress: &mut progress,
     };
     let profile = probe(&runtime, options);
