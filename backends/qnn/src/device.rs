@@ -4,15 +4,16 @@ use std::any::Any;
 use std::sync::Arc;
 
 use anynpu_hal::{
-    BlobCompatibility, Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry,
-    EntryInfo, ExternalHandle, FixedShapes, FormError, FormReader, FormWriter, HalError,
-    HostBuffer, MemoryKind, MemoryNeed, Module, Queue, StateSupport, Support, WeightSource,
-    has_form,
+    BlobCompatibility, Bounds, Buffer, BufferDesc, Capabilities, CompileOptions, Device,
+    DeviceInfo, Entry, EntryInfo, Extent, ExternalHandle, FixedShapes, FormError, FormReader,
+    FormWriter, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue, Reason, ReasonCode,
+    StateSupport, Support, WeightSource, has_form,
 };
-use anynpu_ir::{DType, OP_SET_VERSION, Subgraph};
+use anynpu_ir::{DType, Graph, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
 
 use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
 use crate::lower::{lower, verdict};
+use crate::sweep::SupportTable;
 use crate::weights::WeightForm;
 
 /// Tokens of the steps that graphs are compiled for.
@@ -32,7 +33,7 @@ pub struct QnnDevice {
 }
 
 /// How a chip is used.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ChipOptions {
     /// How weights of products are held.
     pub form: WeightForm,
@@ -40,6 +41,8 @@ pub(crate) struct ChipOptions {
     pub share_weights: bool,
     /// Whether it is emulated: then it has no time.
     pub emulated: bool,
+    /// What it computes right, if that was tried.
+    pub tried: Option<SupportTable>,
 }
 
 impl QnnDevice {
@@ -118,6 +121,30 @@ impl QnnDevice {
         self.options.share_weights && entries.len() > 1
     }
 
+    /// Whether what node `id` becomes was computed right when that was tried.
+    fn tried(&self, table: &SupportTable, graph: &Arc<Graph>, id: NodeId) -> Support {
+        let mut bounds = Bounds::new();
+        let sizes = SymbolValues::step(TOKENS[1], 0, 1, 2 * TOKENS[1]);
+        for symbol in (0..Symbol::COUNT as u16).map(Symbol) {
+            bounds = bounds.with(symbol, Extent::Exact(sizes.get(symbol)));
+        }
+        let entry = Entry {
+            name: "tried".into(),
+            graph: graph.clone(),
+            nodes: id.0..id.0 + 1,
+            bounds,
+        };
+        let lowered = lower(&self.info.name, &entry, DType::F16, self.options.form, None);
+        match lowered {
+            Ok(lowered) => match table.obstacle(&lowered.graph) {
+                None => Support::Yes,
+                Some(why) => Support::No(Reason::new(ReasonCode::VendorRejected, why)),
+            },
+            // compiling tells more of it
+            Err(_) => Support::Yes,
+        }
+    }
+
     fn rejected(&self, why: String) -> HalError {
         HalError::BlobRejected {
             device: self.info.name.clone(),
@@ -140,9 +167,14 @@ impl Device for QnnDevice {
     }
 
     fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
+        let tried = self.options.tried.as_ref();
+        let whole = tried.map(|table| (table, Arc::new(graph.graph().clone())));
         let nodes = graph.nodes();
         nodes
-            .map(|(_, node)| verdict(graph.graph(), node))
+            .map(|(id, node)| match (verdict(graph.graph(), node), &whole) {
+                (Support::Yes, Some((table, whole))) => self.tried(table, whole, id),
+                (said, _) => said,
+            })
             .collect()
     }
 

@@ -9,6 +9,7 @@ use anynpu_hal::{
 };
 
 use crate::device::ChipOptions;
+use crate::sweep::SupportTable;
 use crate::sys::Version;
 use crate::weights::WeightFormError;
 use crate::{QnnDevice, Soc, WeightForm, exec, sys};
@@ -22,6 +23,9 @@ pub struct QnnDriver {
     pub soc: Option<String>,
     /// The form of weights; `ANYNPU_QNN_WEIGHTS`, or [`WeightForm::F16`], if absent.
     pub weights: Option<WeightForm>,
+    /// Folder of tables of what chips compute right, which [`QnnDriver::table_file`] are named; the chip's own is
+    /// read from there if it is of the library that is loaded.
+    pub tables: Option<PathBuf>,
     /// Whether compiled forms hold the weights that graphs have in common once, from v73 on. They are smaller, and
     /// run on chips only: the emulator does not load them.
     pub share_weights: bool,
@@ -37,22 +41,22 @@ const WEIGHTS: &str = "ANYNPU_QNN_WEIGHTS";
 /// On x86-64 the library computes in an emulator.
 const EMULATED: bool = cfg!(target_arch = "x86_64");
 
+fn unavailable(reason: String, remedy: &str) -> Unavailable {
+    Unavailable {
+        driver: "qnn".into(),
+        reason,
+        remedy: Some(remedy.into()),
+    }
+}
+
+/// What the environment's `variable` is set to.
+fn set(variable: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(variable).filter(|v| !v.is_empty())
+}
+
 impl QnnDriver {
-    fn open_chip(&self) -> Result<(Arc<exec::Device>, Soc, WeightForm), Unavailable> {
-        let unavailable = |reason: String, remedy: &str| Unavailable {
-            driver: "qnn".into(),
-            reason,
-            remedy: Some(remedy.into()),
-        };
-        let set = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty());
-        let soc = self.soc.clone();
-        let soc = soc.or_else(|| set(SOC).map(|s| s.to_string_lossy().into_owned()));
-        let soc = soc.unwrap_or_else(|| DEFAULT_SOC.into());
-        let known = Soc::ALL.map(|s| s.name).join(", ");
-        let soc = Soc::find(&soc).ok_or_else(|| {
-            let remedy = format!("name one of {known}");
-            unavailable(format!("there is no chip '{soc}'"), &remedy)
-        })?;
+    fn open_chip(&self) -> Result<(Arc<exec::Device>, WeightForm), Unavailable> {
+        let soc = self.soc()?;
         if !soc.has_float() {
             let reason = format!("{} computes no floating point", soc.name);
             return Err(unavailable(
@@ -71,10 +75,24 @@ impl QnnDriver {
                 "name another form of weights, or a newer chip",
             ));
         }
-        let path = self
-            .library
-            .clone()
-            .or_else(|| set(LIBRARY).map(PathBuf::from));
+        Ok((self.load(soc)?, form))
+    }
+
+    /// The chip that is asked for, here or in the environment.
+    fn soc(&self) -> Result<Soc, Unavailable> {
+        let named = self.soc.clone();
+        let named = named.or_else(|| set(SOC).map(|s| s.to_string_lossy().into_owned()));
+        let named = named.unwrap_or_else(|| DEFAULT_SOC.into());
+        let known = Soc::ALL.map(|s| s.name).join(", ");
+        Soc::find(&named).ok_or_else(|| {
+            let remedy = format!("name one of {known}");
+            unavailable(format!("there is no chip '{named}'"), &remedy)
+        })
+    }
+
+    fn load(&self, soc: Soc) -> Result<Arc<exec::Device>, Unavailable> {
+        let path = self.library.clone();
+        let path = path.or_else(|| set(LIBRARY).map(PathBuf::from));
         let loaded = sys::load(path.as_deref()).map_err(|e| {
             let remedy = "install Qualcomm's AI runtime and name its libQnnHtp.so by --qnn-library or ANYNPU_QNN_LIBRARY";
             unavailable(e.to_string(), remedy)
@@ -82,12 +100,19 @@ impl QnnDriver {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let device = exec::Device::open(Arc::new(loaded), soc).map_err(|e| {
+        exec::Device::open(Arc::new(loaded), soc).map_err(|e| {
             let remedy =
                 "check that this machine has the chip, and that its driver libraries are installed";
             unavailable(e.to_string(), remedy)
-        })?;
-        Ok((device, soc, form))
+        })
+    }
+
+    /// The chip that is asked for, in the library: any that there is, whether graphs are lowered for it or not.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn chip(&self) -> Result<Arc<exec::Device>, Unavailable> {
+        self.load(self.soc()?)
     }
 
     /// The form of weights that is asked for, here or in the environment.
@@ -95,11 +120,32 @@ impl QnnDriver {
     /// # Errors
     /// `ANYNPU_QNN_WEIGHTS` names none.
     pub fn weight_form(&self) -> Result<WeightForm, WeightFormError> {
-        let set = std::env::var_os(WEIGHTS).filter(|v| !v.is_empty());
-        match (self.weights, set) {
+        match (self.weights, set(WEIGHTS)) {
             (Some(form), _) => Ok(form),
             (None, None) => Ok(WeightForm::default()),
             (None, Some(named)) => named.to_string_lossy().parse(),
+        }
+    }
+
+    /// The name of the file with the table of `soc`.
+    pub fn table_file(soc: Soc) -> String {
+        format!("{}.json", soc.name)
+    }
+
+    /// What `device` computes right, if that was tried with this library.
+    fn table(&self, device: &exec::Device) -> Option<SupportTable> {
+        let path = self
+            .tables
+            .as_ref()?
+            .join(QnnDriver::table_file(device.soc()));
+        let bytes = std::fs::read(&path).ok()?;
+        let table = SupportTable::parse(&bytes, &device.library(), device.soc().name);
+        match table {
+            Ok(table) => Some(table),
+            Err(e) => {
+                tracing::warn!("{}: not used: {e}", path.display());
+                None
+            }
         }
     }
 
@@ -149,23 +195,25 @@ impl Driver for QnnDriver {
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        let (device, soc, _) = self.open_chip()?;
+        let (device, _) = self.open_chip()?;
         Ok(vec![ExposedDevice {
-            info: QnnDriver::info(soc, device.core_api()),
+            info: QnnDriver::info(device.soc(), device.core_api()),
             artificial: EMULATED,
         }])
     }
 
     fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
-        let (device, soc, form) = self.open_chip().map_err(|u| HalError::DeviceLost {
+        let (device, form) = self.open_chip().map_err(|u| HalError::DeviceLost {
             device: "qnn".into(),
             why: u.reason,
         })?;
+        let soc = device.soc();
         let info = QnnDriver::info(soc, device.core_api());
         let options = ChipOptions {
             form,
             share_weights: self.share_weights && soc.shares_weights(),
             emulated: EMULATED,
+            tried: self.table(&device),
         };
         Ok(Arc::new(QnnDevice::new(info, device, options)))
     }

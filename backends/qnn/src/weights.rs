@@ -117,6 +117,27 @@ impl Matrix {
         })
     }
 
+    /// One without contents, as weights in `form` are held that have no form of their own.
+    pub(crate) fn blank(form: WeightForm) -> Matrix {
+        let scales = Vec::new();
+        let (dtype, encoding) = match form {
+            WeightForm::F16 | WeightForm::Blocks => (DataType::F16, Encoding::None),
+            WeightForm::Int8 => (DataType::Sfixed8, Encoding::Channels { axis: 0, scales }),
+            WeightForm::Int4 => {
+                let (bits, axis) = (4, 0);
+                (
+                    DataType::Sfixed8,
+                    Encoding::NarrowChannels { bits, axis, scales },
+                )
+            }
+        };
+        Matrix {
+            bytes: Vec::new(),
+            dtype,
+            encoding,
+        }
+    }
+
     fn of_halves(numbers: &[f32]) -> Matrix {
         let bytes = numbers.iter();
         let bytes = bytes.flat_map(|&x| f16::from_f32(x).to_le_bytes());
@@ -127,8 +148,8 @@ impl Matrix {
         }
     }
 
-    /// Symmetric numbers of so many bits: the largest of a row is the largest number.
-    fn of_channels(numbers: &[f32], columns: usize, bits: u32) -> Matrix {
+    /// `[rows, columns]` as symmetric numbers of so many bits: the largest of a row is the largest number.
+    pub fn of_channels(numbers: &[f32], columns: usize, bits: u32) -> Matrix {
         let most = ((1i32 << (bits - 1)) - 1) as f32;
         let mut bytes = Vec::with_capacity(numbers.len());
         let mut scales = Vec::new();
@@ -151,6 +172,22 @@ impl Matrix {
                     scales,
                 },
             },
+        }
+    }
+
+    /// `[rows, columns]` in blocks of 32 with 4 bits, symmetric: the largest of a block is the largest number.
+    pub fn of_blocks(numbers: &[f32], columns: usize) -> Matrix {
+        let blocks = Matrix::of_channels(numbers, BLOCK.min(columns), 4);
+        let scales = match blocks.encoding {
+            Encoding::NarrowChannels { scales, .. } => scales,
+            _ => Vec::new(),
+        };
+        Matrix {
+            encoding: Encoding::Blocks {
+                block: vec![1, BLOCK.min(columns) as u32],
+                scales,
+            },
+            ..blocks
         }
     }
 

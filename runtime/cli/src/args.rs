@@ -99,6 +99,13 @@ pub enum Command {
         anynpu compile model-q4_0.gguf --target qnn:SM8750 --ctx 2048 --qnn-weights blocks -o model-sm8750"
     )]
     Compile(CompileArgs),
+    /// Try what a vendor's library computes right on a chip, operation by operation
+    #[command(
+        after_help = "Examples:\n  anynpu operations\n  anynpu operations --qnn-soc SM8750 --json\n\n\
+        Each is tried in a process that may crash. The table is kept in the folder for caches: what did not come\n\
+        out right is kept from that chip from then on, as long as the library is the same."
+    )]
+    Operations(OperationsArgs),
     /// Measure how well a model predicts a text
     #[command(
         after_help = "Examples:\n  anynpu perplexity model.gguf -f text.txt\n  \
@@ -111,6 +118,9 @@ pub enum Command {
     /// Serve a driver to the program that started this one, on standard input and output
     #[command(hide = true)]
     ServeDriver(ServeDriverArgs),
+    /// Try operations for the program that started this one, on standard output
+    #[command(hide = true)]
+    ServeOperations(ServeOperationsArgs),
     /// List every environment variable that anynpu reads
     #[command(after_help = "Example:\n  anynpu knobs")]
     Knobs(JsonArgs),
@@ -144,6 +154,9 @@ pub struct VendorArgs {
     /// The form of weights there: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
+    /// Folder of what `anynpu operations` found out; one in the folder for caches if left out
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub qnn_tables: Option<PathBuf>,
 }
 
 /// Options on where and how a model runs.
@@ -530,6 +543,29 @@ pub struct CompileArgs {
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct OperationsArgs {
+    #[command(flatten)]
+    pub vendors: VendorArgs,
+    /// Folder in which the table is kept; ANYNPU_CACHE_DIR, or the user's folder for caches, if left out
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub cache_dir: Option<PathBuf>,
+    /// Keep no table
+    #[arg(long)]
+    pub no_cache: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeOperationsArgs {
+    #[command(flatten)]
+    pub vendors: VendorArgs,
+    /// The number of the first form to try
+    #[arg(long)]
+    pub first: usize,
 }
 
 #[derive(Debug, Args)]

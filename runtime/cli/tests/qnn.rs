@@ -181,3 +181,58 @@ fn a_library_or_chip_that_is_not_there_is_named_with_what_to_do() {
     let knobs = json(&["knobs", "--json"]).to_string();
     assert!(knobs.contains("ANYNPU_QNN_LIBRARY") && knobs.contains("ANYNPU_QNN_SOC"));
 }
+
+#[test]
+fn what_a_chip_does_not_compute_right_is_kept_from_it() {
+    let test = "what_a_chip_does_not_compute_right_is_kept_from_it";
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().to_str().unwrap();
+    let table = json(&["operations", "--cache-dir", cache, "--json"]);
+    assert_eq!(table["soc"], "SM8650");
+    let verdict = |id: &str| table["forms"][id]["verdict"].as_str().unwrap().to_owned();
+    assert_eq!(verdict("Softmax rank 3 f16"), "right");
+    assert_eq!(verdict("MatMul rank 5 f16"), "wrong");
+    assert_eq!(verdict("MatMul by int4 a block f16"), "crashed");
+    assert_eq!(verdict("FullyConnected by int4 a block u8"), "not_compiled");
+
+    let run = |more: &[&str]| {
+        let command = ["explain", "--cache-dir", cache, "--device", "cpu,qnn"];
+        anynpu(&[&command[..], &["--place", "layers.*=qnn"], more].concat())
+    };
+    let before = run(&[]);
+    assert!(before.status.success(), "{}", text(&before.stderr));
+
+    // as if it had been wrong
+    let path = folder.path().join("operations/SM8650.json");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let mut forged: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    forged["forms"]["Softmax rank 3 f16"] =
+        serde_json::json!({ "verdict": "wrong", "error": 2.0, "bound": 0.004 });
+    std::fs::write(&path, forged.to_string()).unwrap();
+    for isolate in [&[][..], &["--isolate"]] {
+        let after = run(isolate);
+        let told = text(&after.stderr);
+        assert!(!after.status.success(), "{told}");
+        assert!(told.contains("Softmax rank 3 f16"), "{told}");
+        assert!(told.contains("wrong without a word"), "{told}");
+    }
+    // a table of another library says nothing of this one
+    forged["library"] = "core API 2.39.0".into();
+    std::fs::write(&path, forged.to_string()).unwrap();
+    let after = run(&[]);
+    assert!(after.status.success(), "{}", text(&after.stderr));
+    assert!(text(&after.stderr).contains("library is core API 2.39.0"));
+}
+
+#[test]
+fn operations_of_a_library_that_is_not_there_are_not_tried() {
+    let absent = ["operations", "--qnn-library", "/nowhere/libQnnHtp.so"];
+    let words = ["/nowhere/libQnnHtp.so", "install Qualcomm's AI runtime"];
+    refused(&absent, 1, &words);
+    let unknown = ["operations", "--qnn-soc", "SM1"];
+    refused(&unknown, 1, &["there is no chip 'SM1'", "SM8850"]);
+}

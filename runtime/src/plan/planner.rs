@@ -220,8 +220,9 @@ impl Planner<'_> {
                 Err(e) => {
                     tracing::debug!("no plan with steps of {:?} tokens: {e}", self.sizes.buckets);
                     // that a device takes no such sizes is the least of the reasons
-                    if failure.is_none() || !is_of_sizes(&e) {
-                        failure = Some(e);
+                    let of_sizes = of_sizes(&e);
+                    if failure.as_ref().is_none_or(|(known, _)| of_sizes <= *known) {
+                        failure = Some((of_sizes, e));
                     }
                     continue;
                 }
@@ -246,7 +247,7 @@ impl Planner<'_> {
                 self.sizes = sizes;
                 Ok((prices, found, rivals))
             }
-            (None, Some(e)) => Err(e),
+            (None, Some((_, e))) => Err(e),
             (None, None) => Err(RuntimeError::NoDevice {
                 why: "no device takes steps of any size".into(),
             }),
@@ -703,14 +704,15 @@ fn stated_watts(device: &Arc<dyn Device>) -> Option<f64> {
     claimed.busy_watts.filter(|w| w.is_finite() && *w > 0.0)
 }
 
-/// Whether `e` is only that a device takes other sizes of steps.
-fn is_of_sizes(e: &RuntimeError) -> bool {
+/// At how many nodes `e` is that a device takes other sizes of steps.
+fn of_sizes(e: &RuntimeError) -> usize {
     let RuntimeError::PinRefused { nodes, .. } = e else {
-        return false;
+        return 0;
     };
-    nodes
-        .iter()
-        .all(|(_, r)| r.code == ReasonCode::DynamicShape)
+    let of_sizes = nodes.iter();
+    of_sizes
+        .filter(|(_, r)| r.code == ReasonCode::DynamicShape)
+        .count()
 }
 
 /// The longest contiguous runs on one device.

@@ -93,6 +93,23 @@ impl Device {
         self.backend.loaded.core
     }
 
+    /// The library: its core API, and its build if it tells that.
+    pub fn library(&self) -> String {
+        let core = self.core_api();
+        let mut build: *const std::ffi::c_char = std::ptr::null();
+        let code = match self.table().backend_get_build_id {
+            // SAFETY: the function writes a pointer to a text of its own.
+            Some(get) => unsafe { get(&raw mut build) },
+            None => return format!("core API {core}"),
+        };
+        if code != 0 || build.is_null() {
+            return format!("core API {core}");
+        }
+        // SAFETY: the text ends in 0 and lives as long as the library.
+        let build = unsafe { CStr::from_ptr(build) };
+        format!("core API {core}, build {}", build.to_string_lossy())
+    }
+
     /// The names of the operations that the library has for any chip.
     ///
     /// # Errors

@@ -199,6 +199,16 @@ pub enum GraphError {
         /// What is wrong.
         why: &'static str,
     },
+    /// A node that means nothing.
+    #[error("node '{node}' ({op}) {why}")]
+    Meaning {
+        /// Its name.
+        node: String,
+        /// Its type.
+        op: &'static str,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 /// Most dimensions of a tensor.

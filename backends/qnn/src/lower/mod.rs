@@ -252,11 +252,7 @@ impl Lowering<'_> {
 
     fn held(&mut self, name: &str, dims: &[u32], form: WeightForm) -> Result<TensorId, HalError> {
         let held = match self.weights {
-            None => Matrix {
-                bytes: Vec::new(),
-                dtype: DataType::F16,
-                encoding: Encoding::None,
-            },
+            None => Matrix::blank(form),
             Some(weights) => {
                 let columns = dims.last().map_or(1, |d| *d as usize);
                 let rows = dims.iter().rev().skip(1).map(|d| *d as usize).product();

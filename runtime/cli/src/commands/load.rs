@@ -1,5 +1,6 @@
 //! Opening models and placing them, as the shared options say.
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -51,15 +52,44 @@ impl VendorArgs {
         options.qnn.library.clone_from(&self.qnn_library);
         options.qnn.soc.clone_from(&self.qnn_soc);
         options.qnn.weights = self.qnn_weights;
+        options.qnn.tables.clone_from(&self.qnn_tables);
         options
     }
 }
 
+impl VendorArgs {
+    /// The arguments that say the same to a process of its own.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let form = self.qnn_weights.map(|f| OsString::from(f.name()));
+        let each = [
+            (
+                "--qnn-library",
+                self.qnn_library.clone().map(OsString::from),
+            ),
+            ("--qnn-soc", self.qnn_soc.clone().map(OsString::from)),
+            ("--qnn-weights", form),
+            ("--qnn-tables", self.qnn_tables.clone().map(OsString::from)),
+        ];
+        let given = each
+            .into_iter()
+            .filter_map(|(name, value)| Some([name.into(), value?]));
+        given.flatten().collect()
+    }
+}
+
 impl PlacementArgs {
+    /// What is said of vendors' libraries, with the folder of what is known of them.
+    fn vendors(&self) -> VendorArgs {
+        let mut vendors = self.vendors.clone();
+        let known = || tables(self.cache_dir.as_deref(), self.no_cache);
+        vendors.qnn_tables = vendors.qnn_tables.or_else(known);
+        vendors
+    }
+
     /// Opens the devices.
     pub fn runtime(&self) -> anyhow::Result<Runtime> {
         let (drivers, devices) =
-            anynpu_backends::drivers_for(&self.device, &self.vendors.options())?;
+            anynpu_backends::drivers_for(&self.device, &self.vendors().options())?;
         self.open(drivers, devices, Runtime::builder(), self.profiles()?)
     }
 
@@ -82,7 +112,7 @@ impl PlacementArgs {
         );
         drop(runtime);
         let (drivers, devices) =
-            anynpu_backends::drivers_for(&self.device, &self.vendors.options())?;
+            anynpu_backends::drivers_for(&self.device, &self.vendors().options())?;
         self.open(drivers, devices, Runtime::builder(), vec![profile])
     }
 
@@ -91,10 +121,10 @@ impl PlacementArgs {
         let profiles = self.profiles()?;
         let in_profile = |name: &&String| profiles.iter().any(|p| p.device(name).is_some());
         let (drivers, mut devices) =
-            match anynpu_backends::drivers_for(&self.device, &self.vendors.options()) {
+            match anynpu_backends::drivers_for(&self.device, &self.vendors().options()) {
                 // a simulated device is called so in profiles too
                 Err(_) if self.device.iter().all(|n| in_profile(&n)) => (
-                    anynpu_backends::drivers_with(&self.vendors.options()),
+                    anynpu_backends::drivers_with(&self.vendors().options()),
                     self.device.clone(),
                 ),
                 found => found?,
@@ -119,7 +149,7 @@ impl PlacementArgs {
         profiles: Vec<Profile>,
     ) -> anyhow::Result<Runtime> {
         if self.isolate {
-            drivers = isolated(drivers, &self.device, &self.vendors)?;
+            drivers = isolated(drivers, &self.device, &self.vendors())?;
         }
         let mut builder = builder.drivers(drivers);
         for name in devices {
@@ -222,7 +252,6 @@ pub fn shown_on(bar: &ProgressBar) -> impl FnMut(LoadProgress) -> ControlFlow<()
     }
 }
 
-/// Where the system wants programs to keep what they can make again.
 /// Types that matrices of `graph` have.
 fn matrix_types(graph: &Graph) -> Vec<DType> {
     let mut types = Vec::new();
@@ -235,6 +264,19 @@ fn matrix_types(graph: &Graph) -> Vec<DType> {
     types
 }
 
+/// The folder of tables of what chips compute right, in the folder for caches.
+pub fn tables(cache_dir: Option<&Path>, no_cache: bool) -> Option<PathBuf> {
+    let set = || std::env::var_os("ANYNPU_CACHE_DIR").filter(|d| !d.is_empty());
+    let folder = match (no_cache, cache_dir) {
+        (true, _) => return None,
+        (false, Some(folder)) => Some(folder.to_owned()),
+        (false, None) => set().map(PathBuf::from),
+    };
+    let folder = folder.or_else(|| Some(users_caches()?.join("anynpu")));
+    Some(folder?.join("operations"))
+}
+
+/// Where the system wants programs to keep what they can make again.
 fn users_caches() -> Option<PathBuf> {
     let folder = |variable: &str, below: &str| {
         let folder = PathBuf::from(std::env::var_os(variable)?);

@@ -13,6 +13,7 @@ mod inspect;
 mod knobs;
 mod load;
 mod logits;
+mod operations;
 mod perplexity;
 mod plan;
 mod probe;
@@ -41,9 +42,11 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Bench(a) => bench::execute(&a),
         Command::Quantize(a) => quantize::execute(&a),
         Command::Compile(a) => compile::execute(&a),
+        Command::Operations(a) => operations::execute(&a),
         Command::Perplexity(a) => perplexity::execute(&a),
         Command::Doctor(a) => doctor::execute(&a),
         Command::ServeDriver(a) => serve_driver::execute(&a),
+        Command::ServeOperations(a) => operations::serve(&a),
         Command::Knobs(a) => knobs::execute(&a),
     }
 }

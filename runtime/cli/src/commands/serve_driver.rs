@@ -36,15 +36,7 @@ pub(super) fn isolated(
         for device in devices {
             arguments.extend(["--device".into(), device.into()]);
         }
-        if let Some(library) = &vendors.qnn_library {
-            arguments.extend(["--qnn-library".into(), library.into()]);
-        }
-        if let Some(soc) = &vendors.qnn_soc {
-            arguments.extend(["--qnn-soc".into(), soc.into()]);
-        }
-        if let Some(form) = vendors.qnn_weights {
-            arguments.extend(["--qnn-weights".into(), form.name().into()]);
-        }
+        arguments.extend(vendors.arguments());
         let helper = Helper {
             program: program.clone(),
             arguments,
