@@ -7,7 +7,7 @@ mod common;
 use std::process::{Command, Stdio};
 
 use anynpu_qnn::exec::QnnError;
-use anynpu_qnn::htp::{DataType, Encoding, Graph, TensorId, TensorKind};
+use anynpu_qnn::htp::{DataType, Encoding, Graph, TensorKind};
 use common::{compile, device, error, f16, from_f16, library, numbers, product, run};
 
 /// Names the case that a child process is to try.

@@ -10,9 +10,10 @@ use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Op, RopeScaling, RopeStyle, Shape,
     Symbol, SymbolValues, TensorType, ValueId,
 };
-use anynpu_qnn::WeightForm;
-use anynpu_qnn::lower::lower;
+use anynpu_qnn::htp::{self, FixedForm, Range, TensorId};
+use anynpu_qnn::lower::{Feed, Fetch, lower};
 use anynpu_qnn::weights::Matrix;
+use anynpu_qnn::{WeightForm, exec};
 use anynpu_tests::run_with;
 
 use crate::numbers;
@@ -174,6 +175,61 @@ impl Case {
         text
     }
 
+    /// As [`Case::error`], with activations in fixed point: in the ranges that numbers have in this very step.
+    pub fn fixed_error(
+        mut self,
+        chip: &Arc<exec::Device>,
+        activations: FixedForm,
+        form: WeightForm,
+        result: ValueId,
+    ) -> f32 {
+        self.graph.set_output(result).unwrap();
+        let symbols = SymbolValues::step(self.tokens, 0, 1, 64);
+        let graph = Arc::new(self.graph);
+        let entry = entry(&graph, &symbols);
+        let lowered = lower("qnn", &entry, DType::F32, form, Some(&self.weights)).unwrap();
+        let given: Vec<Tensor> = graph
+            .whole()
+            .inputs()
+            .iter()
+            .map(|&v| self.inputs[&graph.value(v).name].clone())
+            .collect();
+        let positions: Vec<i32> = (0..self.tokens as i32).collect();
+        let feeds = lowered.feeds.iter().zip(lowered.graph.inputs());
+        let inputs = feeds.map(|(feed, tensor)| match feed {
+            Feed::Value(i) => {
+                let numbers = given[*i].to_f32().unwrap();
+                numbers.iter().map(|x| f64::from(*x)).collect()
+            }
+            Feed::State(_) => vec![0.0; tensor.elements().unwrap()],
+            Feed::Cosines(r) => r.angles(&positions).0.iter().map(|x| x.to_f64()).collect(),
+            Feed::Sines(r) => r.angles(&positions).1.iter().map(|x| x.to_f64()).collect(),
+            Feed::Mask(m) => m.mask(&positions, 0).iter().map(|x| x.to_f64()).collect(),
+        });
+        let inputs: Vec<Vec<f64>> = inputs.collect();
+        let values = htp::reference::evaluate(&lowered.graph, &inputs).unwrap();
+        let ids = (0..lowered.graph.tensors.len() as u32).map(TensorId);
+        let ranges: Vec<Range> = ids.map(|id| Range::of(values.of(id))).collect();
+        let fixed = htp::fixed(&lowered.graph, &ranges, activations).unwrap();
+        fixed.check().unwrap();
+
+        let context = exec::Context::new(chip, exec::ContextOptions::default()).unwrap();
+        let executable = context.compile(&fixed).unwrap();
+        let held = fixed.inputs().zip(&inputs);
+        let held: Vec<Vec<u8>> = held.map(|(t, x)| t.encode(x).unwrap()).collect();
+        let held: Vec<&[u8]> = held.iter().map(|x| &x[..]).collect();
+        let ports = executable.outputs().iter();
+        let mut made: Vec<Vec<u8>> = ports.map(|p| vec![0; p.bytes]).collect();
+        let mut slices: Vec<&mut [u8]> = made.iter_mut().map(|m| &mut m[..]).collect();
+        executable.execute(&held, &mut slices).unwrap();
+        let at = lowered.fetches.iter().position(|f| *f == Fetch::Value(0));
+        let at = at.unwrap();
+        let found = fixed.outputs().nth(at).unwrap().decode(&made[at]).unwrap();
+        let found: Vec<f32> = found.iter().map(|x| *x as f32).collect();
+        let expected = expected(&graph, &given, &self.weights.in_form(form), &symbols);
+        share(&found, &expected)
+    }
+
     /// How far the chip's result is from the reference, as a share of the largest number. The reference computes
     /// with what weights of products are in `form`.
     pub fn error(mut self, device: &dyn Device, form: WeightForm, result: ValueId) -> f32 {
@@ -193,21 +249,35 @@ impl Case {
         let found = run_with(device, &graph, &given, Arc::new(self.weights), &symbols);
         let found = found.unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
         let found = found[0].to_f32().unwrap();
-        let mut states = StateStore::kept(&graph, &symbols, None).unwrap();
-        let views: Vec<TensorRef<'_>> = given.iter().map(|t| t.view()).collect();
-        let expected = evaluate(&run, &views, &held, &mut states, &symbols).unwrap();
-        let expected = expected[0].to_f32().unwrap();
-        let largest = expected.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
-        assert_eq!(found.len(), expected.len());
-        let apart = found
-            .iter()
-            .zip(&expected)
-            .map(|(f, e)| match (f - e).abs() {
-                far if far.is_nan() => f32::INFINITY,
-                far => far,
-            });
-        apart.fold(0f32, f32::max) / largest
+        share(&found, &expected(&graph, &given, &held, &symbols))
     }
+}
+
+/// What the reference gives.
+fn expected(
+    graph: &Graph,
+    given: &[Tensor],
+    weights: &Weights,
+    symbols: &SymbolValues,
+) -> Vec<f32> {
+    let mut states = StateStore::kept(graph, symbols, None).unwrap();
+    let views: Vec<TensorRef<'_>> = given.iter().map(|t| t.view()).collect();
+    let expected = evaluate(&graph.whole(), &views, weights, &mut states, symbols).unwrap();
+    expected[0].to_f32().unwrap()
+}
+
+/// The largest difference as a share of the largest number.
+fn share(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+    assert_eq!(found.len(), expected.len());
+    let apart = found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| match (f - e).abs() {
+            far if far.is_nan() => f32::INFINITY,
+            far => far,
+        });
+    apart.fold(0f32, f32::max) / largest
 }
 
 /// The whole of `graph` for steps of exactly these sizes.

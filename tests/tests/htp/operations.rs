@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anynpu_hal::{Device, Driver, OpenOptions};
 use anynpu_ir::DType;
+use anynpu_qnn::htp::FixedForm;
 use anynpu_qnn::{QnnDriver, WeightForm};
 
 use crate::cases::{Case, cases, decoder_block, encoder_block};
@@ -13,6 +14,9 @@ const ONE: f32 = 4e-3;
 const BLOCK: f32 = 1e-2;
 /// And of a block with weights of fewer bits.
 const NARROW: f32 = 1.5e-2;
+/// And of a block with activations in fixed point.
+const SIXTEEN_BITS: f32 = 2e-3;
+const EIGHT_BITS: f32 = 6e-2;
 
 fn device(test: &str, soc: &str, form: WeightForm) -> Option<Arc<dyn Device>> {
     if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
@@ -75,6 +79,56 @@ fn blocks_of_models_are_right_with_weights_in_every_form() {
                     let error = case.error(&*device, form, result);
                     println!("{soc}, {name}, {tokens} token(s), weights {form}: {error:.5}");
                     assert!(error < bound, "{soc} {name} {tokens} {form}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// With activations in fixed point: of 16 bits from v73 on, of 8 bits on every chip.
+#[test]
+fn blocks_of_models_are_right_with_activations_in_fixed_point() {
+    let test = "blocks_of_models_are_right_with_activations_in_fixed_point";
+    let Some(library) = std::env::var_os("ANYNPU_QNN_LIBRARY").filter(|p| !p.is_empty()) else {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    };
+    for soc in ["SM8650", "SM8550", "SM8350"] {
+        let driver = QnnDriver {
+            library: Some(library.clone().into()),
+            soc: Some(soc.into()),
+            ..QnnDriver::default()
+        };
+        let chip = driver.chip().unwrap();
+        let activations = match chip.soc().has_wide_products() {
+            true => vec![(FixedForm::U16, SIXTEEN_BITS), (FixedForm::U8, EIGHT_BITS)],
+            false => vec![(FixedForm::U8, EIGHT_BITS)],
+        };
+        for (activations, bound) in activations {
+            let weights = [
+                (WeightForm::Int8, DType::Q8_0),
+                (WeightForm::Int4, DType::Q4_0),
+            ];
+            for (form, matrices) in weights {
+                for tokens in [1, 16] {
+                    let case = |name: &str| {
+                        let mut case = Case::new(name);
+                        (case.tokens, case.matrices) = (tokens, matrices);
+                        case
+                    };
+                    let encoder = encoder_block(case("encoder block"));
+                    let decoder = decoder_block(case("decoder block"));
+                    for (case, result) in [encoder, decoder] {
+                        let name = case.graph.name().to_owned();
+                        let error = case.fixed_error(&chip, activations, form, result);
+                        println!(
+                            "{soc}, {name}, {tokens} token(s), {activations:?}, weights {form}: {error:.5}"
+                        );
+                        assert!(
+                            error < bound,
+                            "{soc} {name} {tokens} {activations:?} {form}: {error}"
+                        );
+                    }
                 }
             }
         }

@@ -105,6 +105,7 @@ enum Role {
 /// Nodes that mean nothing.
 pub fn fixed(graph: &Graph, ranges: &[Range], form: FixedForm) -> Result<Graph, GraphError> {
     graph.check()?;
+    let graph = &without_casts(graph);
     let mut roles: Vec<Role> = graph.tensors.iter().map(first_role).collect();
     let mut groups = Groups::new(graph.tensors.len());
     for node in &graph.nodes {
@@ -118,6 +119,7 @@ pub fn fixed(graph: &Graph, ranges: &[Range], form: FixedForm) -> Result<Graph, 
             *range = Range::of(&tensor.decode(bytes)?);
         }
     }
+    hide(graph, &mut all);
     let (all, roles) = groups.shared(&all, &roles);
     let mut made = graph.clone();
     let mut order: Vec<usize> = (0..made.tensors.len()).collect();
@@ -135,6 +137,72 @@ fn first_role(tensor: &Tensor) -> Role {
         (DataType::F16 | DataType::F32, Encoding::None) => Role::Activation { symmetric: false },
         _ => Role::Kept,
     }
+}
+
+/// Numbers below this hide rows from a softmax.
+const HIDING: f64 = -1e4;
+/// The share that a number so far below the largest one has of a softmax is less than 16 bits hold.
+const NOTHING: f64 = 12.0;
+
+/// Draws in the ranges of what hides rows from a softmax, and of scores that it was added to: no more is needed than
+/// leaves a hidden row nothing, whatever its score.
+fn hide(graph: &Graph, ranges: &mut [Range]) {
+    for node in graph.nodes.iter().filter(|n| n.op == "ElementWiseAdd") {
+        let (&[a, b], &[sum]) = (&node.inputs[..], &node.outputs[..]) else {
+            continue;
+        };
+        let at = |id: TensorId| id.0 as usize;
+        let hides = |id: TensorId| ranges[at(id)].least < HIDING;
+        let (scores, mask) = match (hides(a), hides(b)) {
+            (false, true) => (a, b),
+            (true, false) => (b, a),
+            _ => continue,
+        };
+        let seen = ranges[at(scores)];
+        let low = -(seen.most - seen.least) - NOTHING;
+        ranges[at(mask)].least = ranges[at(mask)].least.max(low);
+        ranges[at(sum)] = Range {
+            least: ranges[at(sum)].least.max(seen.least + low),
+            ..ranges[at(sum)]
+        };
+    }
+}
+
+/// `graph` without changes between types of floating point, which have no meaning where nothing is in floating point.
+/// Tensors that nothing makes or reads any more stay, so that ids do.
+fn without_casts(graph: &Graph) -> Graph {
+    let mut made = graph.clone();
+    let mut stands_for: Vec<TensorId> = (0..graph.tensors.len() as u32).map(TensorId).collect();
+    made.nodes.clear();
+    for node in &graph.nodes {
+        let mut node = node.clone();
+        for id in &mut node.inputs {
+            *id = stands_for[id.0 as usize];
+        }
+        let is = |id: TensorId, kind: &TensorKind| graph.get(id).is_some_and(|t| t.kind == *kind);
+        if let ("Cast", &[from], &[to]) = (node.op, &node.inputs[..], &node.outputs[..]) {
+            if is(to, &TensorKind::Native) {
+                stands_for[to.0 as usize] = from;
+                continue;
+            }
+            // what makes it, makes the result instead
+            let maker = made.nodes.iter_mut().flat_map(|n| &mut n.outputs);
+            let maker = maker.filter(|id| **id == from && is(from, &TensorKind::Native));
+            if let Some(output) = maker.last() {
+                *output = to;
+                for id in made.nodes.iter_mut().flat_map(|n| &mut n.inputs) {
+                    if *id == from {
+                        *id = to;
+                    }
+                }
+                stands_for[from.0 as usize] = to;
+                continue;
+            }
+            node.op = "Convert";
+        }
+        made.nodes.push(node);
+    }
+    made
 }
 
 /// What `node` asks of its tensors.

@@ -76,9 +76,12 @@ pub fn context(args: &PlanArgs, open: &OpenModel) -> anyhow::Result<u32> {
     }
 }
 
-/// Times that the prompt is read, while that takes no longer than this altogether.
+/// Times that the prompt is read, each followed by the tokens, while that takes no longer than this altogether: what
+/// else goes on on the machine often lasts a second.
 const READS: usize = 5;
 const LONG_US: f64 = 20e6;
+/// Tokens altogether after which none follow a prompt any more.
+const STEPS: usize = 128;
 
 /// Loads the model as planned and runs it.
 pub fn check(
@@ -101,15 +104,17 @@ pub fn check(
     // the first time finds cold code and memory
     session.prefill(&ids, None)?;
     session.record();
-    let mut reads = Vec::new();
-    while reads.len() < READS && reads.iter().sum::<f64>() < LONG_US {
+    let (mut reads, mut steps) = (Vec::new(), Vec::new());
+    while reads.len() < READS && reads.iter().chain(&steps).sum::<f64>() < LONG_US {
         session.truncate(0);
         reads.push(timed(&mut session, simulated, |s| s.prefill(&ids, None))?);
-    }
-    let mut steps = Vec::new();
-    for i in 0..args.tokens {
-        let token = i.wrapping_mul(104_729).wrapping_add(5) % vocabulary;
-        steps.push(timed(&mut session, simulated, |s| s.decode(token))?);
+        if steps.len() >= STEPS {
+            continue;
+        }
+        for i in 0..args.tokens {
+            let token = i.wrapping_mul(104_729).wrapping_add(5) % vocabulary;
+            steps.push(timed(&mut session, simulated, |s| s.decode(token))?);
+        }
     }
     let plans = model.plans();
     let compared = |phase: Phase, figures: &[f64]| {
