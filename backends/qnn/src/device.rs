@@ -11,6 +11,7 @@ use anynpu_hal::{
 };
 use anynpu_ir::{DType, Graph, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
 
+use crate::activations::Activations;
 use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
 use crate::lower::{lower, verdict};
 use crate::sweep::SupportTable;
@@ -39,6 +40,8 @@ pub(crate) struct ChipOptions {
     pub form: WeightForm,
     /// Whether graphs of a compiled form hold common weights once.
     pub share_weights: bool,
+    /// How activations are held.
+    pub activations: Activations,
     /// Whether it is emulated: then it has no time.
     pub emulated: bool,
     /// What it computes right, if that was tried.
@@ -85,12 +88,16 @@ const MAGIC: &[u8; 8] = b"anpuqnn2";
 impl QnnDevice {
     /// What decides besides the chip whether a compiled form fits: what lowered it.
     fn version(&self) -> String {
-        format!(
+        let mut version = format!(
             "{} {} op set {OP_SET_VERSION} weights {}",
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
             self.options.form
-        )
+        );
+        if let Activations::Fixed(ranges) = &self.options.activations {
+            version += &format!(" activations {} in {}", ranges.form(), ranges.digest());
+        }
+        version
     }
 
     /// The form of `entries` up to the library's own.
@@ -203,7 +210,8 @@ impl Device for QnnDevice {
             share_weights: self.shares_weights(entries),
         };
         let context = Context::new(&self.device, own).map_err(of_device)?;
-        let keeps = self.device.reads_binaries() && has_form(entries);
+        let measured = matches!(self.options.activations, Activations::Measured(_));
+        let keeps = self.device.reads_binaries() && has_form(entries) && !measured;
         let head = keeps.then(|| self.head(entries, options));
         let mut module = QnnModule::new(&context, infos?, head);
         for (i, entry) in entries.iter().enumerate() {
@@ -219,14 +227,24 @@ impl Device for QnnDevice {
                 self.options.form,
                 Some(&*weights),
             )?;
-            module.compile(lowered).map_err(of_device)?;
+            match &self.options.activations {
+                Activations::Float => module.compile(lowered, None).map_err(of_device)?,
+                Activations::Fixed(ranges) => {
+                    let held = ranges.apply(name, &lowered.graph)?;
+                    module.compile(lowered, Some(held)).map_err(of_device)?;
+                }
+                Activations::Measured(calibration) => {
+                    module.measure(lowered, calibration.clone());
+                }
+            }
         }
         progress(entries.len() as u64, entries.len() as u64);
         Ok(Arc::new(module))
     }
 
     fn compatibility(&self) -> Vec<u8> {
-        match self.device.reads_binaries() {
+        let measured = matches!(self.options.activations, Activations::Measured(_));
+        match self.device.reads_binaries() && !measured {
             true => format!("{} {}", self.device.soc().name, self.version()).into_bytes(),
             false => Vec::new(),
         }
@@ -275,7 +293,11 @@ impl Device for QnnDevice {
                 self.options.form,
                 None,
             )?;
-            module.retrieve(&info, lowered).map_err(of_device)?;
+            let held = match &self.options.activations {
+                Activations::Fixed(ranges) => Some(ranges.apply(&self.info.name, &lowered.graph)?),
+                _ => None,
+            };
+            module.retrieve(&info, lowered, held).map_err(of_device)?;
         }
         Ok(Arc::new(module))
     }

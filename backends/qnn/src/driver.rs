@@ -8,11 +8,12 @@ use anynpu_hal::{
     Unavailable,
 };
 
+use crate::activations::Activations;
 use crate::device::ChipOptions;
+use crate::htp::FixedForm;
 use crate::sweep::SupportTable;
-use crate::sys::Version;
 use crate::weights::WeightFormError;
-use crate::{QnnDevice, Soc, WeightForm, exec, sys};
+use crate::{Calibration, QnnDevice, Ranges, Soc, WeightForm, exec, sys};
 
 /// The driver of Qualcomm's HTP, by Qualcomm's own library.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,10 @@ pub struct QnnDriver {
     pub soc: Option<String>,
     /// The form of weights; `ANYNPU_QNN_WEIGHTS`, or [`WeightForm::F16`], if absent.
     pub weights: Option<WeightForm>,
+    /// A file of [`Ranges`]: activations are held in fixed point. `ANYNPU_QNN_RANGES`, or floating point, if absent.
+    pub ranges: Option<PathBuf>,
+    /// If given, graphs are computed by the plain reference, and the ranges of their numbers noted.
+    pub calibration: Option<Arc<Calibration>>,
     /// Folder of tables of what chips compute right, which [`QnnDriver::table_file`] are named; the chip's own is
     /// read from there if it is of the library that is loaded.
     pub tables: Option<PathBuf>,
@@ -37,6 +42,7 @@ pub const DEFAULT_SOC: &str = "SM8650";
 const LIBRARY: &str = "ANYNPU_QNN_LIBRARY";
 const SOC: &str = "ANYNPU_QNN_SOC";
 const WEIGHTS: &str = "ANYNPU_QNN_WEIGHTS";
+const RANGES: &str = "ANYNPU_QNN_RANGES";
 
 /// On x86-64 the library computes in an emulator.
 const EMULATED: bool = cfg!(target_arch = "x86_64");
@@ -55,14 +61,28 @@ fn set(variable: &str) -> Option<std::ffi::OsString> {
 }
 
 impl QnnDriver {
-    fn open_chip(&self) -> Result<(Arc<exec::Device>, WeightForm), Unavailable> {
+    fn open_chip(&self) -> Result<(Arc<exec::Device>, WeightForm, Activations), Unavailable> {
         let soc = self.soc()?;
-        if !soc.has_float() {
-            let reason = format!("{} computes no floating point", soc.name);
-            return Err(unavailable(
-                reason,
-                "graphs are lowered in f16; name a newer chip",
-            ));
+        let activations = self.activations()?;
+        match &activations {
+            Activations::Float if !soc.has_float() => {
+                return Err(unavailable(
+                    format!("{} computes no floating point", soc.name),
+                    "name a newer chip, or ranges of activations in u8 by --qnn-ranges (see `anynpu calibrate`)",
+                ));
+            }
+            Activations::Fixed(ranges)
+                if ranges.form() == FixedForm::U16 && !soc.has_wide_products() =>
+            {
+                return Err(unavailable(
+                    format!(
+                        "{} computes no products of two activations in u16",
+                        soc.name
+                    ),
+                    "name a newer chip, or ranges for activations in u8",
+                ));
+            }
+            _ => {}
         }
         let form = self.weight_form().map_err(|e| {
             let remedy = format!("leave {WEIGHTS} unset for weights in f16");
@@ -75,7 +95,30 @@ impl QnnDriver {
                 "name another form of weights, or a newer chip",
             ));
         }
-        Ok((self.load(soc)?, form))
+        if form == WeightForm::Blocks && matches!(activations, Activations::Fixed(_)) {
+            return Err(unavailable(
+                "weights in blocks go with activations in floating point only".into(),
+                "name another form of weights, or no ranges of activations",
+            ));
+        }
+        Ok((self.load(soc)?, form, activations))
+    }
+
+    fn activations(&self) -> Result<Activations, Unavailable> {
+        if let Some(calibration) = &self.calibration {
+            return Ok(Activations::Measured(calibration.clone()));
+        }
+        let path = self.ranges.clone();
+        let Some(path) = path.or_else(|| set(RANGES).map(PathBuf::from)) else {
+            return Ok(Activations::Float);
+        };
+        let told = |e: &dyn std::fmt::Display| {
+            let remedy = "make them by `anynpu calibrate`";
+            unavailable(format!("{}: {e}", path.display()), remedy)
+        };
+        let bytes = std::fs::read(&path).map_err(|e| told(&e))?;
+        let ranges = Ranges::parse(&bytes).map_err(|e| told(&e))?;
+        Ok(Activations::Fixed(Arc::new(ranges)))
     }
 
     /// The chip that is asked for, here or in the environment.
@@ -149,7 +192,13 @@ impl QnnDriver {
         }
     }
 
-    fn info(soc: Soc, core_api: Version) -> DeviceInfo {
+    fn info(device: &exec::Device, activations: &Activations) -> DeviceInfo {
+        let (soc, core_api) = (device.soc(), device.core_api());
+        let held = match activations {
+            Activations::Float => String::new(),
+            Activations::Fixed(ranges) => format!(", activations in {}", ranges.form()),
+            Activations::Measured(_) => ", computed by the plain reference".into(),
+        };
         let emulated = match EMULATED {
             true => ", in Qualcomm's emulator on this CPU: its numbers count, it has no time",
             false => "",
@@ -162,7 +211,7 @@ impl QnnDriver {
                 false => DeviceKind::Npu,
             },
             description: format!(
-                "HTP v{} of {} by core API {core_api}{emulated}",
+                "HTP v{} of {} by core API {core_api}{held}{emulated}",
                 soc.generation, soc.name
             ),
         }
@@ -191,27 +240,33 @@ impl Driver for QnnDriver {
                 default: "f16",
                 meaning: "The form of weights on the device qnn: f16, int8, int4 or blocks",
             },
+            DriverVariable {
+                name: RANGES,
+                default: "unset: floating point",
+                meaning: "Ranges that `anynpu calibrate` made, for activations in fixed point on the device qnn",
+            },
         ]
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        let (device, _) = self.open_chip()?;
+        let (device, _, activations) = self.open_chip()?;
         Ok(vec![ExposedDevice {
-            info: QnnDriver::info(device.soc(), device.core_api()),
+            info: QnnDriver::info(&device, &activations),
             artificial: EMULATED,
         }])
     }
 
     fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
-        let (device, form) = self.open_chip().map_err(|u| HalError::DeviceLost {
+        let (device, form, activations) = self.open_chip().map_err(|u| HalError::DeviceLost {
             device: "qnn".into(),
             why: u.reason,
         })?;
         let soc = device.soc();
-        let info = QnnDriver::info(soc, device.core_api());
+        let info = QnnDriver::info(&device, &activations);
         let options = ChipOptions {
             form,
             share_weights: self.share_weights && soc.shares_weights(),
+            activations,
             emulated: EMULATED,
             tried: self.table(&device),
         };

@@ -8,6 +8,7 @@
 //! It knows the graph and the HAL, never files of models or other backends. The three main types: [`QnnDriver`],
 //! [`htp::Graph`], [`Soc`].
 
+mod activations;
 mod device;
 mod driver;
 pub mod exec;
@@ -18,6 +19,7 @@ pub mod sweep;
 pub mod sys;
 pub mod weights;
 
+pub use activations::{Calibration, FixedFormError, Ranges, RangesError};
 pub use device::QnnDevice;
 pub use driver::{DEFAULT_SOC, QnnDriver};
 pub use soc::Soc;

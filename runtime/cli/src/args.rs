@@ -99,6 +99,13 @@ pub enum Command {
         anynpu compile model-q4_0.gguf --target qnn:SM8750 --ctx 2048 --qnn-weights blocks -o model-sm8750"
     )]
     Compile(CompileArgs),
+    /// Find out the ranges of a model's activations, for devices that compute in fixed point
+    #[command(
+        after_help = "Examples:\n  anynpu calibrate model.gguf -f text.txt -o ranges.json\n  \
+        anynpu run model.gguf --device cpu,qnn --place 'layers.*=qnn' --qnn-ranges ranges.json\n  \
+        anynpu calibrate model.gguf -f text.txt --activations u8 -o ranges-u8.json"
+    )]
+    Calibrate(CalibrateArgs),
     /// Try what a vendor's library computes right on a chip, operation by operation
     #[command(
         after_help = "Examples:\n  anynpu operations\n  anynpu operations --qnn-soc SM8750 --json\n\n\
@@ -154,6 +161,10 @@ pub struct VendorArgs {
     /// The form of weights there: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
+    /// Ranges that `anynpu calibrate` made: activations there are in fixed point; ANYNPU_QNN_RANGES, or floating
+    /// point, if left out
+    #[arg(long, value_name = "FILE")]
+    pub qnn_ranges: Option<PathBuf>,
     /// Folder of what `anynpu operations` found out; one in the folder for caches if left out
     #[arg(long, value_name = "DIR", hide = true)]
     pub qnn_tables: Option<PathBuf>,
@@ -539,6 +550,35 @@ pub struct CompileArgs {
     #[arg(long, value_name = "PATH")]
     pub qnn_library: Option<PathBuf>,
     /// The form of weights: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
+    #[arg(long, value_name = "FORM")]
+    pub qnn_weights: Option<anynpu_backends::WeightForm>,
+    /// Ranges that `anynpu calibrate` made: activations are in fixed point; ANYNPU_QNN_RANGES if left out
+    #[arg(long, value_name = "FILE")]
+    pub qnn_ranges: Option<PathBuf>,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// File with a text like those that the model is for
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The file to make
+    #[arg(short, long, value_name = "RANGES")]
+    pub output: PathBuf,
+    /// How activations are to be held: u16, or u8
+    #[arg(long, value_name = "FORM", default_value = "u16")]
+    pub activations: anynpu_backends::FixedForm,
+    /// Tokens of a window; the model's own context, at most 128, if left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub ctx: Option<u32>,
+    /// Qualcomm's libQnnHtp.so, which must be there; ANYNPU_QNN_LIBRARY if left out
+    #[arg(long, value_name = "PATH")]
+    pub qnn_library: Option<PathBuf>,
+    /// The form of weights: f16, int8 or int4; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
     #[command(flatten)]

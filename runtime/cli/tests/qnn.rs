@@ -236,3 +236,106 @@ fn operations_of_a_library_that_is_not_there_are_not_tried() {
     let unknown = ["operations", "--qnn-soc", "SM1"];
     refused(&unknown, 1, &["there is no chip 'SM1'", "SM8850"]);
 }
+
+/// A text of the kind that the built-in model tells.
+const STORY: &str = "Once upon a time a brave boy named Tom lived in a cottage beside a wide river. Tom had a \
+    loud laugh. One day Tom wanted to see the forest. He took his red hat and went along the river. There he met \
+    an old fox. The fox was hungry and sad. Tom gave the fox his bread. The fox was glad, and they were friends.";
+
+#[test]
+fn models_run_with_activations_in_fixed_point_in_ranges_that_were_measured() {
+    let test = "models_run_with_activations_in_fixed_point_in_ranges_that_were_measured";
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (story, ranges) = (path("story.txt"), path("ranges.json"));
+    std::fs::write(&story, STORY).unwrap();
+    let found = json(&["calibrate", "-f", &story, "-o", &ranges, "--json"]);
+    assert!(found["tensors"].as_u64().unwrap() > 200, "{found}");
+
+    let perplexity = |more: &[&str]| {
+        let command = ["perplexity", "-f", &story, "--ctx", "64", "--json"];
+        let found = json(&[&command[..], more].concat());
+        found["perplexity"].as_f64().unwrap()
+    };
+    let place = ["--device", "cpu,qnn", "--place", "layers.*=qnn"];
+    let fixed = [
+        &place[..],
+        &["--qnn-ranges", &ranges, "--qnn-weights", "int8"],
+    ]
+    .concat();
+    let apart = perplexity(&fixed) / perplexity(&["--device", "cpu"]) - 1.0;
+    assert!(apart.abs() < 0.02, "{apart}");
+
+    // the same by what was compiled ahead of time
+    let compiled = path("compiled");
+    let target = [
+        "compile",
+        "--target",
+        "qnn:SM8650",
+        "-o",
+        &compiled,
+        "--for-emulator",
+    ];
+    let made = json(&[&target[..], &fixed[4..], &["--ctx", "64", "--json"]].concat());
+    let run: Vec<&str> = made["run"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a.as_str().unwrap())
+        .collect();
+    let told = |more: &[&str]| {
+        let command = [
+            "run",
+            "-p",
+            "Once upon a time",
+            "-n",
+            "8",
+            "--temp",
+            "0",
+            "--json",
+        ];
+        json(&[&command[..], more].concat())["tokens"].clone()
+    };
+    assert_eq!(told(&run), told(&[&fixed[..], &["--ctx", "64"]].concat()));
+
+    // chips without floating point take activations in 8 bits
+    let eight = path("eight.json");
+    let text = std::fs::read_to_string(&ranges).unwrap();
+    std::fs::write(&eight, text.replace("\"u16\"", "\"u8\"")).unwrap();
+    let old = |ranges: &str| {
+        let command = [
+            "run",
+            "-n",
+            "2",
+            "--qnn-soc",
+            "SM8350",
+            "--qnn-ranges",
+            ranges,
+        ];
+        anynpu(&[&command[..], &place].concat())
+    };
+    let ran = old(&eight);
+    assert!(ran.status.success(), "{}", text_of(&ran));
+    let told = text_of(&old(&ranges));
+    assert!(
+        told.contains("no products of two activations in u16"),
+        "{told}"
+    );
+    // ranges of another model are none of this one
+    std::fs::write(
+        &eight,
+        "{\"version\": 1, \"activations\": \"u16\", \"tensors\": {}}",
+    )
+    .unwrap();
+    let command = ["run", "-n", "2", "--qnn-ranges", &eight];
+    let told = text_of(&anynpu(&[&command[..], &place].concat()));
+    assert!(told.contains("expected those of this model"), "{told}");
+}
+
+fn text_of(output: &std::process::Output) -> String {
+    text(&output.stderr)
+}

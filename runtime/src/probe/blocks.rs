@@ -256,9 +256,10 @@ impl Prober<'_> {
     /// alike: how much longer a block takes than its products does not change by that.
     fn slices(&self, rig: &mut Rig, timed: &mut Timed) -> Result<(), Missing> {
         let started = Instant::now();
-        let (most, long) = match self.quick {
-            true => (3, Duration::from_millis(250)),
-            false => (30, Duration::from_millis(2400)),
+        let (most, long) = match (self.quick, self.few) {
+            (true, _) => (3, Duration::from_millis(250)),
+            (false, true) => (16, Duration::from_millis(1200)),
+            (false, false) => (30, Duration::from_millis(2400)),
         };
         let dispatch = self.dispatch_us();
         // the first time finds cold code and memory

@@ -140,6 +140,7 @@ fn best_threads(
         let mut prober = Prober {
             device: &device,
             quick: true,
+            few: false,
             started: Instant::now(),
             cold_bytes: cold_bytes(host, true),
             run_limit: RUN_LIMIT,

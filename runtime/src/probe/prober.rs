@@ -51,6 +51,7 @@ pub(super) fn probe_device(
     let mut prober = Prober {
         device,
         quick,
+        few: weights.is_some(),
         started,
         cold_bytes: cold_bytes(host, quick),
         run_limit: RUN_LIMIT,
@@ -93,6 +94,8 @@ pub(super) fn cold_bytes(host: &Host, quick: bool) -> u64 {
 pub(super) struct Prober<'a> {
     pub device: &'a Arc<dyn Device>,
     pub quick: bool,
+    /// Whether only types of weights that are named are measured: somebody waits for it.
+    pub few: bool,
     pub started: Instant,
     pub cold_bytes: u64,
     pub run_limit: Duration,
@@ -266,9 +269,10 @@ impl Prober<'_> {
         least: usize,
         mut run: impl FnMut(usize) -> Result<f64, HalError>,
     ) -> Result<Sample, Missing> {
-        let (least, long, most) = match self.quick {
-            true => (least, Duration::from_millis(8), 40),
-            false => (2 * least, Duration::from_millis(150), 200),
+        let (least, long, most) = match (self.quick, self.few) {
+            (true, _) => (least, Duration::from_millis(8), 40),
+            (false, true) => (least, Duration::from_millis(40), 100),
+            (false, false) => (2 * least, Duration::from_millis(150), 200),
         };
         let started = Instant::now();
         let mut figures = Vec::new();

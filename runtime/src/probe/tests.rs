@@ -20,6 +20,7 @@ fn prober(device: &Arc<dyn Device>) -> Prober<'_> {
     Prober {
         device,
         quick: true,
+        few: false,
         started: Instant::now(),
         cold_bytes: 1 << 20,
         run_limit: RUN_LIMIT,

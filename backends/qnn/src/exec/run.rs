@@ -13,6 +13,9 @@ use half::f16;
 use parking_lot::Mutex;
 
 use super::{BinaryInfo, Context, Executable, QnnError};
+use crate::activations::Calibration;
+use crate::htp::reference::evaluate;
+use crate::htp::{DataType, Graph, Tensor, TensorId, TensorKind};
 use crate::lower::{Feed, Fetch, Lowered};
 
 /// Longest wait for what a submission depends on.
@@ -21,17 +24,31 @@ const WAIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
 /// A compiled entry.
 #[derive(Debug)]
 struct Program {
-    executable: Executable,
+    engine: Engine,
     feeds: Vec<Feed>,
     fetches: Vec<Fetch>,
+    /// How the graph holds its inputs and outputs, and the types that the host has them in.
+    given: Vec<(Tensor, DataType)>,
+    made: Vec<(Tensor, DataType)>,
     /// Bytes of the operands that hold positions, by their number.
     positions: Vec<(usize, usize)>,
     scratch: Mutex<Scratch>,
 }
 
+/// What runs a graph.
+#[derive(Debug)]
+enum Engine {
+    /// The library.
+    Library(Executable),
+    /// The plain reference, which notes the ranges of numbers.
+    Reference(Graph, Arc<Calibration>),
+}
+
 /// Memory that a run goes through.
 #[derive(Debug)]
 struct Scratch {
+    /// What the host gives where the graph holds it otherwise.
+    outside: Vec<u8>,
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
     positions: Vec<Vec<u8>>,
@@ -64,16 +81,34 @@ impl QnnModule {
         }
     }
 
-    /// Compiles the next entry.
-    pub(crate) fn compile(&mut self, lowered: Lowered) -> Result<(), QnnError> {
-        let executable = self.context.compile(&lowered.graph)?;
-        self.add(executable, lowered);
+    /// Compiles the next entry; `held` is its graph with activations held otherwise.
+    pub(crate) fn compile(
+        &mut self,
+        lowered: Lowered,
+        held: Option<Graph>,
+    ) -> Result<(), QnnError> {
+        let executable = self
+            .context
+            .compile(held.as_ref().unwrap_or(&lowered.graph))?;
+        self.add(Engine::Library(executable), lowered, held);
         Ok(())
     }
 
+    /// Has the reference run the next entry, and note the ranges of its numbers.
+    pub(crate) fn measure(&mut self, lowered: Lowered, calibration: Arc<Calibration>) {
+        let graph = lowered.graph.clone();
+        self.add(Engine::Reference(graph, calibration), lowered, None);
+    }
+
     /// Takes the next entry from the context's compiled form.
-    pub(crate) fn retrieve(&mut self, info: &BinaryInfo, lowered: Lowered) -> Result<(), QnnError> {
-        let executable = self.context.graph(info, &lowered.graph.name)?;
+    pub(crate) fn retrieve(
+        &mut self,
+        info: &BinaryInfo,
+        lowered: Lowered,
+        held: Option<Graph>,
+    ) -> Result<(), QnnError> {
+        let graph = held.as_ref().unwrap_or(&lowered.graph);
+        let executable = self.context.graph(info, &graph.name)?;
         let same = |what, found: usize, expected: usize| match found == expected {
             true => Ok(()),
             false => Err(QnnError::Binary {
@@ -82,7 +117,7 @@ impl QnnModule {
                 expected: expected.to_string(),
             }),
         };
-        let (inputs, outputs) = (lowered.graph.inputs(), lowered.graph.outputs());
+        let (inputs, outputs) = (graph.inputs(), graph.outputs());
         same(
             "its number of inputs",
             executable.inputs().len(),
@@ -94,17 +129,18 @@ impl QnnModule {
             outputs.count(),
         )?;
         let ports = executable.inputs().iter().chain(executable.outputs());
-        for (port, tensor) in ports.zip(lowered.graph.inputs().chain(lowered.graph.outputs())) {
+        for (port, tensor) in ports.zip(graph.inputs().chain(graph.outputs())) {
             let bytes = tensor.bytes().unwrap_or(usize::MAX);
             same("the size of an input or output", port.bytes, bytes)?;
         }
-        self.add(executable, lowered);
+        self.add(Engine::Library(executable), lowered, held);
         Ok(())
     }
 
-    fn add(&mut self, executable: Executable, lowered: Lowered) {
-        let contents = lowered.graph.tensors.iter().map(|t| match &t.kind {
-            crate::htp::TensorKind::Static(_) => t.bytes().unwrap_or(0) as u64,
+    fn add(&mut self, engine: Engine, lowered: Lowered, held: Option<Graph>) {
+        let graph = held.as_ref().unwrap_or(&lowered.graph);
+        let contents = graph.tensors.iter().map(|t| match &t.kind {
+            TensorKind::Static(_) => t.bytes().unwrap_or(0) as u64,
             _ => 0,
         });
         // weights of the same name are in every entry; the library holds them once each
@@ -121,16 +157,33 @@ impl QnnModule {
                 positions.push((at, info.inputs[at].max_bytes));
             }
         }
-        let sizes = |ports: &[super::Port]| -> Vec<Vec<u8>> {
-            ports.iter().map(|p| vec![0; p.bytes]).collect()
+        type Held = Vec<(Tensor, DataType)>;
+        let outside = |t: &Tensor| t.dtype;
+        let given: Held = graph
+            .inputs()
+            .cloned()
+            .zip(lowered.graph.inputs().map(outside))
+            .collect();
+        let made: Held = graph
+            .outputs()
+            .cloned()
+            .zip(lowered.graph.outputs().map(outside))
+            .collect();
+        let sizes = |held: &Held| -> Vec<Vec<u8>> {
+            held.iter()
+                .map(|(t, _)| vec![0; t.bytes().unwrap_or(0)])
+                .collect()
         };
         let scratch = Scratch {
-            inputs: sizes(executable.inputs()),
-            outputs: sizes(executable.outputs()),
+            outside: Vec::new(),
+            inputs: sizes(&given),
+            outputs: sizes(&made),
             positions: positions.iter().map(|(_, bytes)| vec![0; *bytes]).collect(),
         };
         self.programs.push(Program {
-            executable,
+            engine,
+            given,
+            made,
             feeds: lowered.feeds,
             fetches: lowered.fetches,
             positions,
@@ -225,6 +278,7 @@ impl Program {
     fn run(&self, device: &str, s: &Submission<'_>) -> Result<(), HalError> {
         let mut scratch = self.scratch.lock();
         let Scratch {
+            outside,
             inputs,
             outputs,
             positions,
@@ -239,7 +293,11 @@ impl Program {
             let number = |b: &[u8]| i32::from_ne_bytes(b.try_into().unwrap_or_default());
             bytes.chunks_exact(4).map(number).collect()
         };
-        for (feed, memory) in self.feeds.iter().zip(&mut *inputs) {
+        let held = |e: crate::htp::GraphError| QnnError::from(e).of_device(device);
+        for ((feed, own), (tensor, dtype)) in self.feeds.iter().zip(&mut *inputs).zip(&self.given) {
+            let as_it_is = tensor.dtype == *dtype;
+            let memory = if as_it_is { &mut *own } else { &mut *outside };
+            memory.resize(tensor.elements().unwrap_or(0) * dtype.bytes(), 0);
             match feed {
                 Feed::Value(at) => read(&s.inputs[*at], memory)?,
                 Feed::State(at) => read(&s.states[*at], memory)?,
@@ -247,13 +305,24 @@ impl Program {
                 Feed::Sines(r) => fill(memory, &r.angles(&of(r.positions)).1),
                 Feed::Mask(m) => fill(memory, &m.mask(&of(m.positions), cached)),
             }
+            if !as_it_is {
+                let numbers = plain(tensor, *dtype).decode(outside).map_err(held)?;
+                *own = tensor.encode(&numbers).map_err(held)?;
+            }
         }
-        let given: Vec<&[u8]> = inputs.iter().map(|m| &m[..]).collect();
-        let mut made: Vec<&mut [u8]> = outputs.iter_mut().map(|m| &mut m[..]).collect();
-        let ran = self.executable.execute(&given, &mut made);
-        ran.map_err(|e| e.of_device(device))?;
+        self.compute(device, inputs, outputs)?;
         let tokens = s.symbols.get(Symbol::TOKENS).max(1) as usize;
-        for (fetch, memory) in self.fetches.iter().zip(&*outputs) {
+        for ((fetch, memory), (tensor, dtype)) in self.fetches.iter().zip(&*outputs).zip(&self.made)
+        {
+            let numbers;
+            let memory = match tensor.dtype == *dtype {
+                true => memory,
+                false => {
+                    let made = tensor.decode(memory).map_err(held)?;
+                    numbers = plain(tensor, *dtype).encode(&made).map_err(held)?;
+                    &numbers
+                }
+            };
             match fetch {
                 Fetch::Value(at) => write(&s.outputs[*at], 0, memory)?,
                 Fetch::Rows(at) => {
@@ -263,6 +332,43 @@ impl Program {
             }
         }
         Ok(())
+    }
+
+    fn compute(
+        &self,
+        device: &str,
+        inputs: &[Vec<u8>],
+        outputs: &mut [Vec<u8>],
+    ) -> Result<(), HalError> {
+        let failed = |e: QnnError| e.of_device(device);
+        let (graph, calibration) = match &self.engine {
+            Engine::Library(executable) => {
+                let given: Vec<&[u8]> = inputs.iter().map(|m| &m[..]).collect();
+                let mut made: Vec<&mut [u8]> = outputs.iter_mut().map(|m| &mut m[..]).collect();
+                return executable.execute(&given, &mut made).map_err(failed);
+            }
+            Engine::Reference(graph, calibration) => (graph, calibration),
+        };
+        let given = graph.inputs().zip(inputs);
+        let given: Result<Vec<Vec<f64>>, _> = given.map(|(t, bytes)| t.decode(bytes)).collect();
+        let values = evaluate(graph, &given.map_err(|e| failed(e.into()))?);
+        let values = values.map_err(|e| failed(e.into()))?;
+        calibration.note(graph, &values);
+        let ids = (0..).map(TensorId).zip(&graph.tensors);
+        let made = ids.filter(|(_, t)| t.kind == TensorKind::Output);
+        for ((id, tensor), memory) in made.zip(outputs) {
+            *memory = tensor.encode(values.of(id)).map_err(|e| failed(e.into()))?;
+        }
+        Ok(())
+    }
+}
+
+/// `tensor` with its numbers as the host has them.
+fn plain(tensor: &Tensor, dtype: DataType) -> Tensor {
+    Tensor {
+        dtype,
+        encoding: crate::htp::Encoding::None,
+        ..tensor.clone()
     }
 }
 

@@ -94,6 +94,7 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
     backends.qnn.library.clone_from(&args.qnn_library);
     backends.qnn.soc = Some(soc.name.into());
     backends.qnn.weights = args.qnn_weights;
+    backends.qnn.ranges.clone_from(&args.qnn_ranges);
     backends.qnn.share_weights = !args.for_emulator;
     let runtime = Runtime::builder()
         .drivers(anynpu_backends::drivers_with(&backends))
@@ -135,7 +136,7 @@ fn quoted(arguments: &[String]) -> String {
 }
 
 /// The pins that put the layers on the device, and nothing else.
-const PINS: [&str; 2] = ["*=cpu", "layers.*=qnn"];
+pub(super) const PINS: [&str; 2] = ["*=cpu", "layers.*=qnn"];
 
 fn compile(args: &CompileArgs, runtime: &Runtime) -> anyhow::Result<LoadedModel> {
     let what = || args.model.what();
@@ -192,6 +193,9 @@ fn manifest(
     let mut option = |name: &str, value: &str| run.extend([name.to_owned(), value.to_owned()]);
     option("--qnn-soc", soc.name);
     option("--qnn-weights", &weights);
+    if let Some(ranges) = &args.qnn_ranges {
+        option("--qnn-ranges", &ranges.display().to_string());
+    }
     option("--ctx", &model.context().to_string());
     option("--kv-type", &kv_type);
     for pin in PINS {

@@ -52,6 +52,7 @@ impl VendorArgs {
         options.qnn.library.clone_from(&self.qnn_library);
         options.qnn.soc.clone_from(&self.qnn_soc);
         options.qnn.weights = self.qnn_weights;
+        options.qnn.ranges.clone_from(&self.qnn_ranges);
         options.qnn.tables.clone_from(&self.qnn_tables);
         options
     }
@@ -68,6 +69,7 @@ impl VendorArgs {
             ),
             ("--qnn-soc", self.qnn_soc.clone().map(OsString::from)),
             ("--qnn-weights", form),
+            ("--qnn-ranges", self.qnn_ranges.clone().map(OsString::from)),
             ("--qnn-tables", self.qnn_tables.clone().map(OsString::from)),
         ];
         let given = each

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod bench;
+mod calibrate;
 mod chat;
 mod check;
 mod compile;
@@ -42,6 +43,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Bench(a) => bench::execute(&a),
         Command::Quantize(a) => quantize::execute(&a),
         Command::Compile(a) => compile::execute(&a),
+        Command::Calibrate(a) => calibrate::execute(&a),
         Command::Operations(a) => operations::execute(&a),
         Command::Perplexity(a) => perplexity::execute(&a),
         Command::Doctor(a) => doctor::execute(&a),
