@@ -13,6 +13,7 @@ use anynpu_ir::{DType, Graph, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolVa
 
 use crate::activations::Activations;
 use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
+use crate::htp::fixed;
 use crate::lower::{lower, verdict};
 use crate::sweep::SupportTable;
 use crate::weights::WeightForm;
@@ -142,13 +143,18 @@ impl QnnDevice {
             bounds,
         };
         let lowered = lower(&self.info.name, &entry, DType::F16, self.options.form, None);
-        match lowered {
-            Ok(lowered) => match table.obstacle(&lowered.graph) {
-                None => Support::Yes,
-                Some(why) => Support::No(Reason::new(ReasonCode::VendorRejected, why)),
-            },
-            // compiling tells more of it
-            Err(_) => Support::Yes,
+        let held = lowered.ok().and_then(|lowered| {
+            match &self.options.activations {
+                // how numbers are held does not depend on their ranges
+                Activations::Fixed(ranges) => fixed(&lowered.graph, &[], ranges.form()).ok(),
+                Activations::Float => Some(lowered.graph),
+                Activations::Measured(_) => None,
+            }
+        });
+        // of what can't be lowered alone, compiling tells more
+        match held.and_then(|graph| table.obstacle(&graph)) {
+            None => Support::Yes,
+            Some(why) => Support::No(Reason::new(ReasonCode::VendorRejected, why)),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Graphs with activations of 8 or 16 bits, made of those in floating point by the range that numbers have.
 
+use std::collections::BTreeMap;
+
 use super::{DataType, Encoding, Graph, GraphError, Node, Tensor, TensorId, TensorKind};
 
 /// How activations are held.
@@ -97,9 +99,8 @@ enum Role {
     Kept,
 }
 
-/// `graph` with activations in `form`. `ranges` are those of its tensors' numbers, by index
-/// (those of static ones are known); matrices in floating point
-/// become 8 bits, with a scale an output channel where that is computed right.
+/// `graph` with activations in `form`. `ranges` are those of its tensors' numbers, by index (those of static ones are
+/// known); matrices in floating point become 8 bits, with a scale an output channel where that is computed right.
 ///
 /// Static tensors without contents stay so: the rest is what it would be with them.
 ///
@@ -150,24 +151,26 @@ const NOTHING: f64 = 12.0;
 /// Draws in the ranges of what hides rows from a softmax, and of scores that it was added to: no more is needed than
 /// leaves a hidden row nothing, whatever its score.
 fn hide(graph: &Graph, ranges: &mut [Range]) {
+    let mut masks: BTreeMap<usize, f64> = BTreeMap::new();
     for node in graph.nodes.iter().filter(|n| n.op == "ElementWiseAdd") {
         let (&[a, b], &[sum]) = (&node.inputs[..], &node.outputs[..]) else {
             continue;
         };
-        let at = |id: TensorId| id.0 as usize;
-        let hides = |id: TensorId| ranges[at(id)].least < HIDING;
-        let (scores, mask) = match (hides(a), hides(b)) {
+        let [a, b, sum] = [a, b, sum].map(|id| id.0 as usize);
+        let (scores, mask) = match (ranges[a].least < HIDING, ranges[b].least < HIDING) {
             (false, true) => (a, b),
             (true, false) => (b, a),
             _ => continue,
         };
-        let seen = ranges[at(scores)];
+        let seen = ranges[scores];
         let low = -(seen.most - seen.least) - NOTHING;
-        ranges[at(mask)].least = ranges[at(mask)].least.max(low);
-        ranges[at(sum)] = Range {
-            least: ranges[at(sum)].least.max(seen.least + low),
-            ..ranges[at(sum)]
-        };
+        // one mask may be for the scores of several layers
+        let all = masks.entry(mask).or_insert(low);
+        *all = all.min(low);
+        ranges[sum].least = ranges[sum].least.max(seen.least + low);
+    }
+    for (mask, low) in masks {
+        ranges[mask].least = ranges[mask].least.max(low);
     }
 }
 
@@ -508,6 +511,38 @@ mod tests {
             panic!("{sigmoid:?}");
         };
         assert!((f64::from(scale) * 65535.0 - 1.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn what_hides_rows_is_held_just_below_what_it_hides_in_every_layer() {
+        let mut g = Graph::new("g");
+        let (f, native) = (DataType::F16, TensorKind::Native);
+        let mask = g.tensor("mask", TensorKind::Input, f, &[1, 8], Encoding::None);
+        let mut ranges = vec![Range {
+            least: -3e4,
+            most: 0.0,
+        }];
+        let mut sums = Vec::new();
+        for (layer, most) in [5.0, 20.0, 1.0].into_iter().enumerate() {
+            let name = |what: &str| format!("{what}.{layer}");
+            let x = g.tensor(name("x"), TensorKind::Input, f, &[4, 8], Encoding::None);
+            let sum = g.tensor(name("sum"), native.clone(), f, &[4, 8], Encoding::None);
+            let y = g.tensor(name("y"), TensorKind::Output, f, &[4, 8], Encoding::None);
+            g.node(name("mask"), "ElementWiseAdd", &[x, mask], &[sum], &[]);
+            g.node(name("softmax"), "Softmax", &[sum], &[y], &[]);
+            let of = |least: f64, most: f64| Range { least, most };
+            ranges.extend([of(-most, most), of(-3e4 - most, most), of(0.0, 1.0)]);
+            sums.push((sum, most));
+        }
+        let made = fixed(&g, &ranges, FixedForm::U16).unwrap();
+        let least = |id: TensorId| made.get(id).unwrap().span().0;
+        // 20 below 20, and as far again as leaves nothing
+        assert!((least(mask) + 52.0).abs() < 0.01, "{}", least(mask));
+        for (sum, most) in sums {
+            let expected = -most - 2.0 * most - NOTHING;
+            let found = least(sum);
+            assert!((found - expected).abs() < 0.01, "{found} {expected}");
+        }
     }
 
     #[test]
