@@ -226,6 +226,8 @@ fn a_check_runs_the_plan_and_shows_both_times() {
         assert_eq!(check["runs"], runs);
         let error = (us("predicted_us") - us("measured_us")) / us("measured_us");
         assert!((us("relative_error") - error).abs() < 1e-9);
+        // the profile is of the moment, so what is predicted goes by the blocks between the runs
+        assert!((us("planned_us") * us("pace") / us("predicted_us") - 1.0).abs() < 1e-9);
     }
     assert_eq!(plan["check"]["time"], "wall");
     // the device was measured for it

@@ -166,20 +166,7 @@ impl Prober<'_> {
 
     /// Products with large matrices of `dtype` and whole blocks of them, all over one set of weights.
     pub(super) fn blocks(&mut self, dtype: DType) -> Result<(), Missing> {
-        let wide = dtype.block_bytes() < 2 * dtype.block_len();
-        let (hidden, ffn, heads, kv_heads) = match wide {
-            true => (2048, 5632, 32, 8),
-            false => (1024, 2816, 16, 4),
-        };
-        let mut blocks = Blocks {
-            hidden,
-            ffn,
-            heads,
-            kv_heads,
-            layers: 1,
-            dtype,
-        };
-        blocks.layers = self.cold_bytes.div_ceil(blocks.bytes()).clamp(1, 64) as u32;
+        let blocks = Blocks::of_models(dtype, self.cold_bytes);
         let graph = blocks.graph()?;
         let layers = layer_nodes(&graph);
         let named = |part: &str| -> Vec<(u32, u32, u32)> {

@@ -19,6 +19,25 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
+    /// Blocks as large as those of models, so many that their weights are `cold_bytes` or more.
+    pub fn of_models(dtype: DType, cold_bytes: u64) -> Blocks {
+        let wide = dtype.block_bytes() < 2 * dtype.block_len();
+        let (hidden, ffn, heads, kv_heads) = match wide {
+            true => (2048, 5632, 32, 8),
+            false => (1024, 2816, 16, 4),
+        };
+        let mut blocks = Blocks {
+            hidden,
+            ffn,
+            heads,
+            kv_heads,
+            layers: 1,
+            dtype,
+        };
+        blocks.layers = cold_bytes.div_ceil(blocks.bytes()).clamp(1, 64) as u32;
+        blocks
+    }
+
     /// Elements of the weight matrices of one block.
     pub fn elements(&self) -> u64 {
         let (h, f) = (u64::from(self.hidden), u64::from(self.ffn));

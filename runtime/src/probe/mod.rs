@@ -14,6 +14,7 @@ mod checks;
 mod graphs;
 mod host;
 mod links;
+mod pace;
 mod prober;
 mod rig;
 mod single;
@@ -27,6 +28,7 @@ use crate::Runtime;
 use crate::profile::{
     BestThreads, Claims, DeviceProfile, Host, OpCheck, PROFILE_VERSION, Profile, Verdict,
 };
+pub use pace::Pace;
 use prober::{Prober, RUN_LIMIT, cold_bytes, probe_device};
 
 /// How to measure.

@@ -128,7 +128,7 @@ impl Prober<'_> {
         let (side, most) = (512u32, self.cold_bytes);
         let bytes = u64::from(side) * dtype.row_bytes(side as usize).unwrap_or(1) as u64;
         let count = (most / bytes).max(1) as u32;
-        let mut counts = vec![1, 4, 16, count];
+        let mut counts = vec![1, 4, 16, 64, count];
         counts.retain(|&n| n <= count);
         counts.dedup();
         let parts: Vec<Part> = counts

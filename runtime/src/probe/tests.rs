@@ -10,6 +10,7 @@ use super::blocks::layer_nodes;
 use super::graphs::Blocks;
 use super::prober::DTYPES;
 use super::*;
+use crate::plan::Phase;
 
 fn open(driver: &dyn Driver) -> Arc<dyn Device> {
     let exposed = driver.enumerate().unwrap();
@@ -137,5 +138,28 @@ fn a_device_that_is_lost_or_hangs_is_not_asked_again() {
         assert!(profile.devices[0].values.is_empty());
         let left_out = &profile.devices[0].not_measured;
         assert!(left_out.iter().any(|w| w.contains("norm")), "{left_out:?}");
+    }
+}
+
+#[test]
+fn the_pace_of_a_device_is_that_of_its_blocks_beside_the_profile() {
+    let device = open(&CpuDriver);
+    let mut prober = prober(&device);
+    prober.attempt("blocks", |p| p.blocks(DType::Q4_0));
+    let mut profile = prober.profile;
+    assert_eq!(profile.anchors.len(), 2);
+    // a second a block: no machine is as slow
+    for anchor in &mut profile.anchors {
+        anchor.us.median = 1e6;
+    }
+    let blocks = |dtype| Blocks::of_models(dtype, 1 << 20);
+    let of = |dtype| Pace::of(&device, &profile, blocks(dtype)).unwrap_or(None);
+    assert!(of(DType::Q8_0).is_none());
+    let mut pace = of(DType::Q4_0).unwrap();
+    for phase in Phase::ALL {
+        assert_eq!(pace.ratio(phase), None);
+        pace.turn(phase, Duration::ZERO).unwrap();
+        let ratio = pace.ratio(phase).unwrap();
+        assert!(ratio > 0.0 && ratio < 1.0, "{ratio}");
     }
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use anynpu::plan::Phase;
+use anynpu::plan::{Phase, PlanSet};
+use anynpu::probe::Pace;
 use anynpu::profile::Sample;
 use anynpu::{LoadOptions, OpenModel, Runtime, SegmentRun, Session, SessionOptions};
 use anynpu_hal::DeviceKind;
+use anynpu_ir::{DType, Graph, SymbolValues};
 use serde::Serialize;
 
 use crate::args::PlanArgs;
@@ -31,7 +33,13 @@ pub struct Check {
 pub struct PhaseCheck {
     #[serde(skip)]
     phase: Phase,
+    /// By the profile. Where that was measured for this check, by how blocks went between the runs.
     predicted_us: f64,
+    /// By the profile as it was before the runs.
+    planned_us: f64,
+    /// What blocks of the devices took between the runs, over what they took for the profile. `null` where the profile
+    /// has none, or time is virtual.
+    pace: Option<f64>,
     /// The median of `runs`.
     measured_us: f64,
     p10_us: f64,
@@ -39,6 +47,8 @@ pub struct PhaseCheck {
     runs: u32,
     /// Predicted less measured, over measured.
     relative_error: f64,
+    /// The same for what was planned, times the pace.
+    relative_error_at_pace: Option<f64>,
 }
 
 impl Check {
@@ -49,8 +59,18 @@ impl Check {
 
 impl PhaseCheck {
     pub fn text(&self) -> String {
+        let beside = match (self.pace, self.relative_error_at_pace) {
+            (Some(pace), _) if self.planned_us != self.predicted_us => {
+                format!("; blocks beside it took {pace:.2} of what they did before")
+            }
+            (Some(pace), Some(error)) => format!(
+                "; blocks beside it took {pace:.2} of what the profile says, {:+.1} % by that",
+                100.0 * error
+            ),
+            _ => String::new(),
+        };
         format!(
-            "check of {}: {:.3} ms predicted, {:.3} ms measured ({:.3} to {:.3}, {} runs): {:+.1} %",
+            "check of {}: {:.3} ms predicted, {:.3} ms measured ({:.3} to {:.3}, {} runs): {:+.1} %{beside}",
             self.phase.name(),
             self.predicted_us / 1e3,
             self.measured_us / 1e3,
@@ -82,6 +102,70 @@ const READS: usize = 5;
 const LONG_US: f64 = 20e6;
 /// Tokens altogether after which none follow a prompt any more.
 const STEPS: usize = 128;
+/// Tokens after which blocks of the devices are run, and how long.
+const STEPS_BETWEEN: u32 = 8;
+const BETWEEN_STEPS: Duration = Duration::from_millis(60);
+/// How long blocks are run between prompts.
+const BETWEEN_READS: Duration = Duration::from_millis(250);
+
+/// How fast the devices are at the moment.
+struct Paces {
+    by_name: BTreeMap<String, Pace>,
+}
+
+impl Paces {
+    /// Of the devices that `runtime` has profiles of, with blocks whose weights are of the type that most of `graph`'s
+    /// are.
+    fn of(runtime: &Runtime, graph: &Graph) -> anyhow::Result<Paces> {
+        let mut by_name = BTreeMap::new();
+        let Some(dtype) = heaviest_type(graph) else {
+            return Ok(Paces { by_name });
+        };
+        for device in runtime.devices() {
+            let name = &device.info().name;
+            let mut profiles = runtime.cost().profiles().iter();
+            let Some(profile) = profiles.find_map(|p| p.device(name)) else {
+                continue;
+            };
+            if let Some(pace) = Pace::new(&device, profile, dtype)? {
+                by_name.insert(name.clone(), pace);
+            }
+        }
+        Ok(Paces { by_name })
+    }
+
+    fn turn(&mut self, phase: Phase, long: Duration) -> anyhow::Result<()> {
+        for pace in self.by_name.values_mut() {
+            pace.turn(phase, long)?;
+        }
+        Ok(())
+    }
+
+    /// The pace of a plan: of its devices, each as much as it takes part.
+    fn ratio(&self, plans: &PlanSet, phase: Phase) -> Option<f64> {
+        let segments = &plans.phase(phase).partitions;
+        let (mut paced, mut all) = (0.0, 0.0);
+        for segment in segments {
+            let pace = self.by_name.get(plans.devices.get(segment.device.0)?)?;
+            paced += segment.predicted.us * pace.ratio(phase)?;
+            all += segment.predicted.us;
+        }
+        (all > 0.0).then(|| paced / all)
+    }
+}
+
+/// The type that most bytes of the matrices are of.
+fn heaviest_type(graph: &Graph) -> Option<DType> {
+    let none = SymbolValues::step(1, 0, 1, 1);
+    let mut bytes: BTreeMap<&'static str, (usize, DType)> = BTreeMap::new();
+    for ty in graph.weights().iter().map(|w| graph.ty(w.value)) {
+        if ty.shape.rank() >= 2 {
+            let of_type = bytes.entry(ty.dtype.name()).or_insert((0, ty.dtype));
+            of_type.0 += ty.bytes(&none).unwrap_or(0);
+        }
+    }
+    bytes.into_values().max_by_key(|t| t.0).map(|t| t.1)
+}
 
 /// Loads the model as planned and runs it.
 pub fn check(
@@ -91,6 +175,7 @@ pub fn check(
     options: LoadOptions,
 ) -> anyhow::Result<Check> {
     let what = || args.model.what();
+    let graph = open.model().graph().clone();
     let model = runtime.load_open(open, options).with_context(what)?;
     let mut session = model.session(SessionOptions::new()).with_context(what)?;
     let simulated = runtime
@@ -104,14 +189,24 @@ pub fn check(
     // the first time finds cold code and memory
     session.prefill(&ids, None)?;
     session.record();
+    let mut paces = match simulated {
+        true => Paces {
+            by_name: BTreeMap::new(),
+        },
+        false => Paces::of(runtime, &graph)?,
+    };
     let (mut reads, mut steps) = (Vec::new(), Vec::new());
     while reads.len() < READS && reads.iter().chain(&steps).sum::<f64>() < LONG_US {
         session.truncate(0);
+        paces.turn(Phase::Prefill, BETWEEN_READS)?;
         reads.push(timed(&mut session, simulated, |s| s.prefill(&ids, None))?);
         if steps.len() >= STEPS {
             continue;
         }
         for i in 0..args.tokens {
+            if i % STEPS_BETWEEN == 0 {
+                paces.turn(Phase::Decode, BETWEEN_STEPS)?;
+            }
             let token = i.wrapping_mul(104_729).wrapping_add(5) % vocabulary;
             steps.push(timed(&mut session, simulated, |s| s.decode(token))?);
         }
@@ -119,15 +214,26 @@ pub fn check(
     let plans = model.plans();
     let compared = |phase: Phase, figures: &[f64]| {
         let sample = Sample::of(figures, f64::MIN_POSITIVE)?;
-        let predicted = plans.phase(phase).expected_us();
+        let planned = plans.phase(phase).expected_us();
+        let pace = paces.ratio(plans, phase);
+        let at_pace = pace.map(|p| planned * p);
+        // a profile of the moment is of the time of the runs as well
+        let predicted = match args.placement.profile.is_empty() {
+            true => at_pace.unwrap_or(planned),
+            false => planned,
+        };
+        let error = |us: f64| (us - sample.median) / sample.median;
         Some(PhaseCheck {
             phase,
             predicted_us: predicted,
+            planned_us: planned,
+            pace,
+            relative_error_at_pace: at_pace.map(error),
             measured_us: sample.median,
             p10_us: sample.p10,
             p90_us: sample.p90,
             runs: sample.runs,
-            relative_error: (predicted - sample.median) / sample.median,
+            relative_error: error(predicted),
         })
     };
     Ok(Check {
