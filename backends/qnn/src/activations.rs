@@ -141,11 +141,28 @@ impl Ranges {
         blake3::hash(self.to_json().as_bytes()).to_hex()[..16].to_owned()
     }
 
+    /// The range of the tensor `name`. What crosses the boundary of a graph has names of its own there, but the numbers
+    /// of the value that it is.
+    fn of(&self, name: &str) -> Option<[f64; 2]> {
+        const FORMS: [&str; 4] = [".f32", ".cast.out", ".result", ".out"];
+        let own = self.tensors.get(name);
+        let value = || FORMS.iter().find_map(|form| name.strip_suffix(form));
+        let other = || self.of_value(value()?);
+        own.copied().or_else(other)
+    }
+
+    /// The range of what a node called `name` makes, wherever it was cut off.
+    pub(crate) fn of_value(&self, name: &str) -> Option<[f64; 2]> {
+        let forms = [".out", ".result", ".cast.out", ".f32"].iter();
+        let mut forms = forms.map(|form| self.tensors.get(&format!("{name}{form}")));
+        forms.find_map(|found| found.copied())
+    }
+
     /// `graph` with activations in these ranges.
     pub(crate) fn apply(&self, device: &str, graph: &Graph) -> Result<Graph, HalError> {
         let mut ranges = Vec::with_capacity(graph.tensors.len());
         for tensor in &graph.tensors {
-            let known = self.tensors.get(&tensor.name);
+            let known = self.of(&tensor.name);
             let is_static = matches!(tensor.kind, TensorKind::Static(_));
             if known.is_none() && !is_static && tensor.dtype.is_number() {
                 return Err(HalError::InvalidUse {
@@ -155,7 +172,7 @@ impl Ranges {
                     expected: "those of this model: calibrate it, on this device alone".into(),
                 });
             }
-            let [least, most] = known.copied().unwrap_or_default();
+            let [least, most] = known.unwrap_or_default();
             ranges.push(Range { least, most });
         }
         fixed(graph, &ranges, self.form()).map_err(|e| HalError::Vendor {
@@ -245,6 +262,14 @@ mod tests {
         let mut other = relu();
         other.tensors[1].name = "z".into();
         let ranges = noted(&[[-1.0, 2.0]]).ranges(FixedForm::U16);
+        // the same numbers where a graph is cut
+        assert_eq!(ranges.of("x.f32"), None);
+        let cut = noted(&[[-1.0, 2.0]]).ranges(FixedForm::U16);
+        let cut = cut.to_json().replace("\"x\"", "\"x.out\"");
+        let cut = Ranges::parse(cut.as_bytes()).unwrap();
+        for form in ["x.f32", "x.cast.out", "x.result", "x.out"] {
+            assert_eq!(cut.of(form), Some([-1.0, 2.0]), "{form}");
+        }
         let e = ranges.apply("qnn", &other).unwrap_err().to_string();
         assert!(e.contains("none of 'z'") && e.contains("calibrate"), "{e}");
         let text = ranges.to_json();

@@ -9,7 +9,7 @@ use anynpu_hal::{
     FormWriter, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue, Reason, ReasonCode,
     StateSupport, Support, WeightSource, has_form,
 };
-use anynpu_ir::{DType, Graph, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
+use anynpu_ir::{DType, Graph, Node, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
 
 use crate::activations::Activations;
 use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
@@ -158,6 +158,22 @@ impl QnnDevice {
         }
     }
 
+    /// Whether it is known between which numbers the result of `node` is, where that must be.
+    fn ranged(&self, graph: &Graph, node: &Node) -> Support {
+        let Activations::Fixed(ranges) = &self.options.activations else {
+            return Support::Yes;
+        };
+        let names = node.outputs.iter().map(|v| graph.value(*v).name.as_str());
+        let mut unknown = names.filter(|name| ranges.of_value(name).is_none());
+        match unknown.next() {
+            None => Support::Yes,
+            Some(name) => Support::No(Reason::new(
+                ReasonCode::VendorRejected,
+                format!("the ranges of activations have none of '{name}'; calibrate this model"),
+            )),
+        }
+    }
+
     fn rejected(&self, why: String) -> HalError {
         HalError::BlobRejected {
             device: self.info.name.clone(),
@@ -184,9 +200,15 @@ impl Device for QnnDevice {
         let whole = tried.map(|table| (table, Arc::new(graph.graph().clone())));
         let nodes = graph.nodes();
         nodes
-            .map(|(id, node)| match (verdict(graph.graph(), node), &whole) {
-                (Support::Yes, Some((table, whole))) => self.tried(table, whole, id),
-                (said, _) => said,
+            .map(|(id, node)| {
+                let mut said = verdict(graph.graph(), node);
+                if said == Support::Yes {
+                    said = self.ranged(graph.graph(), node);
+                }
+                match (said, &whole) {
+                    (Support::Yes, Some((table, whole))) => self.tried(table, whole, id),
+                    (said, _) => said,
+                }
             })
             .collect()
     }

@@ -333,7 +333,7 @@ fn models_run_with_activations_in_fixed_point_in_ranges_that_were_measured() {
     .unwrap();
     let command = ["run", "-n", "2", "--qnn-ranges", &eight];
     let told = text_of(&anynpu(&[&command[..], &place].concat()));
-    assert!(told.contains("expected those of this model"), "{told}");
+    assert!(told.contains("calibrate this model"), "{told}");
 }
 
 fn text_of(output: &std::process::Output) -> String {

@@ -104,6 +104,15 @@ impl Case {
         self.graph.add_input("positions", ty).unwrap()
     }
 
+    /// The number of the row that is chosen: one but the last.
+    fn row(&mut self) -> ValueId {
+        let chosen = self.tokens.saturating_sub(2) as i32;
+        let tensor = Tensor::new(vec![1], vec![chosen]).unwrap();
+        self.inputs.insert("row".into(), tensor);
+        let ty = TensorType::new(DType::I32, Shape::from([Dim::OUTPUTS]));
+        self.graph.add_input("row", ty).unwrap()
+    }
+
     /// A weight of numbers in -1..1 times `scale`.
     fn w(&mut self, name: &str, dims: &[u32], scale: f32) -> ValueId {
         let count = dims.iter().product::<u32>() as usize;
@@ -317,6 +326,17 @@ pub fn cases() -> Vec<(Case, ValueId)> {
         let x = c.x("x", &[64]);
         c.linear(x, 64, 96)
     });
+    one("product in parts", &|c| {
+        let x = c.x("x", &[16]);
+        c.linear(x, 16, 20_000)
+    });
+    one("results of one token", &|c| {
+        let (x, row) = (c.x("x", &[64]), c.row());
+        let x = c.op(Op::Gather { axis: 0 }, &[x, row]);
+        let gamma = c.w("gamma", &[64], 1.0);
+        let x = c.op(Op::RmsNorm { eps: 1e-5 }, &[x, gamma]);
+        c.linear(x, 64, 96)
+    });
     for dims in [&[64][..], &[4, 32]] {
         let width = dims[dims.len() - 1];
         one("rms norm", &|c| {
@@ -356,6 +376,13 @@ pub fn cases() -> Vec<(Case, ValueId)> {
             c.op(Op::Binary(op), &[a, b])
         });
     }
+    one("product with a constant", &|c| {
+        let ty = TensorType::new(DType::F32, []);
+        let number = 1.5f32.to_le_bytes().to_vec();
+        let number = c.graph.add_constant("number", ty, number).unwrap();
+        let x = c.x("x", &[48]);
+        c.op(Op::Binary(BinaryOp::Mul), &[x, number])
+    });
     one("soft cap", &|c| {
         let x = c.x("x", &[48]);
         c.op(Op::SoftCap { cap: 2.0 }, &[x])

@@ -37,15 +37,15 @@ fn open(name: &str) -> OpenModel {
     OpenModel::open(ModelSource::File(folder.join(format!("{name}.gguf")))).unwrap()
 }
 
-/// `open` with every node of its layers that the HTP runs pinned there, or with none; and how many there are.
+/// `open` with every node that the HTP runs pinned there, or with none; and how many there are.
 fn load(runtime: &Runtime, open: &OpenModel, pinned: bool, kv: KvType) -> (LoadedModel, usize) {
     let options = || LoadOptions::new().kv_type(kv).context(64);
     let plans = runtime.plan(open, &options()).unwrap();
     let qnn = plans.devices.iter().position(|d| d == "qnn").unwrap();
     let nodes = open.model().graph().nodes();
-    let runs = plans.prefill.why.iter().zip(nodes).filter(|(why, node)| {
+    let runs = plans.prefill.why.iter().zip(nodes).filter(|(why, _)| {
         let narrow = |v: &Support| v.reason().is_none_or(|r| r.code.name() == "dtype");
-        narrow(&why.verdicts[qnn]) && node.layer().is_some()
+        narrow(&why.verdicts[qnn])
     });
     let pins: Vec<_> = runs
         .filter(|_| pinned)

@@ -16,12 +16,16 @@ pub(super) fn number(n: u32) -> Param {
 pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId>, HalError> {
     let name = node.name.as_str();
     let made = match &node.op {
-        Op::Linear => {
-            // before the other operands, which would take it for any weight
-            l.matrix(node.inputs[1])?;
-            let inputs = l.operands(node)?;
+        Op::Linear => product(l, node)?,
+        Op::Gather { .. } => {
+            let x = l.value(node.inputs[0])?;
+            let chosen = Feed::Value(l.operand(node.inputs[1])?);
+            let of = format!("{name}.chosen");
+            let rows = l.dims(node.inputs[1]);
+            let rows = l.input(of, DataType::I32, &rows, chosen);
             let dims = l.dims(node.outputs[0]);
-            l.op(name, "FullyConnected", &inputs, &dims, &[])
+            let axis = [("axis", Param::Scalar(Scalar::I32(0)))];
+            l.op(name, "Gather", &[x, rows], &dims, &axis)
         }
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => {
             let mut inputs = l.operands(node)?;
@@ -108,7 +112,44 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
     Ok(Some(made))
 }
 
+/// Rows of a matrix in one product; larger ones, as for the tokens of a vocabulary, are cut.
+const PRODUCT_ROWS: u32 = 16384;
+
+fn product(l: &mut Lowering<'_>, node: &Node) -> Result<TensorId, HalError> {
+    let name = node.name.as_str();
+    let dims = l.dims(node.outputs[0]);
+    let rows = l.dims(node.inputs[1])[0];
+    if rows <= PRODUCT_ROWS {
+        // before the other operands, which would take it for any weight
+        l.matrix(node.inputs[1])?;
+        let inputs = l.operands(node)?;
+        return Ok(l.op(name, "FullyConnected", &inputs, &dims, &[]));
+    }
+    let x = l.value(node.inputs[0])?;
+    let mut parts = Vec::new();
+    for first in (0..rows).step_by(PRODUCT_ROWS as usize) {
+        let part = first..first.saturating_add(PRODUCT_ROWS).min(rows);
+        let mut inputs = vec![x];
+        for &weight in &node.inputs[1..] {
+            inputs.push(l.rows(weight, part.clone())?);
+        }
+        let dims = [dims[0], part.len() as u32];
+        let of = format!("{name}.{first}");
+        parts.push(l.op(&of, "FullyConnected", &inputs, &dims, &[]));
+    }
+    for &weight in &node.inputs[1..] {
+        l.release(weight);
+    }
+    Ok(l.op(name, "Concat", &parts, &dims, &[("axis", number(1))]))
+}
+
 impl Lowering<'_> {
+    fn release(&self, weight: ValueId) {
+        if let Some(weights) = self.weights {
+            weights.release(&self.graph.value(weight).name);
+        }
+    }
+
     fn operands(&mut self, node: &Node) -> Result<Vec<TensorId>, HalError> {
         node.inputs.iter().map(|&v| self.value(v)).collect()
     }

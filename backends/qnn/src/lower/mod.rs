@@ -11,10 +11,14 @@ mod block;
 mod feed;
 mod verdict;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use anynpu_hal::{Entry, HalError, Reason, ReasonCode, Support, WeightSource};
-use anynpu_ir::{DType, Graph, Node, NodeId, StateId, Symbol, SymbolValues, ValueDef, ValueId};
+use anynpu_hal::{Entry, HalError, Reason, ReasonCode, Support, WeightSource, WeightView};
+use anynpu_ir::{
+    DType, Dim, Graph, Node, NodeId, StateId, Symbol, SymbolValues, ValueDef, ValueId,
+};
 
 use crate::htp::{self, DataType, Encoding, TensorId, TensorKind};
 use crate::weights::{Matrix, WeightForm};
@@ -93,7 +97,14 @@ pub fn lower(
 
 /// The sizes of `entry`.
 fn exact(entry: &Entry) -> Result<SymbolValues, HalError> {
-    for symbol in [Symbol::TOKENS, Symbol::CAPACITY] {
+    let nodes = entry.nodes.clone();
+    let nodes = nodes.filter_map(|n| entry.graph.nodes().get(n as usize));
+    let made: Vec<ValueId> = nodes.flat_map(|n| n.outputs.iter().copied()).collect();
+    let has = |symbol: Symbol| {
+        let dims = |v: &ValueId| entry.graph.ty(*v).shape.dims().contains(&Dim::Sym(symbol));
+        symbol != Symbol::OUTPUTS || made.iter().any(dims)
+    };
+    for symbol in verdict::FIXED.into_iter().filter(|s| has(*s)) {
         let extent = entry.bounds.get(symbol);
         if !matches!(extent, anynpu_hal::Extent::Exact(_)) {
             return Err(HalError::InvalidUse {
@@ -211,7 +222,10 @@ impl Lowering<'_> {
         let name = self.graph.value(value).name.clone();
         let dims = self.dims(value);
         let made = match self.graph.value(value).def {
-            ValueDef::Weight(_) => self.weight(&name, &dims)?,
+            ValueDef::Weight(weight) => match &self.graph.weight(weight).inline {
+                Some(bytes) => self.constant(value, &name, &dims, bytes)?,
+                None => self.weight(&name, &dims)?,
+            },
             _ => {
                 let at = self.operand(value)?;
                 let wide = format!("{name}.f32");
@@ -246,6 +260,67 @@ impl Lowering<'_> {
         Ok(made)
     }
 
+    /// Rows of the weight `value`: of a matrix in the form that is wanted for products, of anything else in f16.
+    fn rows(&mut self, value: ValueId, rows: Range<u32>) -> Result<TensorId, HalError> {
+        let name = self.graph.value(value).name.clone();
+        let dims = self.dims(value);
+        let form = match dims.len() {
+            1 => WeightForm::F16,
+            _ => self.form,
+        };
+        let columns = dims.iter().skip(1).map(|d| *d as usize).product();
+        let (first, count) = (rows.start as usize, rows.len());
+        let held = match self.weights {
+            None => Matrix::blank(form),
+            Some(weights) => {
+                let whole = weights.weight(&name)?;
+                let row = whole.dtype.row_bytes(columns);
+                let from = row.and_then(|row| row.checked_mul(first));
+                let bytes = row.and_then(|row| row.checked_mul(count));
+                let end = from.zip(bytes).and_then(|(from, n)| from.checked_add(n));
+                let found = from
+                    .zip(end)
+                    .and_then(|(from, end)| whole.bytes.get(from..end));
+                let part = found.ok_or_else(|| HalError::Weight {
+                    name: name.clone(),
+                    why: format!(
+                        "rows {} to {} of {columns} {} are not within its {} bytes",
+                        rows.start,
+                        rows.end,
+                        whole.dtype,
+                        whole.bytes.len()
+                    ),
+                })?;
+                let part = WeightView {
+                    dtype: whole.dtype,
+                    bytes: Cow::Borrowed(part),
+                };
+                Matrix::of(&name, &part, count, columns, form)?
+            }
+        };
+        let mut own = dims;
+        own[0] = count as u32;
+        Ok(self.static_of(&format!("{name}.{}", rows.start), &own, held))
+    }
+
+    /// A constant of the graph. One number has one dimension here, as tensors without any are not taken.
+    fn constant(
+        &mut self,
+        value: ValueId,
+        name: &str,
+        dims: &[u32],
+        bytes: &[u8],
+    ) -> Result<TensorId, HalError> {
+        let view = WeightView {
+            dtype: self.graph.ty(value).dtype,
+            bytes: Cow::Borrowed(bytes),
+        };
+        let dims = if dims.is_empty() { &[1] } else { dims };
+        let count = dims.iter().map(|d| *d as usize).product();
+        let held = Matrix::of(name, &view, 1, count, WeightForm::F16)?;
+        Ok(self.static_of(name, dims, held))
+    }
+
     fn weight(&mut self, name: &str, dims: &[u32]) -> Result<TensorId, HalError> {
         self.held(name, dims, WeightForm::F16)
     }
@@ -261,11 +336,12 @@ impl Lowering<'_> {
                 held
             }
         };
+        Ok(self.static_of(name, dims, held))
+    }
+
+    fn static_of(&mut self, name: &str, dims: &[u32], held: Matrix) -> TensorId {
         let kind = TensorKind::Static(held.bytes);
-        let Matrix {
-            dtype, encoding, ..
-        } = held;
-        Ok(self.out.tensor(name, kind, dtype, dims, encoding))
+        self.out.tensor(name, kind, held.dtype, dims, held.encoding)
     }
 
     /// Makes result `at` of the entry an output.
@@ -288,8 +364,12 @@ impl Lowering<'_> {
     fn node(&mut self, id: NodeId, node: &Node) -> Result<(), HalError> {
         let made = block::lower(self, node)?;
         match (made, node.outputs.first()) {
-            (Some(tensor), Some(&value)) => {
-                self.values.insert(value, tensor);
+            (Some(made), Some(&value)) => {
+                // however it came about, it is found by its name
+                if let Some(tensor) = self.out.tensors.get_mut(made.0 as usize) {
+                    tensor.name = format!("{}.out", node.name);
+                }
+                self.values.insert(value, made);
                 Ok(())
             }
             (None, None) => Ok(()),

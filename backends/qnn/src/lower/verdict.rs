@@ -6,6 +6,9 @@ use anynpu_ir::{AttentionKv, BinaryOp, DType, Dim, Graph, Node, Op, Symbol, Valu
 /// Most dimensions of a value.
 const MAX_RANK: usize = 4;
 
+/// Sizes that steps of a device with fixed sizes have alike.
+pub(super) const FIXED: [Symbol; 3] = [Symbol::TOKENS, Symbol::CAPACITY, Symbol::OUTPUTS];
+
 /// Whether `node` can be lowered.
 pub fn verdict(graph: &Graph, node: &Node) -> Support {
     match obstacle(graph, node) {
@@ -34,7 +37,7 @@ fn obstacle(graph: &Graph, node: &Node) -> Obstacle {
         Op::Rope { .. } if node.inputs.len() > 2 => {
             return unknown("Rope with frequency factors is not lowered".into());
         }
-        Op::Rope { .. } => 1,
+        Op::Rope { .. } | Op::Gather { axis: 0 } => 1,
         Op::Attention { mask: true, .. } => {
             return unknown("Attention with a mask is not lowered".into());
         }
@@ -77,11 +80,10 @@ fn sizes(graph: &Graph, node: &Node, apart: usize) -> Obstacle {
             let what = format!("'{name}' is {}, of f32 only", ty.dtype);
             return Some((ReasonCode::DType, what));
         }
-        let chosen =
-            |d: &Dim| matches!(d, Dim::Sym(s) if ![Symbol::TOKENS, Symbol::CAPACITY].contains(s));
+        let chosen = |d: &Dim| matches!(d, Dim::Sym(s) if !FIXED.contains(s));
         if ty.shape.dims().iter().any(chosen) {
             let what = format!(
-                "'{name}' is {ty}: sizes other than tokens and rows change from step to step"
+                "'{name}' is {ty}: sizes other than tokens, rows and results change from step to step"
             );
             return Some((ReasonCode::DynamicShape, what));
         }

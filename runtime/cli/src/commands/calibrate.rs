@@ -83,7 +83,7 @@ pub fn execute(args: &CalibrateArgs) -> anyhow::Result<()> {
         return output::print_json(&document);
     }
     Ok(output::print_line(&format!(
-        "{}: ranges of {} tensors over {} tokens; use them by\n  anynpu run MODEL --device cpu,qnn --place 'layers.*=qnn' --qnn-ranges {}",
+        "{}: ranges of {} tensors over {} tokens; use them by\n  anynpu run MODEL --device cpu,qnn --place 'layers.*=qnn' --place 'output*=qnn' --qnn-ranges {}",
         document.ranges, document.tensors, document.tokens, document.ranges
     ))?)
 }

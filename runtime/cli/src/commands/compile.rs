@@ -135,8 +135,8 @@ fn quoted(arguments: &[String]) -> String {
     arguments.iter().map(plain).collect::<Vec<_>>().join(" ")
 }
 
-/// The pins that put the layers on the device, and nothing else.
-pub(super) const PINS: [&str; 2] = ["*=cpu", "layers.*=qnn"];
+/// The pins that put the layers and the output on the device, and nothing else.
+pub(super) const PINS: [&str; 3] = ["*=cpu", "layers.*=qnn", "output*=qnn"];
 
 fn compile(args: &CompileArgs, runtime: &Runtime) -> anyhow::Result<LoadedModel> {
     let what = || args.model.what();
