@@ -9,7 +9,7 @@ use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
 pub use anynpu_qnn::htp::FixedForm;
-pub use anynpu_qnn::{Calibration, QnnDriver, Soc, WeightForm, sweep};
+pub use anynpu_qnn::{Calibration, PowerMode, QnnDriver, Soc, WeightForm, sweep};
 pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
 pub use simulated::{Drivers, SimulatedError, drivers_for, simulated};
 

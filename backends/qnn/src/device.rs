@@ -12,9 +12,10 @@ use anynpu_hal::{
 use anynpu_ir::{DType, Graph, Node, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
 
 use crate::activations::Activations;
-use crate::exec::{self, Context, ContextOptions, QnnModule, QnnQueue};
+use crate::exec::{self, Context, ContextOptions, LoweredPart, Memory, Power, QnnModule, QnnQueue};
 use crate::htp::fixed;
 use crate::lower::{lower, verdict};
+use crate::parts::{Cut, Limit};
 use crate::sweep::SupportTable;
 use crate::weights::WeightForm;
 
@@ -43,6 +44,10 @@ pub(crate) struct ChipOptions {
     pub share_weights: bool,
     /// How activations are held.
     pub activations: Activations,
+    /// Bytes of weights that one context holds.
+    pub context_bytes: u64,
+    /// Where memory for inputs and outputs comes from.
+    pub memory: Arc<dyn Memory>,
     /// Whether it is emulated: then it has no time.
     pub emulated: bool,
     /// What it computes right, if that was tried.
@@ -55,6 +60,7 @@ impl QnnDevice {
         info: DeviceInfo,
         device: Arc<exec::Device>,
         options: ChipOptions,
+        power: Option<Power>,
     ) -> QnnDevice {
         let mut capabilities = Capabilities::new();
         capabilities.states = StateSupport::InPlaceIo;
@@ -70,7 +76,7 @@ impl QnnDevice {
             capacities: Vec::new(),
         });
         QnnDevice {
-            queue: QnnQueue::new(&info.name, !options.emulated),
+            queue: QnnQueue::new(&info.name, !options.emulated, power),
             info,
             capabilities,
             device,
@@ -84,7 +90,7 @@ const SHARED: &str = "shared weights";
 const APART: &str = "weights apart";
 
 /// How compiled forms begin.
-const MAGIC: &[u8; 8] = b"anpuqnn2";
+const MAGIC: &[u8; 8] = b"anpuqnn3";
 
 impl QnnDevice {
     /// What decides besides the chip whether a compiled form fits: what lowered it.
@@ -101,8 +107,8 @@ impl QnnDevice {
         version
     }
 
-    /// The form of `entries` up to the library's own.
-    fn head(&self, entries: &[Entry], options: &CompileOptions) -> FormWriter {
+    /// The form of `entries`, cut as `cut` says, up to the library's own forms of these.
+    fn head(&self, entries: &[Entry], options: &CompileOptions, cut: &Cut) -> FormWriter {
         let mut form = FormWriter::new(MAGIC);
         form.text(self.device.soc().name);
         form.text(&self.version());
@@ -111,17 +117,82 @@ impl QnnDevice {
             false => APART,
         });
         form.entries(entries, options);
+        form.number(u32::from(cut.apart));
+        form.number(cut.parts.len() as u32);
+        for part in &cut.parts {
+            form.number(part.end);
+        }
         form
     }
 
-    /// What was compiled, and the library's own form of it.
-    fn parts(blob: &[u8]) -> Result<(Vec<Entry>, CompileOptions, &[u8]), FormError> {
+    /// What was compiled, and the library's own forms of it.
+    fn compiled(blob: &[u8]) -> Result<Compiled<'_>, FormError> {
         let mut form = reader(blob)?;
         let (_soc, _version, _weights) = (form.text()?, form.text()?, form.text()?);
         let (entries, options) = form.entries()?;
-        let binary = form.bytes()?;
+        let apart = form.number()? != 0;
+        let (count, mut start) = (form.number()?, 0);
+        let mut parts = Vec::new();
+        for _ in 0..count {
+            let end = form.number()?;
+            parts.push(start..end);
+            start = end;
+        }
+        let cut = Cut { parts, apart };
+        let binaries = (0..cut.contexts(entries.len())).map(|_| form.bytes());
+        let binaries = binaries.collect::<Result<Vec<&[u8]>, FormError>>()?;
         form.end()?;
-        Ok((entries, options, binary))
+        Ok(Compiled {
+            entries,
+            options,
+            cut,
+            binaries,
+        })
+    }
+
+    /// How entries are cut into parts.
+    fn limit(&self) -> Limit {
+        Limit {
+            bytes: self.options.context_bytes,
+            form: self.options.form,
+        }
+    }
+
+    /// What part number `p` of entry number `i` becomes; nothing of an entry that has no nodes there.
+    fn lowered(
+        &self,
+        cut: &Cut,
+        p: usize,
+        (i, entries): (usize, &[Entry]),
+        options: &CompileOptions,
+        weights: Option<&dyn WeightSource>,
+    ) -> Result<Option<LoweredPart>, HalError> {
+        let (entry, part) = (&entries[i], &cut.parts[p]);
+        let end = entry.nodes.start.saturating_add(part.end);
+        let nodes = entry.nodes.start.saturating_add(part.start)..end.min(entry.nodes.end);
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        let own = Entry {
+            name: match cut.parts.len() {
+                1 => entry.name.clone(),
+                _ => format!("{} part {p}", entry.name),
+            },
+            nodes,
+            ..entry.clone()
+        };
+        let (name, form) = (&self.info.name, self.options.form);
+        let lowered = lower(name, &own, options.state_dtype, form, weights)?;
+        Ok(Some(LoweredPart {
+            entry: i,
+            context: cut.context(p, i, entries.len()),
+            info: EntryInfo::describe(&own, options.state_dtype)?,
+            held: match &self.options.activations {
+                Activations::Fixed(ranges) => Some(ranges.apply(name, &lowered.graph)?),
+                Activations::Float | Activations::Measured(_) => None,
+            },
+            lowered,
+        }))
     }
 
     /// Whether the graphs of `entries` are to hold common weights once.
@@ -182,6 +253,15 @@ impl QnnDevice {
     }
 }
 
+/// A compiled form, taken apart.
+struct Compiled<'a> {
+    entries: Vec<Entry>,
+    options: CompileOptions,
+    cut: Cut,
+    /// The library's own form of each context.
+    binaries: Vec<&'a [u8]>,
+}
+
 fn reader(blob: &[u8]) -> Result<FormReader<'_>, FormError> {
     FormReader::new(blob, MAGIC, "a Qualcomm chip")
 }
@@ -204,6 +284,11 @@ impl Device for QnnDevice {
                 let mut said = verdict(graph.graph(), node);
                 if said == Support::Yes {
                     said = self.ranged(graph.graph(), node);
+                }
+                if said == Support::Yes
+                    && let Some(why) = self.limit().obstacle(graph.graph(), node)
+                {
+                    said = Support::No(why);
                 }
                 match (said, &whole) {
                     (Support::Yes, Some((table, whole))) => self.tried(table, whole, id),
@@ -234,39 +319,36 @@ impl Device for QnnDevice {
             .iter()
             .map(|e| EntryInfo::describe(e, options.state_dtype))
             .collect();
-        let own = ContextOptions {
-            share_weights: self.shares_weights(entries),
-        };
-        let context = Context::new(&self.device, own).map_err(of_device)?;
+        let share_weights = self.shares_weights(entries);
+        let cut = self.limit().cut(name, entries, share_weights)?;
         let measured = matches!(self.options.activations, Activations::Measured(_));
         let keeps = self.device.reads_binaries() && has_form(entries) && !measured;
-        let head = keeps.then(|| self.head(entries, options));
-        let mut module = QnnModule::new(&context, infos?, head);
-        for (i, entry) in entries.iter().enumerate() {
-            if !progress(i as u64, entries.len() as u64) {
+        let head = keeps.then(|| self.head(entries, options, &cut));
+        let mut module = QnnModule::new(&self.options.memory, infos?, head);
+        for _ in 0..cut.contexts(entries.len()) {
+            let own = ContextOptions { share_weights };
+            module.context(Context::new(&self.device, own).map_err(of_device)?);
+        }
+        let total = (cut.parts.len() * entries.len()) as u64;
+        let each = (0..cut.parts.len()).flat_map(|p| (0..entries.len()).map(move |i| (p, i)));
+        for ((p, i), done) in each.zip(0..) {
+            if !progress(done, total) {
                 return Err(HalError::Cancelled {
                     what: "compiling".into(),
                 });
             }
-            let lowered = lower(
-                name,
-                entry,
-                options.state_dtype,
-                self.options.form,
-                Some(&*weights),
-            )?;
-            match &self.options.activations {
-                Activations::Float => module.compile(lowered, None).map_err(of_device)?,
-                Activations::Fixed(ranges) => {
-                    let held = ranges.apply(name, &lowered.graph)?;
-                    module.compile(lowered, Some(held)).map_err(of_device)?;
+            let source = Some(&*weights);
+            let lowered = self.lowered(&cut, p, (i, entries), options, source)?;
+            match (lowered, &self.options.activations) {
+                (None, _) => {}
+                (Some(part), Activations::Measured(calibration)) => {
+                    let calibration = calibration.clone();
+                    module.measure(part, calibration).map_err(of_device)?;
                 }
-                Activations::Measured(calibration) => {
-                    module.measure(lowered, calibration.clone());
-                }
+                (Some(part), _) => module.compile(part).map_err(of_device)?,
             }
         }
-        progress(entries.len() as u64, entries.len() as u64);
+        progress(total, total);
         Ok(Arc::new(module))
     }
 
@@ -303,29 +385,32 @@ impl Device for QnnDevice {
         if let BlobCompatibility::Unsupported(why) = self.check_blob(blob) {
             return Err(self.rejected(why));
         }
-        let parts = QnnDevice::parts(blob).map_err(|e| self.rejected(e.to_string()))?;
-        let (entries, options, binary) = parts;
+        let compiled = QnnDevice::compiled(blob).map_err(|e| self.rejected(e.to_string()))?;
+        let Compiled {
+            entries,
+            options,
+            cut,
+            binaries,
+        } = &compiled;
         let of_device = |e: exec::QnnError| e.of_device(&self.info.name);
-        let (context, info) = Context::load(&self.device, binary).map_err(of_device)?;
+        let contexts = Context::load_all(&self.device, binaries).map_err(of_device)?;
         let infos: Result<Vec<EntryInfo>, HalError> = entries
             .iter()
             .map(|e| EntryInfo::describe(e, options.state_dtype))
             .collect();
-        let head = self.head(&entries, &options);
-        let mut module = QnnModule::new(&context, infos?, Some(head));
-        for entry in &entries {
-            let lowered = lower(
-                &self.info.name,
-                entry,
-                options.state_dtype,
-                self.options.form,
-                None,
-            )?;
-            let held = match &self.options.activations {
-                Activations::Fixed(ranges) => Some(ranges.apply(&self.info.name, &lowered.graph)?),
-                _ => None,
-            };
-            module.retrieve(&info, lowered, held).map_err(of_device)?;
+        let head = self.head(entries, options, cut);
+        let mut module = QnnModule::new(&self.options.memory, infos?, Some(head));
+        let mut found = Vec::with_capacity(contexts.len());
+        for (context, info) in contexts {
+            module.context(context);
+            found.push(info);
+        }
+        for (p, i) in (0..cut.parts.len()).flat_map(|p| (0..entries.len()).map(move |i| (p, i))) {
+            let lowered = self.lowered(cut, p, (i, entries), options, None)?;
+            if let Some(part) = lowered {
+                let info = &found[part.context];
+                module.retrieve(info, part).map_err(of_device)?;
+            }
         }
         Ok(Arc::new(module))
     }

@@ -10,7 +10,9 @@ use anynpu_hal::{
 
 use crate::activations::Activations;
 use crate::device::ChipOptions;
+use crate::exec::{HostMemory, Memory, Power, PowerMode, RpcMemory};
 use crate::htp::FixedForm;
+use crate::parts::CONTEXT_BYTES;
 use crate::sweep::SupportTable;
 use crate::weights::WeightFormError;
 use crate::{Calibration, QnnDevice, Ranges, Soc, WeightForm, exec, sys};
@@ -31,6 +33,14 @@ pub struct QnnDriver {
     /// Folder of tables of what chips compute right, which [`QnnDriver::table_file`] are named; the chip's own is
     /// read from there if it is of the library that is loaded.
     pub tables: Option<PathBuf>,
+    /// The most bytes of weights that one context is to hold; `ANYNPU_QNN_CONTEXT_MIB`, or 2 GiB, if absent. Larger
+    /// runs are cut into several.
+    pub context_bytes: Option<u64>,
+    /// How fast the chip is asked to run while it does; `ANYNPU_QNN_POWER`, or as it does by itself, if absent.
+    pub power: Option<PowerMode>,
+    /// The library of memory that processor and HTP have in common; `ANYNPU_QNN_RPCMEM` if absent. If neither is set,
+    /// `libcdsprpc.so` on a chip, if it is there, and none in the emulator.
+    pub rpc_memory: Option<PathBuf>,
     /// Whether compiled forms hold the weights that graphs have in common once, from v73 on. They are smaller, and
     /// run on chips only: the emulator does not load them.
     pub share_weights: bool,
@@ -43,6 +53,9 @@ const LIBRARY: &str = "ANYNPU_QNN_LIBRARY";
 const SOC: &str = "ANYNPU_QNN_SOC";
 const WEIGHTS: &str = "ANYNPU_QNN_WEIGHTS";
 const RANGES: &str = "ANYNPU_QNN_RANGES";
+const CONTEXT_MIB: &str = "ANYNPU_QNN_CONTEXT_MIB";
+const POWER: &str = "ANYNPU_QNN_POWER";
+const RPC_MEMORY: &str = "ANYNPU_QNN_RPCMEM";
 
 /// On x86-64 the library computes in an emulator.
 const EMULATED: bool = cfg!(target_arch = "x86_64");
@@ -101,7 +114,62 @@ impl QnnDriver {
                 "name another form of weights, or no ranges of activations",
             ));
         }
+        if form == WeightForm::Lpbq && matches!(activations, Activations::Float) {
+            return Err(unavailable(
+                "weights in lpbq go with activations in fixed point only".into(),
+                "name another form of weights, or ranges of activations by --qnn-ranges (see `anynpu calibrate`)",
+            ));
+        }
         Ok((self.load(soc)?, form, activations))
+    }
+
+    /// How fast the chip is asked to run.
+    fn power(&self) -> Result<Option<PowerMode>, Unavailable> {
+        match (self.power, set(POWER)) {
+            (Some(mode), _) => Ok(Some(mode)),
+            (None, None) => Ok(None),
+            (None, Some(told)) => told.to_string_lossy().parse().map(Some).map_err(|e| {
+                let remedy = "name one of them, or leave it unset";
+                unavailable(format!("{POWER}: {e}"), remedy)
+            }),
+        }
+    }
+
+    /// Where memory for inputs and outputs comes from.
+    fn memory(&self) -> Result<Arc<dyn Memory>, Unavailable> {
+        let path = self.rpc_memory.clone();
+        let path = path.or_else(|| set(RPC_MEMORY).map(PathBuf::from));
+        if path.is_none() && EMULATED {
+            return Ok(Arc::new(HostMemory));
+        }
+        match (RpcMemory::load(path.as_deref()), path) {
+            (Ok(memory), _) => Ok(Arc::new(memory)),
+            (Err(e), Some(_)) => {
+                let remedy = "name the system's libcdsprpc.so, or leave it unset";
+                Err(unavailable(e.to_string(), remedy))
+            }
+            (Err(e), None) => {
+                tracing::info!("inputs and outputs are copied in each run: {e}");
+                Ok(Arc::new(HostMemory))
+            }
+        }
+    }
+
+    /// Bytes of weights that one context is to hold.
+    fn context_bytes(&self) -> Result<u64, Unavailable> {
+        let told = set(CONTEXT_MIB).map(|m| m.to_string_lossy().into_owned());
+        match (self.context_bytes, told) {
+            (Some(bytes), _) => Ok(bytes),
+            (None, None) => Ok(CONTEXT_BYTES),
+            (None, Some(told)) => told
+                .parse()
+                .ok()
+                .and_then(|mib: u64| mib.checked_mul(1 << 20).filter(|b| *b > 0))
+                .ok_or_else(|| {
+                    let reason = format!("{CONTEXT_MIB}: '{told}' is no number of MiB above 0");
+                    unavailable(reason, "give a whole number, as 1024, or leave it unset")
+                }),
+        }
     }
 
     fn activations(&self) -> Result<Activations, Unavailable> {
@@ -238,17 +306,35 @@ impl Driver for QnnDriver {
             DriverVariable {
                 name: WEIGHTS,
                 default: "f16",
-                meaning: "The form of weights on the device qnn: f16, int8, int4 or blocks",
+                meaning: "The form of weights on the device qnn: f16, int8, int4, blocks or lpbq",
             },
             DriverVariable {
                 name: RANGES,
                 default: "unset: floating point",
                 meaning: "Ranges that `anynpu calibrate` made, for activations in fixed point on the device qnn",
             },
+            DriverVariable {
+                name: CONTEXT_MIB,
+                default: "2048",
+                meaning: "Most MiB of weights in one context of the device qnn; larger models are cut into several",
+            },
+            DriverVariable {
+                name: POWER,
+                default: "unset: as the chip does by itself",
+                meaning: "How fast the device qnn is asked to run while it does: burst, sustained or saver",
+            },
+            DriverVariable {
+                name: RPC_MEMORY,
+                default: "unset: libcdsprpc.so where the system's loader finds it, on a chip",
+                meaning: "The library of memory that processor and HTP have in common, for the device qnn",
+            },
         ]
     }
 
     fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
+        self.context_bytes()?;
+        self.power()?;
+        self.memory()?;
         let (device, _, activations) = self.open_chip()?;
         Ok(vec![ExposedDevice {
             info: QnnDriver::info(&device, &activations),
@@ -257,20 +343,28 @@ impl Driver for QnnDriver {
     }
 
     fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
-        let (device, form, activations) = self.open_chip().map_err(|u| HalError::DeviceLost {
+        let lost = |u: Unavailable| HalError::DeviceLost {
             device: "qnn".into(),
             why: u.reason,
-        })?;
+        };
+        let (device, form, activations) = self.open_chip().map_err(lost)?;
+        let context_bytes = self.context_bytes().map_err(lost)?;
+        let power = match self.power().map_err(lost)? {
+            Some(mode) => Some(Power::new(&device, mode).map_err(|e| e.of_device("qnn"))?),
+            None => None,
+        };
         let soc = device.soc();
         let info = QnnDriver::info(&device, &activations);
         let options = ChipOptions {
             form,
             share_weights: self.share_weights && soc.shares_weights(),
             activations,
+            context_bytes,
+            memory: self.memory().map_err(lost)?,
             emulated: EMULATED,
             tried: self.table(&device),
         };
-        Ok(Arc::new(QnnDevice::new(info, device, options)))
+        Ok(Arc::new(QnnDevice::new(info, device, options, power)))
     }
 }
 
@@ -300,5 +394,10 @@ mod tests {
         blocks.weights = Some(WeightForm::Blocks);
         let told = blocks.enumerate().unwrap_err();
         assert_eq!(told.reason, "SM8450 computes no weights in blocks");
+        let mut factored = chip("SM8650");
+        factored.weights = Some(WeightForm::Lpbq);
+        let told = factored.enumerate().unwrap_err();
+        assert!(told.reason.starts_with("weights in lpbq"), "{told:?}");
+        assert!(told.remedy.unwrap().contains("calibrate"));
     }
 }

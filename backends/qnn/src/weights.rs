@@ -23,20 +23,24 @@ pub enum WeightForm {
     Int4,
     /// In 4 bits, with a scale a block of 32, what the file has in blocks like that: exactly. The rest in f16.
     Blocks,
+    /// In 4 bits, with a scale an output channel that each block of 32 has a small multiple of. Rows that are no whole
+    /// blocks in 8 bits. For activations in fixed point only.
+    Lpbq,
 }
 
 /// No form of weights.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no form of weights is called '{0}'; expected f16, int8, int4 or blocks")]
+#[error("no form of weights is called '{0}'; expected f16, int8, int4, blocks or lpbq")]
 pub struct WeightFormError(String);
 
 impl WeightForm {
     /// All of them.
-    pub const ALL: [WeightForm; 4] = [
+    pub const ALL: [WeightForm; 5] = [
         WeightForm::F16,
         WeightForm::Int8,
         WeightForm::Int4,
         WeightForm::Blocks,
+        WeightForm::Lpbq,
     ];
 
     /// Its name in options.
@@ -46,6 +50,7 @@ impl WeightForm {
             WeightForm::Int8 => "int8",
             WeightForm::Int4 => "int4",
             WeightForm::Blocks => "blocks",
+            WeightForm::Lpbq => "lpbq",
         }
     }
 }
@@ -67,6 +72,9 @@ impl FromStr for WeightForm {
 
 /// Elements of a block in [`WeightForm::Blocks`], as in Q4_0.
 const BLOCK: usize = 32;
+/// Dimensions of a matrix in [`WeightForm::Lpbq`]: that of a convolution. As one of a plain product the library compiles
+/// it only if it is not wider than high.
+const FACTORED_DIMS: u32 = 4;
 /// Bytes of a block of Q4_0: a scale in F16, then 32 numbers of 4 bits.
 const Q4_0_BYTES: usize = 18;
 
@@ -113,16 +121,30 @@ impl Matrix {
         Ok(match form {
             WeightForm::Int8 => Matrix::of_channels(&numbers, columns, 8),
             WeightForm::Int4 => Matrix::of_channels(&numbers, columns, 4),
+            WeightForm::Lpbq => Matrix::of_factored(&numbers, columns),
             WeightForm::F16 | WeightForm::Blocks => Matrix::of_halves(&numbers),
         })
     }
 
     /// One without contents, as weights in `form` are held that have no form of their own.
-    pub(crate) fn blank(form: WeightForm) -> Matrix {
+    pub(crate) fn blank(form: WeightForm, columns: usize) -> Matrix {
         let scales = Vec::new();
         let (dtype, encoding) = match form {
             WeightForm::F16 | WeightForm::Blocks => (DataType::F16, Encoding::None),
-            WeightForm::Int8 => (DataType::Sfixed8, Encoding::Channels { axis: 0, scales }),
+            WeightForm::Lpbq if columns.is_multiple_of(BLOCK) => {
+                let (axis, factors) = (FACTORED_DIMS - 1, Vec::new());
+                (
+                    DataType::Sfixed8,
+                    Encoding::Factored {
+                        axis,
+                        scales,
+                        factors,
+                    },
+                )
+            }
+            WeightForm::Int8 | WeightForm::Lpbq => {
+                (DataType::Sfixed8, Encoding::Channels { axis: 0, scales })
+            }
             WeightForm::Int4 => {
                 let (bits, axis) = (4, 0);
                 (
@@ -191,6 +213,65 @@ impl Matrix {
         }
     }
 
+    /// `[rows, columns]` in blocks of 32 with 4 bits, whose scales are those of their rows times 1 to 15: of the two
+    /// factors that are next to what a block needs, that which leaves less error. Elements are `[columns, rows]`, as a
+    /// convolution has them. In 8 bits, `[rows, columns]`, if rows are no whole blocks.
+    pub fn of_factored(numbers: &[f32], columns: usize) -> Matrix {
+        if columns == 0 || !columns.is_multiple_of(BLOCK) {
+            return Matrix::of_channels(numbers, columns, 8);
+        }
+        let rows = numbers.len() / columns;
+        let mut bytes = vec![0u8; numbers.len()];
+        let (mut scales, mut factors) = (Vec::new(), Vec::new());
+        for (r, row) in numbers.chunks(columns).enumerate() {
+            let largest = row.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let scale = match largest > 0.0 {
+                true => largest / (7.0 * 15.0),
+                false => 1.0,
+            };
+            scales.push(scale);
+            for (b, block) in row.chunks(BLOCK).enumerate() {
+                let own = block.iter().fold(0f32, |m, x| m.max(x.abs())) / (7.0 * scale);
+                let held = |factor: f32| {
+                    let step = scale * factor;
+                    let steps = block.iter().map(move |x| x / step);
+                    steps.map(|x| x.round().clamp(-8.0, 7.0))
+                };
+                let error = |factor: f32| -> f32 {
+                    let off = held(factor).zip(block);
+                    let off = off.map(|(q, x)| q * scale * factor - x);
+                    off.map(|off| off * off).sum()
+                };
+                let (below, above) = (own.floor().clamp(1.0, 15.0), own.ceil().clamp(1.0, 15.0));
+                let factor = match error(below) < error(above) {
+                    true => below,
+                    false => above,
+                };
+                factors.push(factor as u8);
+                for (i, q) in held(factor).enumerate() {
+                    bytes[(b * BLOCK + i) * rows + r] = q as i8 as u8;
+                }
+            }
+        }
+        Matrix {
+            bytes,
+            dtype: DataType::Sfixed8,
+            encoding: Encoding::Factored {
+                axis: FACTORED_DIMS - 1,
+                scales,
+                factors,
+            },
+        }
+    }
+
+    /// The dimensions of its tensor: `dims` are those of the weight.
+    pub(crate) fn dims(&self, dims: &[u32]) -> Vec<u32> {
+        match (&self.encoding, dims) {
+            (Encoding::Factored { .. }, [rows, columns]) => vec![1, 1, *columns, *rows],
+            _ => dims.to_vec(),
+        }
+    }
+
     /// The blocks of Q4_0 as they are: the first half of a block is in the low bits, eight too many each.
     fn of_q4_0(blocks: &[u8]) -> Matrix {
         let count = blocks.len() / Q4_0_BYTES;
@@ -221,6 +302,17 @@ impl Matrix {
                 .collect(),
             Encoding::Blocks { scales, .. } => {
                 fixed().map(|(i, x)| x * scales[i / BLOCK]).collect()
+            }
+            Encoding::Factored {
+                scales, factors, ..
+            } => {
+                let rows = scales.len();
+                let place = |i: usize| (i % columns) * rows + i / columns;
+                let number = |i: usize| f32::from(self.bytes[place(i)] as i8);
+                let scale = |i: usize| scales[i / columns] * f32::from(factors[i / BLOCK]);
+                (0..self.bytes.len())
+                    .map(|i| number(i) * scale(i))
+                    .collect()
             }
             _ => {
                 let pairs = self.bytes.chunks_exact(2);
@@ -276,6 +368,30 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn blocks_with_factors_are_within_half_of_their_steps_on_average(
+            numbers in prop::collection::vec(-100f32..100.0, 3 * 64), small in 0.0f32..1.0,
+        ) {
+            let mut numbers = numbers;
+            numbers[..32].iter_mut().for_each(|x| *x *= small);
+            let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let held = Matrix::of("w", &view(DType::F32, bytes), 3, 64, WeightForm::Lpbq).unwrap();
+            let Encoding::Factored { scales, factors, .. } = &held.encoding else {
+                return Err(TestCaseError::fail("no factors"));
+            };
+            prop_assert_eq!((scales.len(), factors.len()), (3, 6));
+            let found = held.numbers(64);
+            for (b, (found, block)) in found.chunks(32).zip(numbers.chunks(32)).enumerate() {
+                let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
+                // a factor that leaves no number out
+                let step = scales[b / 2] * (largest / (7.0 * scales[b / 2])).ceil().max(1.0);
+                let off: f32 = found.iter().zip(block).map(|(f, x)| (f - x).powi(2)).sum();
+                prop_assert!(off <= 32.0 * (0.501 * step).powi(2), "{off} {step}");
+            }
+        }
+    }
+
     #[test]
     fn weights_of_another_size_are_refused() {
         let short = view(DType::Q4_0, vec![0; 17]);
@@ -284,8 +400,14 @@ mod tests {
             assert!(e.to_string().contains("'w'"), "{e}");
         }
         let zeros = view(DType::F32, vec![0; 4 * 8]);
-        let held = Matrix::of("w", &zeros, 2, 4, WeightForm::Int4).unwrap();
-        assert_eq!(held.numbers(4), vec![0.0; 8]);
+        // rows of less than a block are in 8 bits in the last
+        for form in [WeightForm::Int4, WeightForm::Int8, WeightForm::Lpbq] {
+            let held = Matrix::of("w", &zeros, 2, 4, form).unwrap();
+            assert_eq!(held.numbers(4), vec![0.0; 8]);
+        }
+        let zeros = view(DType::F32, vec![0; 4 * 64]);
+        let held = Matrix::of("w", &zeros, 2, 32, WeightForm::Lpbq).unwrap();
+        assert_eq!(held.numbers(32), vec![0.0; 64]);
     }
 
     #[test]

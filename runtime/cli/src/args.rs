@@ -158,13 +158,25 @@ pub struct VendorArgs {
     /// The Qualcomm chip, e.g. SM8650; ANYNPU_QNN_SOC if left out
     #[arg(long, value_name = "NAME")]
     pub qnn_soc: Option<String>,
-    /// The form of weights there: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
+    /// The form of weights there: f16, int8, int4, blocks or lpbq; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
     /// Ranges that `anynpu calibrate` made: activations there are in fixed point; ANYNPU_QNN_RANGES, or floating
     /// point, if left out
     #[arg(long, value_name = "FILE")]
     pub qnn_ranges: Option<PathBuf>,
+    /// How fast the chip is asked to run while it does: burst, sustained or saver; ANYNPU_QNN_POWER, or as it does by
+    /// itself, if left out
+    #[arg(long, value_name = "MODE")]
+    pub qnn_power: Option<anynpu_backends::PowerMode>,
+    /// Most MiB of weights in one context there, of which larger models have several; ANYNPU_QNN_CONTEXT_MIB, or 2048,
+    /// if left out
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub qnn_context_mib: Option<u32>,
+    /// The library of memory that processor and HTP have in common; ANYNPU_QNN_RPCMEM, or on a chip the system's
+    /// libcdsprpc.so, if left out
+    #[arg(long, value_name = "PATH")]
+    pub qnn_rpcmem: Option<PathBuf>,
     /// Folder of what `anynpu operations` found out; one in the folder for caches if left out
     #[arg(long, value_name = "DIR", hide = true)]
     pub qnn_tables: Option<PathBuf>,
@@ -549,12 +561,16 @@ pub struct CompileArgs {
     /// Qualcomm's libQnnHtp.so, which compiles; ANYNPU_QNN_LIBRARY if left out
     #[arg(long, value_name = "PATH")]
     pub qnn_library: Option<PathBuf>,
-    /// The form of weights: f16, int8, int4 or blocks; ANYNPU_QNN_WEIGHTS if left out
+    /// The form of weights: f16, int8, int4, blocks or lpbq; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
     /// Ranges that `anynpu calibrate` made: activations are in fixed point; ANYNPU_QNN_RANGES if left out
     #[arg(long, value_name = "FILE")]
     pub qnn_ranges: Option<PathBuf>,
+    /// Most MiB of weights in one context, of which larger models have several; ANYNPU_QNN_CONTEXT_MIB, or 2048, if
+    /// left out
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub qnn_context_mib: Option<u32>,
     #[command(flatten)]
     pub json: JsonArgs,
 }
@@ -578,7 +594,7 @@ pub struct CalibrateArgs {
     /// Qualcomm's libQnnHtp.so, which must be there; ANYNPU_QNN_LIBRARY if left out
     #[arg(long, value_name = "PATH")]
     pub qnn_library: Option<PathBuf>,
-    /// The form of weights: f16, int8 or int4; ANYNPU_QNN_WEIGHTS if left out
+    /// The form of weights: f16, int8, int4 or lpbq; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
     #[command(flatten)]

@@ -176,7 +176,7 @@ fn a_library_or_chip_that_is_not_there_is_named_with_what_to_do() {
     assert!(e.contains("no chip 'SM1'"), "{e}");
     let e = failed(&["--qnn-soc", "SM8450", "--qnn-weights", "blocks"]);
     assert!(e.contains("SM8450 computes no weights in blocks"), "{e}");
-    let words = ["'int2'", "f16, int8, int4 or blocks"];
+    let words = ["'int2'", "f16, int8, int4, blocks or lpbq"];
     refused(&["run", "--qnn-weights", "int2"], 2, &words);
     let knobs = json(&["knobs", "--json"]).to_string();
     assert!(knobs.contains("ANYNPU_QNN_LIBRARY") && knobs.contains("ANYNPU_QNN_SOC"));
@@ -235,6 +235,122 @@ fn operations_of_a_library_that_is_not_there_are_not_tried() {
     refused(&absent, 1, &words);
     let unknown = ["operations", "--qnn-soc", "SM1"];
     refused(&unknown, 1, &["there is no chip 'SM1'", "SM8850"]);
+}
+
+#[test]
+fn runs_larger_than_a_context_are_cut_and_go_on_the_same() {
+    let test = "runs_larger_than_a_context_are_cut_and_go_on_the_same";
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache").to_str().unwrap().to_owned();
+    let run = |more: &[&str]| json(&[RUN, &["--ctx", "128"], more].concat());
+    let cpu = run(&["--device", "cpu"]);
+    let place = ["--device", "cpu,qnn", "--place", "layers.*=qnn"];
+    // compiled, then loaded, in contexts that spill into one memory
+    for _ in 0..2 {
+        let small = ["--qnn-context-mib", "1", "--cache-dir", &cache];
+        let htp = run(&[&place[..], &small].concat());
+        assert_eq!(htp["tokens"], cpu["tokens"]);
+        let told = htp["warnings"].to_string();
+        assert!(!told.contains("is not used"), "{told}");
+    }
+    let compiled = folder.path().join("compiled").to_str().unwrap().to_owned();
+    let command = ["compile", "--target", "qnn:SM8650", "--ctx", "128"];
+    let more = ["--for-emulator", "--qnn-context-mib", "3", "-o", &compiled];
+    let made = json(&[&command[..], &more, &["--json"]].concat());
+    let given = made["run"].as_array().unwrap().iter();
+    let given: Vec<&str> = given.map(|a| a.as_str().unwrap()).collect();
+    let htp = json(&[RUN, &given, &["--no-cache"]].concat());
+    assert_eq!(htp["tokens"], cpu["tokens"]);
+    let told = htp["warnings"].to_string();
+    assert!(!told.contains("is not used"), "{told}");
+    let isolated = ["--qnn-context-mib", "1", "--isolate", "--no-cache"];
+    let htp = run(&[&place[..], &isolated].concat());
+    assert_eq!(htp["tokens"], cpu["tokens"]);
+    let mut wrong = std::process::Command::new(env!("CARGO_BIN_EXE_anynpu"));
+    wrong.args([RUN, &place].concat());
+    let told = wrong
+        .env("ANYNPU_QNN_CONTEXT_MIB", "much")
+        .output()
+        .unwrap();
+    assert_eq!(told.status.code(), Some(1));
+    let told = text(&told.stderr);
+    assert!(told.contains("'much' is no number of MiB"), "{told}");
+    refused(&["run", "--qnn-context-mib", "0"], 2, &["qnn-context-mib"]);
+}
+
+#[test]
+fn a_vote_for_clocks_changes_no_token() {
+    let test = "a_vote_for_clocks_changes_no_token";
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    }
+    let cpu = json(&[RUN, &["--device", "cpu"]].concat());
+    let place = ["--device", "cpu,qnn", "--place", "layers.*=qnn"];
+    for mode in ["burst", "sustained", "saver"] {
+        let out = anynpu(&[RUN, &place, &["--qnn-power", mode]].concat());
+        let told = text(&out.stderr);
+        assert!(out.status.success() && !told.contains("clocks"), "{told}");
+        let htp: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(htp["tokens"], cpu["tokens"]);
+    }
+    let words = ["'turbo'", "burst, sustained or saver"];
+    refused(&["run", "--qnn-power", "turbo"], 2, &words);
+}
+
+/// Inputs and outputs in memory of a library like `libcdsprpc.so`, which notes what is taken and given back. The
+/// emulator does not take what stands for it, and is given the bytes.
+#[test]
+fn inputs_and_outputs_are_in_memory_of_the_library_that_is_named() {
+    let test = "inputs_and_outputs_are_in_memory_of_the_library_that_is_named";
+    if std::env::var_os("ANYNPU_QNN_LIBRARY").is_none_or(|p| p.is_empty()) {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (library, log) = (path("librpcmem.so"), path("log"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rpcmem.c");
+    let compiler = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", &library, source])
+        .status();
+    assert!(compiler.unwrap().success());
+    let place = ["--device", "cpu,qnn", "--place", "layers.*=qnn"];
+    let run = |limit: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_anynpu"))
+            .args([RUN, &place, &["--no-cache", "--qnn-rpcmem", &library]].concat())
+            .envs([("RPCMEM_LOG", &*log), ("RPCMEM_MOST", limit)])
+            .output()
+            .unwrap()
+    };
+    let out = run("1000000000");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let cpu = json(&[RUN, &["--device", "cpu"]].concat());
+    assert_eq!(found["tokens"], cpu["tokens"]);
+    let log = std::fs::read_to_string(&log).unwrap();
+    let count = |what: &str| log.lines().filter(|l| l.starts_with(what)).count();
+    assert!(count("taken") > 20, "{log}");
+    assert_eq!(count("taken"), count("given back"), "{log}");
+
+    // where it has none
+    let out = run("100000");
+    let told = text(&out.stderr);
+    assert!(!out.status.success(), "{told}");
+    assert!(told.contains("librpcmem.so"), "{told}");
+    let named = |library: &str| {
+        let out = anynpu(&[RUN, &place, &["--qnn-rpcmem", library]].concat());
+        assert_eq!(out.status.code(), Some(1));
+        text(&out.stderr)
+    };
+    let told = named("/nowhere/libcdsprpc.so");
+    assert!(told.contains("/nowhere/libcdsprpc.so"), "{told}");
+    let told = named("libm.so.6");
+    assert!(told.contains("libm.so.6 has no 'rpcmem_alloc'"), "{told}");
 }
 
 /// A text of the kind that the built-in model tells.

@@ -51,6 +51,10 @@ fn blocks_of_models_become_what_is_kept() {
         "decoder-blocks",
         &block(decoder_block, WeightForm::Blocks, DType::Q4_0),
     );
+    check(
+        "decoder-lpbq",
+        &block(decoder_block, WeightForm::Lpbq, DType::Q4_0),
+    );
 }
 
 #[test]

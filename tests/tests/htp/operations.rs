@@ -117,6 +117,7 @@ fn blocks_of_models_are_right_with_activations_in_fixed_point() {
             let weights = [
                 (WeightForm::Int8, DType::Q8_0),
                 (WeightForm::Int4, DType::Q4_0),
+                (WeightForm::Lpbq, DType::Q4_0),
             ];
             for (form, matrices) in weights {
                 for tokens in [1, 16] {

@@ -45,6 +45,8 @@ pub(super) struct Record {
     _narrow: Box<[f32]>,
     _zeros: Box<[i32]>,
     _block: Box<[u32]>,
+    _expansion: Option<Box<sys::BlockwiseExpansion>>,
+    _factors: Box<[u8]>,
 }
 
 /// A tensor of the interface, whose contents nobody wants to see.
@@ -81,6 +83,8 @@ impl Record {
         };
         let (mut scales, mut narrow): (Box<[ScaleOffset]>, Box<[f32]>) = Default::default();
         let (mut zeros, mut block): (Box<[i32]>, Box<[u32]>) = Default::default();
+        let mut factors: Box<[u8]> = Box::default();
+        let mut expansion = None;
         let mut quantize = sys::QuantizeParams::UNDEFINED;
         let mut define = |kind, encoding| {
             quantize = sys::QuantizeParams {
@@ -134,6 +138,23 @@ impl Record {
                 };
                 define(sys::ENCODING_BLOCK, sys::Encoding { block: blocks });
             }
+            Encoding::Factored {
+                axis,
+                scales: all,
+                factors: each,
+            } => {
+                (scales, factors) = (plain(all), each.clone().into());
+                let held = expansion.insert(Box::new(sys::BlockwiseExpansion {
+                    axis: *axis as i32,
+                    scales: scales.as_ptr(),
+                    blocks_per_channel: (factors.len() / scales.len().max(1)) as u32,
+                    factor_bits: 4,
+                    factor_type: sys::FACTORS_U8,
+                    factors: factors.as_ptr(),
+                }));
+                let expansion = &raw const **held;
+                define(sys::ENCODING_EXPANSION, sys::Encoding { expansion });
+            }
         }
         let v2 = sys::TensorV2 {
             id: 0,
@@ -150,9 +171,11 @@ impl Record {
             rank: dims.len() as u32,
             dimensions: dims.as_ptr(),
             memory_type: 0,
-            client: sys::ClientBuffer {
-                data: std::ptr::null_mut(),
-                bytes: 0,
+            content: sys::TensorContent {
+                client: sys::ClientBuffer {
+                    data: std::ptr::null_mut(),
+                    bytes: 0,
+                },
             },
             is_dynamic: std::ptr::null(),
             sparse: [0; 3],
@@ -169,6 +192,8 @@ impl Record {
             _narrow: narrow,
             _zeros: zeros,
             _block: block,
+            _expansion: expansion,
+            _factors: factors,
         })
     }
 }
@@ -203,7 +228,7 @@ pub(super) fn build(context: &Arc<Context>, graph: &Graph) -> Result<Executable,
     for tensor in &graph.tensors {
         let mut record = Record::of(tensor)?;
         if let TensorKind::Static(contents) = &tensor.kind {
-            record.tensor.v2.client = sys::ClientBuffer {
+            record.tensor.v2.content.client = sys::ClientBuffer {
                 data: contents.as_ptr().cast_mut().cast(),
                 bytes: u32::try_from(contents.len()).unwrap_or(u32::MAX),
             };

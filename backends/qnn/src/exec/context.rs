@@ -9,7 +9,8 @@ use super::executable::Port;
 use super::{BinaryInfo, Device, Executable, QnnError, build, metadata};
 use crate::htp::Graph;
 use crate::sys::{
-    CONFIG_CUSTOM, ContextConfig, HTP_CONTEXT_WEIGHT_SHARING, Handle, HtpContextConfig,
+    CONFIG_CUSTOM, ContextConfig, HTP_CONTEXT_GROUP, HTP_CONTEXT_WEIGHT_SHARING, Handle,
+    HtpContextConfig, HtpContextGroup, HtpContextValue,
 };
 
 /// How to make a context.
@@ -21,11 +22,21 @@ pub struct ContextOptions {
     pub share_weights: bool,
 }
 
+/// Contexts that spill into one memory.
+struct Group {
+    /// That which has the memory; none for itself.
+    first: Option<Arc<Context>>,
+    /// The most that any of them spills.
+    spill_bytes: u64,
+}
+
 /// A context.
 #[derive(Debug)]
 pub struct Context {
     device: Arc<Device>,
     handle: Handle,
+    /// The context whose memory this one spills into, which must outlive it.
+    _group: Option<Arc<Context>>,
     /// Graphs of one context are built and run one at a time.
     busy: Mutex<()>,
 }
@@ -44,11 +55,11 @@ impl Context {
         let call = "contextCreate";
         let create = device.table().context_create;
         let create = create.ok_or(QnnError::Missing { call })?;
+        let mut value = HtpContextValue { raw: [0; 4] };
+        value.enabled = u8::from(options.share_weights);
         let custom = HtpContextConfig {
             option: HTP_CONTEXT_WEIGHT_SHARING,
-            pad: 0,
-            enabled: u8::from(options.share_weights),
-            rest: [0; 31],
+            value,
         };
         let config = ContextConfig {
             option: CONFIG_CUSTOM,
@@ -69,7 +80,7 @@ impl Context {
             )
         };
         match code {
-            0 => Ok(Context::of(device, handle)),
+            0 => Ok(Context::of(device, handle, None)),
             code => Err(device.error(call, device.soc().name.into(), code)),
         }
     }
@@ -83,6 +94,45 @@ impl Context {
         binary: &[u8],
     ) -> Result<(Arc<Context>, BinaryInfo), QnnError> {
         let info = metadata::read(device, binary)?;
+        let context = Context::load_one(device, binary, &info, None)?;
+        Ok((context, info))
+    }
+
+    /// The contexts of compiled forms whose graphs run one after the other, and what is in them. They spill numbers
+    /// into one memory, if they spill any.
+    ///
+    /// # Errors
+    /// As of [`Context::load`].
+    pub fn load_all(
+        device: &Arc<Device>,
+        binaries: &[&[u8]],
+    ) -> Result<Vec<(Arc<Context>, BinaryInfo)>, QnnError> {
+        let infos = binaries.iter().map(|binary| metadata::read(device, binary));
+        let infos: Vec<BinaryInfo> = infos.collect::<Result<_, _>>()?;
+        let spill_bytes = infos.iter().map(|i| i.spill_bytes).max().unwrap_or(0);
+        // the first to be loaded takes the memory: the one that spills most
+        let mut order: Vec<usize> = (0..binaries.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(infos[i].spill_bytes));
+        let mut loaded: Vec<(usize, Arc<Context>)> = Vec::with_capacity(order.len());
+        for i in order {
+            let group = (binaries.len() > 1 && spill_bytes > 0).then(|| Group {
+                first: loaded.first().map(|(_, first)| first.clone()),
+                spill_bytes,
+            });
+            let context = Context::load_one(device, binaries[i], &infos[i], group)?;
+            loaded.push((i, context));
+        }
+        loaded.sort_by_key(|(i, _)| *i);
+        let contexts = loaded.into_iter().map(|(_, context)| context);
+        Ok(contexts.zip(infos).collect())
+    }
+
+    fn load_one(
+        device: &Arc<Device>,
+        binary: &[u8],
+        info: &BinaryInfo,
+        group: Option<Group>,
+    ) -> Result<Arc<Context>, QnnError> {
         if info.soc != device.soc().id {
             return Err(QnnError::Binary {
                 what: "its chip's number",
@@ -93,9 +143,31 @@ impl Context {
         let call = "contextCreateFromBinary";
         let create = device.table().context_create_from_binary;
         let create = create.ok_or(QnnError::Missing { call })?;
-        let configs = [std::ptr::null(); 1];
+        let mut value = HtpContextValue { raw: [0; 4] };
+        if let Some(group) = &group {
+            value.group = HtpContextGroup {
+                first: group
+                    .first
+                    .as_ref()
+                    .map_or(std::ptr::null_mut(), |c| c.handle),
+                spill_bytes: group.spill_bytes,
+            };
+        }
+        let custom = HtpContextConfig {
+            option: HTP_CONTEXT_GROUP,
+            value,
+        };
+        let config = ContextConfig {
+            option: CONFIG_CUSTOM,
+            custom: (&raw const custom).cast(),
+        };
+        let configs = match group {
+            Some(_) => [&raw const config, std::ptr::null()],
+            None => [std::ptr::null(); 2],
+        };
         let mut handle = std::ptr::null_mut();
-        // SAFETY: backend and device are alive; the library reads the given number of bytes, and checks them.
+        // SAFETY: backend, device and the group's first context are alive; the list of configurations ends in null and
+        // lives during the call; the library reads the given number of bytes, and checks them.
         let code = unsafe {
             create(
                 device.backend(),
@@ -108,15 +180,16 @@ impl Context {
             )
         };
         match code {
-            0 => Ok((Context::of(device, handle), info)),
+            0 => Ok(Context::of(device, handle, group.and_then(|g| g.first))),
             code => Err(device.error(call, format!("{} bytes", binary.len()), code)),
         }
     }
 
-    fn of(device: &Arc<Device>, handle: Handle) -> Arc<Context> {
+    fn of(device: &Arc<Device>, handle: Handle, group: Option<Arc<Context>>) -> Arc<Context> {
         Arc::new(Context {
             device: device.clone(),
             handle,
+            _group: group,
             busy: Mutex::new(()),
         })
     }

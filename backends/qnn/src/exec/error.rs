@@ -50,6 +50,14 @@ pub enum QnnError {
         /// The tensor's size.
         expected: usize,
     },
+    /// No memory for inputs and outputs.
+    #[error("{from} has no {bytes} bytes for inputs and outputs")]
+    Memory {
+        /// How much.
+        bytes: usize,
+        /// Where it was to come from.
+        from: String,
+    },
     /// A wrong number of buffers.
     #[error("{found} {what} were given to a graph of {expected}")]
     Count {
@@ -107,6 +115,11 @@ impl QnnError {
                 call: call.into(),
                 code: i64::try_from(code).unwrap_or(i64::MAX),
                 text,
+            },
+            QnnError::Memory { bytes, from } => HalError::OutOfMemory {
+                device,
+                bytes: bytes as u64,
+                what: format!("inputs and outputs by {from}"),
             },
             QnnError::Binary { .. } => HalError::BlobRejected {
                 device,

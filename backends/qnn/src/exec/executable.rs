@@ -1,8 +1,10 @@
 //! A graph that can be run.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::build::{Record, type_of};
+use super::memory::{Memory, Slot};
 use super::metadata::TensorInfo;
 use super::{Context, QnnError};
 use crate::htp::{DataType, Encoding, Tensor, TensorKind};
@@ -56,17 +58,61 @@ impl Port {
         Port::of(&tensor, record)
     }
 
-    /// The library's tensor with `memory` bound, which has the size of the port.
-    fn bound(&self, memory: *mut u8) -> sys::Tensor {
+    /// The type of its elements, by the interface's numbers.
+    pub(super) fn data_type(&self) -> u32 {
+        self.record.tensor.v2.data_type
+    }
+
+    /// The library's tensor with `memory` bound, which has the size of the port, or `registered` that stands for it.
+    fn bound(&self, memory: *mut u8, registered: Option<Handle>) -> sys::Tensor {
         let mut tensor = *self.record.tensor;
-        tensor.v2.client = ClientBuffer {
-            data: memory.cast(),
-            // sizes of 4 GiB and more are no graphs
-            bytes: u32::try_from(self.bytes).unwrap_or(u32::MAX),
+        tensor.v2.content = match registered {
+            Some(handle) => {
+                tensor.v2.memory_type = sys::MEMORY_HANDLE;
+                sys::TensorContent { handle }
+            }
+            None => sys::TensorContent {
+                client: ClientBuffer {
+                    data: memory.cast(),
+                    // sizes of 4 GiB and more are no graphs
+                    bytes: u32::try_from(self.bytes).unwrap_or(u32::MAX),
+                },
+            },
         };
         tensor
     }
 }
+
+/// Memory that a graph reads.
+pub(crate) trait Bound: Deref<Target = [u8]> {
+    /// What stands for it in the graph's context, if that knows it.
+    fn handle(&self) -> Option<Handle>;
+}
+
+/// Memory that a graph writes.
+pub(crate) trait BoundMut: Bound + DerefMut {}
+
+impl Bound for &[u8] {
+    fn handle(&self) -> Option<Handle> {
+        None
+    }
+}
+
+impl Bound for &mut [u8] {
+    fn handle(&self) -> Option<Handle> {
+        None
+    }
+}
+
+impl BoundMut for &mut [u8] {}
+
+impl Bound for Slot {
+    fn handle(&self) -> Option<Handle> {
+        Slot::handle(self)
+    }
+}
+
+impl BoundMut for Slot {}
 
 /// A graph that can be run.
 #[derive(Debug)]
@@ -110,11 +156,34 @@ impl Executable {
         &self.outputs
     }
 
+    /// Memory for its inputs and outputs.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn slots(&self, memory: &dyn Memory) -> Result<(Vec<Slot>, Vec<Slot>), QnnError> {
+        let slot = |port: &Port| {
+            let mut slot = Slot::new(memory, port.bytes)?;
+            slot.register(&self.context, port);
+            Ok(slot)
+        };
+        let all = |ports: &[Port]| ports.iter().map(slot).collect::<Result<_, QnnError>>();
+        Ok((all(&self.inputs)?, all(&self.outputs)?))
+    }
+
     /// Runs it. Contents are row-major, in the types of the ports.
     ///
     /// # Errors
     /// Buffers of other sizes than the ports', which the library would not notice; the library's own.
     pub fn execute(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), QnnError> {
+        self.execute_in(inputs, outputs)
+    }
+
+    /// As [`Executable::execute`], in memory that the context may know.
+    pub(crate) fn execute_in<I: Bound, O: BoundMut>(
+        &self,
+        inputs: &[I],
+        outputs: &mut [O],
+    ) -> Result<(), QnnError> {
         let count = |what, found: usize, expected: usize| match found == expected {
             true => Ok(()),
             false => Err(QnnError::Count {
@@ -140,21 +209,18 @@ impl Executable {
         let device = self.context.device();
         let execute = device.table().graph_execute;
         let execute = execute.ok_or(QnnError::Missing { call })?;
-        let given: Vec<sys::Tensor> = self
-            .inputs
-            .iter()
-            .zip(inputs)
-            .map(|(port, memory)| port.bound(memory.as_ptr().cast_mut()))
+        let given = self.inputs.iter().zip(inputs);
+        let given: Vec<sys::Tensor> = given
+            .map(|(port, memory)| port.bound(memory.as_ptr().cast_mut(), memory.handle()))
             .collect();
-        let mut made: Vec<sys::Tensor> = self
-            .outputs
-            .iter()
-            .zip(outputs)
-            .map(|(port, memory)| port.bound(memory.as_mut_ptr()))
+        let made = self.outputs.iter().zip(outputs);
+        let mut made: Vec<sys::Tensor> = made
+            .map(|(port, memory)| port.bound(memory.as_mut_ptr(), memory.handle()))
             .collect();
         let _busy = self.context.busy().lock();
         // SAFETY: the graph is finalized and its context alive. Each tensor has memory of its size, checked above, for
-        // the time of the call; the library reads inputs and writes outputs.
+        // the time of the call, or stands for memory that the context was told of with the tensor's size; the library
+        // reads inputs and writes outputs.
         let code = unsafe {
             execute(
                 self.handle,

@@ -10,6 +10,8 @@ use crate::sys::{self, SystemTable};
 pub struct BinaryInfo {
     /// Number of the chip that it is for.
     pub soc: u32,
+    /// The most that any of its graphs spills into memory that contexts can have in common.
+    pub spill_bytes: u64,
     /// Its graphs.
     pub graphs: Vec<GraphInfo>,
 }
@@ -54,6 +56,8 @@ const VERSION: u32 = 3;
 const INFO: usize = 8;
 /// Bytes from one graph's information to the next.
 const GRAPH_STRIDE: usize = 88;
+/// Where the HTP's own information on a graph has the bytes that it spills.
+const SPILL: usize = 8;
 /// More than any compiled form has.
 const MOST: usize = 4096;
 
@@ -121,6 +125,7 @@ unsafe fn copy(info: *const u8) -> Result<BinaryInfo, QnnError> {
         )
     };
     let mut all = Vec::new();
+    let mut spill_bytes = 0;
     for i in 0..bounded("its number of graphs", count)? {
         // SAFETY: there are `count` graphs with this distance.
         let graph = unsafe { graphs.add(i * GRAPH_STRIDE) };
@@ -132,13 +137,24 @@ unsafe fn copy(info: *const u8) -> Result<BinaryInfo, QnnError> {
                 tensors(pointer(graph, 40), number(graph, 32) as usize)?,
             )
         };
+        // SAFETY: members of a graph's information are at these places.
+        let (bytes, blob) = unsafe { (number(graph, 64) as usize, pointer(graph, 72)) };
+        if bytes >= SPILL + 8 && !blob.is_null() {
+            // SAFETY: the HTP's own information on a graph has so many bytes.
+            let spilled = unsafe { blob.add(SPILL).cast::<u64>().read_unaligned() };
+            spill_bytes = spilled.max(spill_bytes);
+        }
         all.push(GraphInfo {
             name,
             inputs,
             outputs,
         });
     }
-    Ok(BinaryInfo { soc, graphs: all })
+    Ok(BinaryInfo {
+        soc,
+        spill_bytes,
+        graphs: all,
+    })
 }
 
 /// # Safety

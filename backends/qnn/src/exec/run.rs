@@ -1,18 +1,20 @@
 //! Running lowered entries: bringing in what they need, and taking out what they give.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anynpu_hal::{
-    Buffer, Counters, EntryInfo, FormWriter, HalError, Module, Queue, Submission, read_bytes,
-    write_bytes,
+    Buffer, Counters, EntryInfo, FormWriter, HalError, Module, Port, Queue, StatePort, Submission,
+    read_bytes, write_bytes,
 };
-use anynpu_ir::Symbol;
+use anynpu_ir::{Symbol, ValueId};
 use half::f16;
 use parking_lot::Mutex;
 
-use super::{BinaryInfo, Context, Executable, QnnError};
+use super::memory::Slot;
+use super::{BinaryInfo, Context, Executable, HostMemory, Memory, Power, QnnError};
 use crate::activations::Calibration;
 use crate::htp::reference::evaluate;
 use crate::htp::{DataType, Graph, Tensor, TensorId, TensorKind};
@@ -21,18 +23,40 @@ use crate::lower::{Feed, Fetch, Lowered};
 /// Longest wait for what a submission depends on.
 const WAIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// A compiled entry.
-#[derive(Debug)]
+/// A compiled entry: graphs that run one after the other.
+#[derive(Debug, Default)]
 struct Program {
+    parts: Vec<Part>,
+    scratch: Mutex<Scratch>,
+}
+
+/// A graph of an entry.
+#[derive(Debug)]
+struct Part {
     engine: Engine,
     feeds: Vec<Feed>,
     fetches: Vec<Fetch>,
     /// How the graph holds its inputs and outputs, and the types that the host has them in.
     given: Vec<(Tensor, DataType)>,
     made: Vec<(Tensor, DataType)>,
+    /// Where its operands are, and where its results go.
+    operands: Vec<Place>,
+    results: Vec<Place>,
+    /// Its states among those of the entry.
+    states: Vec<usize>,
     /// Bytes of the operands that hold positions, by their number.
     positions: Vec<(usize, usize)>,
-    scratch: Mutex<Scratch>,
+}
+
+/// Where a value is that goes into a part or comes out of it.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The operand of the entry with this number.
+    Operand(usize),
+    /// The result of the entry with this number, which later parts may read too.
+    Result(usize, ValueId),
+    /// Between parts.
+    Between(ValueId),
 }
 
 /// What runs a graph.
@@ -45,70 +69,105 @@ enum Engine {
 }
 
 /// Memory that a run goes through.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Scratch {
     /// What the host gives where the graph holds it otherwise.
     outside: Vec<u8>,
-    inputs: Vec<Vec<u8>>,
-    outputs: Vec<Vec<u8>>,
+    /// What one part makes for another.
+    between: BTreeMap<ValueId, Vec<u8>>,
+    /// Of each part.
+    parts: Vec<PartScratch>,
+}
+
+#[derive(Debug)]
+struct PartScratch {
+    inputs: Vec<Slot>,
+    outputs: Vec<Slot>,
     positions: Vec<Vec<u8>>,
 }
 
-/// Compiled entries in one context.
+/// Compiled entries in one context, or in several where one has no room for all their weights.
 #[derive(Debug)]
 pub struct QnnModule {
-    context: Arc<Context>,
-    /// What stands before the context's compiled form in the module's, if it has one.
+    contexts: Vec<Arc<Context>>,
+    /// Where memory for inputs and outputs comes from.
+    memory: Arc<dyn Memory>,
+    /// What stands before the contexts' compiled forms in the module's, if it has one.
     head: Option<FormWriter>,
     entries: Vec<EntryInfo>,
     programs: Vec<Program>,
-    bytes: u64,
+    /// Of each context.
+    bytes: Vec<u64>,
+}
+
+/// What becomes a part of an entry.
+#[derive(Debug)]
+pub(crate) struct LoweredPart {
+    /// The entry's number.
+    pub entry: usize,
+    /// The number of the context that it is in.
+    pub context: usize,
+    /// What the part needs bound.
+    pub info: EntryInfo,
+    /// Its graph in floating point.
+    pub lowered: Lowered,
+    /// Its graph with activations held otherwise.
+    pub held: Option<Graph>,
+}
+
+impl LoweredPart {
+    fn graph(&self) -> &Graph {
+        self.held.as_ref().unwrap_or(&self.lowered.graph)
+    }
 }
 
 impl QnnModule {
-    /// Nothing compiled in `context`, with room for `entries`.
+    /// Nothing compiled, with room for `entries`.
     pub(crate) fn new(
-        context: &Arc<Context>,
+        memory: &Arc<dyn Memory>,
         entries: Vec<EntryInfo>,
         head: Option<FormWriter>,
     ) -> QnnModule {
         QnnModule {
-            context: context.clone(),
+            contexts: Vec::new(),
+            memory: memory.clone(),
             head,
+            programs: entries.iter().map(|_| Program::default()).collect(),
             entries,
-            programs: Vec::new(),
-            bytes: 0,
+            bytes: Vec::new(),
         }
     }
 
-    /// Compiles the next entry; `held` is its graph with activations held otherwise.
-    pub(crate) fn compile(
+    /// Adds a context; they are numbered in this order.
+    pub(crate) fn context(&mut self, context: Arc<Context>) {
+        self.contexts.push(context);
+        self.bytes.push(0);
+    }
+
+    /// Compiles the next part of an entry.
+    pub(crate) fn compile(&mut self, part: LoweredPart) -> Result<(), QnnError> {
+        let executable = self.contexts[part.context].compile(part.graph())?;
+        self.add(Engine::Library(executable), part)
+    }
+
+    /// Has the reference run the next part of an entry, and note the ranges of its numbers.
+    pub(crate) fn measure(
         &mut self,
-        lowered: Lowered,
-        held: Option<Graph>,
+        part: LoweredPart,
+        calibration: Arc<Calibration>,
     ) -> Result<(), QnnError> {
-        let executable = self
-            .context
-            .compile(held.as_ref().unwrap_or(&lowered.graph))?;
-        self.add(Engine::Library(executable), lowered, held);
-        Ok(())
+        let graph = part.lowered.graph.clone();
+        self.add(Engine::Reference(graph, calibration), part)
     }
 
-    /// Has the reference run the next entry, and note the ranges of its numbers.
-    pub(crate) fn measure(&mut self, lowered: Lowered, calibration: Arc<Calibration>) {
-        let graph = lowered.graph.clone();
-        self.add(Engine::Reference(graph, calibration), lowered, None);
-    }
-
-    /// Takes the next entry from the context's compiled form.
+    /// Takes the next part of an entry from its context's compiled form.
     pub(crate) fn retrieve(
         &mut self,
         info: &BinaryInfo,
-        lowered: Lowered,
-        held: Option<Graph>,
+        part: LoweredPart,
     ) -> Result<(), QnnError> {
-        let graph = held.as_ref().unwrap_or(&lowered.graph);
-        let executable = self.context.graph(info, &graph.name)?;
+        let graph = part.graph();
+        let executable = self.contexts[part.context].graph(info, &graph.name)?;
         let same = |what, found: usize, expected: usize| match found == expected {
             true => Ok(()),
             false => Err(QnnError::Binary {
@@ -133,28 +192,50 @@ impl QnnModule {
             let bytes = tensor.bytes().unwrap_or(usize::MAX);
             same("the size of an input or output", port.bytes, bytes)?;
         }
-        self.add(Engine::Library(executable), lowered, held);
-        Ok(())
+        self.add(Engine::Library(executable), part)
     }
 
-    fn add(&mut self, engine: Engine, lowered: Lowered, held: Option<Graph>) {
-        let graph = held.as_ref().unwrap_or(&lowered.graph);
+    fn add(&mut self, engine: Engine, part: LoweredPart) -> Result<(), QnnError> {
+        let graph = part.graph();
         let contents = graph.tensors.iter().map(|t| match &t.kind {
             TensorKind::Static(_) => t.bytes().unwrap_or(0) as u64,
             _ => 0,
         });
         // weights of the same name are in every entry; the library holds them once each
-        self.bytes = self.bytes.max(contents.sum());
+        let bytes = &mut self.bytes[part.context];
+        *bytes = (*bytes).max(contents.sum());
+        let entry = &self.entries[part.entry];
+        let lost = |what: &str, value: ValueId| QnnError::Binary {
+            what: "a part of an entry",
+            found: format!("one with {what} {}", value.0),
+            expected: "one of the entry's".into(),
+        };
+        let operand = |port: &Port| {
+            let at = entry.inputs.iter().position(|p| p.value == port.value);
+            at.map_or(Place::Between(port.value), Place::Operand)
+        };
+        let result = |port: &Port| {
+            let at = entry.outputs.iter().position(|p| p.value == port.value);
+            at.map_or(Place::Between(port.value), |at| {
+                Place::Result(at, port.value)
+            })
+        };
+        let state = |port: &StatePort| {
+            let mut states = entry.states.iter();
+            let at = states.position(|p| p.state == port.state);
+            at.ok_or_else(|| lost("state", ValueId(port.state.0)))
+        };
+        let states = part.info.states.iter().map(state);
+        let states = states.collect::<Result<Vec<usize>, QnnError>>()?;
         let mut positions: Vec<(usize, usize)> = Vec::new();
-        for feed in &lowered.feeds {
+        for feed in &part.lowered.feeds {
             let at = match feed {
                 Feed::Cosines(r) | Feed::Sines(r) => r.positions,
                 Feed::Mask(m) => m.positions,
                 Feed::Value(_) | Feed::State(_) => continue,
             };
-            let info = &self.entries[self.programs.len()];
             if positions.iter().all(|(known, _)| *known != at) {
-                positions.push((at, info.inputs[at].max_bytes));
+                positions.push((at, part.info.inputs[at].max_bytes));
             }
         }
         type Held = Vec<(Tensor, DataType)>;
@@ -162,33 +243,49 @@ impl QnnModule {
         let given: Held = graph
             .inputs()
             .cloned()
-            .zip(lowered.graph.inputs().map(outside))
+            .zip(part.lowered.graph.inputs().map(outside))
             .collect();
         let made: Held = graph
             .outputs()
             .cloned()
-            .zip(lowered.graph.outputs().map(outside))
+            .zip(part.lowered.graph.outputs().map(outside))
             .collect();
-        let sizes = |held: &Held| -> Vec<Vec<u8>> {
-            held.iter()
-                .map(|(t, _)| vec![0; t.bytes().unwrap_or(0)])
-                .collect()
+        let plain = |held: &Held| -> Result<Vec<Slot>, QnnError> {
+            let sizes = held.iter().map(|(t, _)| t.bytes().unwrap_or(0));
+            sizes.map(|bytes| Slot::new(&HostMemory, bytes)).collect()
         };
-        let scratch = Scratch {
-            outside: Vec::new(),
-            inputs: sizes(&given),
-            outputs: sizes(&made),
+        let (inputs, outputs) = match &engine {
+            Engine::Library(executable) => executable.slots(&*self.memory)?,
+            Engine::Reference(..) => (plain(&given)?, plain(&made)?),
+        };
+        let scratch = PartScratch {
+            inputs,
+            outputs,
             positions: positions.iter().map(|(_, bytes)| vec![0; *bytes]).collect(),
         };
-        self.programs.push(Program {
+        let operands: Vec<Place> = part.info.inputs.iter().map(operand).collect();
+        let program = &mut self.programs[part.entry];
+        let mut all = program.scratch.lock();
+        for place in &operands {
+            if let Place::Between(value) = place {
+                all.between.entry(*value).or_default();
+            }
+        }
+        all.parts.push(scratch);
+        drop(all);
+        let results = part.info.outputs.iter().map(result).collect();
+        program.parts.push(Part {
             engine,
             given,
             made,
-            feeds: lowered.feeds,
-            fetches: lowered.fetches,
+            operands,
+            results,
+            states,
+            feeds: part.lowered.feeds,
+            fetches: part.lowered.fetches,
             positions,
-            scratch: Mutex::new(scratch),
         });
+        Ok(())
     }
 }
 
@@ -198,17 +295,18 @@ impl Module for QnnModule {
     }
 
     fn resident_bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.iter().sum()
     }
 
     fn blob(&self) -> Result<Option<Vec<u8>>, HalError> {
         let Some(head) = &self.head else {
             return Ok(None);
         };
-        let binary = self.context.binary();
-        let binary = binary.map_err(|e| e.of_device("qnn"))?;
         let mut form = head.clone();
-        form.bytes(&binary);
+        for context in &self.contexts {
+            let binary = context.binary();
+            form.bytes(&binary.map_err(|e| e.of_device("qnn"))?);
+        }
         Ok(Some(form.finish()))
     }
 
@@ -223,14 +321,17 @@ pub(crate) struct QnnQueue {
     name: String,
     /// Whether its time is that of a chip, and not of an emulator.
     timed: bool,
+    /// Votes for its clocks while something runs.
+    power: Option<Power>,
     counters: Mutex<Counters>,
 }
 
 impl QnnQueue {
-    pub fn new(name: &str, timed: bool) -> QnnQueue {
+    pub fn new(name: &str, timed: bool, power: Option<Power>) -> QnnQueue {
         QnnQueue {
             name: name.into(),
             timed,
+            power,
             counters: Mutex::new(Counters::default()),
         }
     }
@@ -254,6 +355,7 @@ impl Queue for QnnQueue {
             point.wait(WAIT_LIMIT)?;
         }
         let mut counters = self.counters.lock();
+        let _fast = self.power.as_ref().map(Power::hold);
         let started = Instant::now();
         let ran = program.run(&self.name, s);
         counters.submissions += 1;
@@ -279,12 +381,32 @@ impl Program {
         let mut scratch = self.scratch.lock();
         let Scratch {
             outside,
+            between,
+            parts,
+        } = &mut *scratch;
+        for (part, own) in self.parts.iter().zip(parts) {
+            part.run(device, s, own, outside, between)?;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn run(
+        &self,
+        device: &str,
+        s: &Submission<'_>,
+        own: &mut PartScratch,
+        outside: &mut Vec<u8>,
+        between: &mut BTreeMap<ValueId, Vec<u8>>,
+    ) -> Result<(), HalError> {
+        let PartScratch {
             inputs,
             outputs,
             positions,
-        } = &mut *scratch;
+        } = own;
         for ((at, _), memory) in self.positions.iter().zip(&mut *positions) {
-            read(&s.inputs[*at], memory)?;
+            self.operand(*at, s, between, memory)?;
         }
         let cached = s.symbols.get(Symbol::CACHED);
         let of = |at: usize| -> Vec<i32> {
@@ -296,18 +418,18 @@ impl Program {
         let held = |e: crate::htp::GraphError| QnnError::from(e).of_device(device);
         for ((feed, own), (tensor, dtype)) in self.feeds.iter().zip(&mut *inputs).zip(&self.given) {
             let as_it_is = tensor.dtype == *dtype;
-            let memory = if as_it_is { &mut *own } else { &mut *outside };
-            memory.resize(tensor.elements().unwrap_or(0) * dtype.bytes(), 0);
+            outside.resize(tensor.elements().unwrap_or(0) * dtype.bytes(), 0);
+            let memory: &mut [u8] = if as_it_is { own } else { outside };
             match feed {
-                Feed::Value(at) => read(&s.inputs[*at], memory)?,
-                Feed::State(at) => read(&s.states[*at], memory)?,
+                Feed::Value(at) => self.operand(*at, s, between, memory)?,
+                Feed::State(at) => read(&s.states[self.states[*at]], memory)?,
                 Feed::Cosines(r) => fill(memory, &r.angles(&of(r.positions)).0),
                 Feed::Sines(r) => fill(memory, &r.angles(&of(r.positions)).1),
                 Feed::Mask(m) => fill(memory, &m.mask(&of(m.positions), cached)),
             }
             if !as_it_is {
                 let numbers = plain(tensor, *dtype).decode(outside).map_err(held)?;
-                *own = tensor.encode(&numbers).map_err(held)?;
+                own.copy_from_slice(&tensor.encode(&numbers).map_err(held)?);
             }
         }
         self.compute(device, inputs, outputs)?;
@@ -315,7 +437,7 @@ impl Program {
         for ((fetch, memory), (tensor, dtype)) in self.fetches.iter().zip(&*outputs).zip(&self.made)
         {
             let numbers;
-            let memory = match tensor.dtype == *dtype {
+            let memory: &[u8] = match tensor.dtype == *dtype {
                 true => memory,
                 false => {
                     let made = tensor.decode(memory).map_err(held)?;
@@ -324,28 +446,57 @@ impl Program {
                 }
             };
             match fetch {
-                Fetch::Value(at) => write(&s.outputs[*at], 0, memory)?,
+                Fetch::Value(at) => match self.results[*at] {
+                    Place::Result(at, value) => {
+                        write(&s.outputs[at], 0, memory)?;
+                        if let Some(kept) = between.get_mut(&value) {
+                            memory.clone_into(kept);
+                        }
+                    }
+                    Place::Between(value) => memory.clone_into(between.entry(value).or_default()),
+                    Place::Operand(_) => {}
+                },
                 Fetch::Rows(at) => {
                     let row = memory.len() / tokens;
-                    write(&s.states[*at], row.saturating_mul(cached as usize), memory)?;
+                    let state = &s.states[self.states[*at]];
+                    write(state, row.saturating_mul(cached as usize), memory)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn compute(
+    /// Copies operand `at` of the part to `out`.
+    fn operand(
         &self,
-        device: &str,
-        inputs: &[Vec<u8>],
-        outputs: &mut [Vec<u8>],
+        at: usize,
+        s: &Submission<'_>,
+        between: &BTreeMap<ValueId, Vec<u8>>,
+        out: &mut [u8],
     ) -> Result<(), HalError> {
+        let value = match self.operands[at] {
+            Place::Operand(at) => return read(&s.inputs[at], out),
+            Place::Result(_, value) | Place::Between(value) => value,
+        };
+        match between.get(&value) {
+            Some(made) if made.len() == out.len() => {
+                out.copy_from_slice(made);
+                Ok(())
+            }
+            made => Err(HalError::InvalidUse {
+                call: "submit",
+                what: format!("value {} between parts", value.0),
+                found: format!("{} bytes", made.map_or(0, Vec::len)),
+                expected: format!("{} bytes", out.len()),
+            }),
+        }
+    }
+
+    fn compute(&self, device: &str, inputs: &[Slot], outputs: &mut [Slot]) -> Result<(), HalError> {
         let failed = |e: QnnError| e.of_device(device);
         let (graph, calibration) = match &self.engine {
             Engine::Library(executable) => {
-                let given: Vec<&[u8]> = inputs.iter().map(|m| &m[..]).collect();
-                let mut made: Vec<&mut [u8]> = outputs.iter_mut().map(|m| &mut m[..]).collect();
-                return executable.execute(&given, &mut made).map_err(failed);
+                return executable.execute_in(inputs, outputs).map_err(failed);
             }
             Engine::Reference(graph, calibration) => (graph, calibration),
         };
@@ -357,7 +508,8 @@ impl Program {
         let ids = (0..).map(TensorId).zip(&graph.tensors);
         let made = ids.filter(|(_, t)| t.kind == TensorKind::Output);
         for ((id, tensor), memory) in made.zip(outputs) {
-            *memory = tensor.encode(values.of(id)).map_err(|e| failed(e.into()))?;
+            let bytes = tensor.encode(values.of(id));
+            memory.copy_from_slice(&bytes.map_err(|e| failed(e.into()))?);
         }
         Ok(())
     }

@@ -66,6 +66,9 @@ impl fmt::Display for Tensor {
                 write!(f, " {bits} bits, scales along {axis}")
             }
             Encoding::Blocks { block, .. } => write!(f, " blocks of {block:?}"),
+            Encoding::Factored { axis, .. } => {
+                write!(f, " 4 bits, scales along {axis}, factors of blocks")
+            }
         }
     }
 }

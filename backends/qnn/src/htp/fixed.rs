@@ -361,9 +361,9 @@ fn hold(
             let step = |id: TensorId| made.get(id).map(|t| &t.encoding);
             let scales: Vec<f32> = match (step(x), step(w)) {
                 (Some(Encoding::Scale { scale: x, .. }), Some(of)) => match of {
-                    Encoding::Channels { scales, .. } | Encoding::NarrowChannels { scales, .. } => {
-                        scales.iter().map(|w| x * w).collect()
-                    }
+                    Encoding::Channels { scales, .. }
+                    | Encoding::NarrowChannels { scales, .. }
+                    | Encoding::Factored { scales, .. } => scales.iter().map(|w| x * w).collect(),
                     Encoding::Scale { scale, .. } => {
                         vec![x * scale; old.elements().unwrap_or(0)]
                     }

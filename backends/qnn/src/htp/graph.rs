@@ -131,6 +131,16 @@ pub enum Encoding {
         /// One a block, the output channel outermost.
         scales: Vec<f32>,
     },
+    /// Numbers of 4 bits in blocks whose scale is that of their output channel times a factor of 4 bits (Qualcomm's
+    /// LPBQ). The output channel is the first axis or the last one.
+    Factored {
+        /// The axis.
+        axis: u32,
+        /// One a channel.
+        scales: Vec<f32>,
+        /// From 1 to 15, one a block, the output channel outermost.
+        factors: Vec<u8>,
+    },
 }
 
 /// A number that a node is given.
@@ -287,6 +297,39 @@ impl Tensor {
                 let blocks = block.iter().zip(&self.dims).map(|(b, d)| (d / b) as usize);
                 scales(all.len(), blocks.product())
             }
+            Encoding::Factored {
+                axis,
+                scales: all,
+                factors,
+            } => {
+                let last = self.dims.len().saturating_sub(1);
+                let Some(&channels) = self
+                    .dims
+                    .get(*axis as usize)
+                    .filter(|_| *axis == 0 || *axis as usize == last)
+                else {
+                    let found = axis.to_string();
+                    return Err(self.fault(
+                        "the axis of its scales",
+                        found,
+                        format!("0 or {last}"),
+                    ));
+                };
+                let channels = channels as usize;
+                scales(all.len(), channels)?;
+                let inputs = self.elements().unwrap_or(0) / channels.max(1);
+                let blocks = factors.len() / channels.max(1);
+                let whole = blocks > 0
+                    && factors.len().is_multiple_of(channels)
+                    && inputs.is_multiple_of(blocks);
+                if whole && factors.iter().all(|f| (1..=15).contains(f)) {
+                    return Ok(());
+                }
+                let expected = format!("from 1 to 15, those of blocks of {inputs} a channel");
+                let most = factors.iter().max().copied().unwrap_or(0);
+                let found = format!("{} of at most {most}", factors.len());
+                Err(self.fault("its factors", found, expected))
+            }
         }
     }
 }
@@ -430,9 +473,20 @@ mod tests {
         g
     }
 
+    fn factored(axis: u32, factors: Vec<u8>) -> Encoding {
+        Encoding::Factored {
+            axis,
+            scales: vec![1.0; 3],
+            factors,
+        }
+    }
+
     #[test]
     fn a_graph_whose_sizes_agree_is_right() {
         product().check().unwrap();
+        let mut other = product();
+        other.tensors[1].encoding = factored(0, vec![1, 15, 1, 2, 3, 4]);
+        other.check().unwrap();
         assert_eq!(product().inputs().count(), 1);
         assert_eq!(product().outputs().next().unwrap().bytes(), Some(12));
     }
@@ -440,7 +494,7 @@ mod tests {
     #[test]
     fn sizes_that_do_not_agree_are_named() {
         type Change = fn(&mut Graph);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 11] = [
             (
                 |g| g.tensors[0].dims = vec![1; 6],
                 "number of dimensions is 6",
@@ -468,6 +522,18 @@ mod tests {
                     }
                 },
                 "its block is [1, 3]",
+            ),
+            (
+                |g| g.tensors[1].encoding = factored(2, vec![1; 3]),
+                "the axis of its scales is 2, expected 0 or 1",
+            ),
+            (
+                |g| g.tensors[1].encoding = factored(0, vec![16; 6]),
+                "its factors is 6 of at most 16",
+            ),
+            (
+                |g| g.tensors[1].encoding = factored(0, vec![1; 9]),
+                "its factors is 9 of at most 1",
             ),
             (
                 |g| g.nodes[0].inputs[0] = TensorId(9),

@@ -62,7 +62,7 @@ impl Tensor {
                         Encoding::NarrowChannels { bits, .. } => {
                             f64::from(1u32 << (bits.clamp(1, 8) - 1)) - 1.0
                         }
-                        Encoding::Blocks { .. } => 7.0,
+                        Encoding::Blocks { .. } | Encoding::Factored { .. } => 7.0,
                         _ => 127.0,
                     };
                     let element = element.round_ties_even().clamp(-most - 1.0, most);
@@ -82,6 +82,15 @@ impl Tensor {
             | Encoding::NarrowChannels { scales, .. }
             | Encoding::Blocks { scales, .. } => {
                 scales.iter().map(|s| f64::from(*s)).sum::<f64>() / scales.len().max(1) as f64
+            }
+            Encoding::Factored {
+                scales, factors, ..
+            } => {
+                let blocks = factors.len() / scales.len().max(1);
+                let steps = factors.chunks(blocks.max(1)).zip(scales);
+                let steps = steps
+                    .map(|(f, s)| f.iter().map(|f| f64::from(*f)).sum::<f64>() * f64::from(*s));
+                steps.sum::<f64>() / factors.len().max(1) as f64
             }
         }
     }
@@ -124,6 +133,22 @@ impl Tensor {
                 }
                 of(scales, at)
             }
+            Encoding::Factored {
+                axis,
+                scales,
+                factors,
+            } => {
+                let channels = scales.len().max(1);
+                let inputs = self.elements().unwrap_or(1) / channels;
+                let (channel, input) = match axis {
+                    0 => (i / inputs.max(1), i % inputs.max(1)),
+                    _ => (i % channels, i / channels),
+                };
+                let blocks = factors.len() / channels;
+                let block = input / (inputs / blocks.max(1)).max(1);
+                let factor = factors.get(channel * blocks + block).copied().unwrap_or(1);
+                (of(scales, channel).0 * f64::from(factor), 0.0)
+            }
         }
     }
 
@@ -164,12 +189,21 @@ mod tests {
             let scales = |n: usize| (1..=n).map(|i| 0.01 * i as f32).collect::<Vec<_>>();
             let channels = Encoding::Channels { axis: 1, scales: scales(3) };
             let blocks = Encoding::Blocks { block: vec![1, 4], scales: scales(12) };
+            let factored = |axis| Encoding::Factored { axis, scales: scales(4), factors: (1..=12).collect() };
             for (tensor, bytes) in [
                 (tensor(DataType::Ufixed8, &[48], scale.clone()), bytes.clone()),
                 (tensor(DataType::Ufixed16, &[4, 6], scale), bytes.clone()),
                 (tensor(DataType::Sfixed8, &[4, 3, 4], channels), bytes.iter().map(|b| b | 1).collect()),
                 (
                     tensor(DataType::Sfixed8, &[4, 12], blocks),
+                    bytes.iter().map(|b| (b % 16).wrapping_sub(8)).collect(),
+                ),
+                (
+                    tensor(DataType::Sfixed8, &[4, 12], factored(0)),
+                    bytes.iter().map(|b| (b % 16).wrapping_sub(8)).collect(),
+                ),
+                (
+                    tensor(DataType::Sfixed8, &[1, 12, 4], factored(2)),
                     bytes.iter().map(|b| (b % 16).wrapping_sub(8)).collect(),
                 ),
                 (tensor(DataType::I32, &[12], Encoding::None), bytes.clone()),
@@ -199,6 +233,22 @@ mod tests {
             t.decode(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap(),
             [1.0, 2.0, 30.0, 40.0, 500.0, 600.0, 7000.0, 8000.0]
         );
+        let factored = |axis| Encoding::Factored {
+            axis,
+            scales: vec![1.0, 10.0],
+            factors: vec![1, 2, 3, 4],
+        };
+        let t = tensor(DataType::Sfixed8, &[4, 2], factored(1));
+        assert_eq!(
+            t.decode(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap(),
+            [1.0, 60.0, 3.0, 120.0, 10.0, 240.0, 14.0, 320.0]
+        );
+        let t = tensor(DataType::Sfixed8, &[2, 4], factored(0));
+        assert_eq!(
+            t.decode(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap(),
+            [1.0, 2.0, 6.0, 8.0, 150.0, 180.0, 280.0, 320.0]
+        );
+        assert_eq!(t.resolution(), (1.0 + 2.0 + 30.0 + 40.0) / 4.0);
     }
 
     #[test]

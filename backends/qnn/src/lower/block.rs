@@ -123,7 +123,7 @@ fn product(l: &mut Lowering<'_>, node: &Node) -> Result<TensorId, HalError> {
         // before the other operands, which would take it for any weight
         l.matrix(node.inputs[1])?;
         let inputs = l.operands(node)?;
-        return Ok(l.op(name, "FullyConnected", &inputs, &dims, &[]));
+        return Ok(times(l, name, &inputs, &dims));
     }
     let x = l.value(node.inputs[0])?;
     let mut parts = Vec::new();
@@ -135,12 +135,45 @@ fn product(l: &mut Lowering<'_>, node: &Node) -> Result<TensorId, HalError> {
         }
         let dims = [dims[0], part.len() as u32];
         let of = format!("{name}.{first}");
-        parts.push(l.op(&of, "FullyConnected", &inputs, &dims, &[]));
+        parts.push(times(l, &of, &inputs, &dims));
     }
     for &weight in &node.inputs[1..] {
         l.release(weight);
     }
     Ok(l.op(name, "Concat", &parts, &dims, &[("axis", number(1))]))
+}
+
+/// The product of `inputs`: rows, a matrix as it is held, perhaps a bias.
+fn times(l: &mut Lowering<'_>, name: &str, inputs: &[TensorId], dims: &[u32]) -> TensorId {
+    let matrix = inputs.get(1).and_then(|id| l.out.get(*id));
+    let columns = match matrix.map(|m| (&m.encoding, &m.dims[..])) {
+        Some((Encoding::Factored { .. }, &[_, _, columns, _])) => columns,
+        _ => return l.op(name, "FullyConnected", inputs, dims, &[]),
+    };
+    let (rows, wide) = (dims[0], dims[1]);
+    let mut inputs = inputs.to_vec();
+    let image = [1, 1, rows, columns];
+    inputs[0] = l.op(
+        &format!("{name}.image"),
+        "Reshape",
+        &inputs[..1],
+        &image,
+        &[],
+    );
+    let (stride, pad) = (l.numbers(&[2], &[1, 1]), l.numbers(&[2, 2], &[0; 4]));
+    let params = [
+        ("stride", Param::Tensor(stride)),
+        ("pad_amount", Param::Tensor(pad)),
+    ];
+    let image = [1, 1, rows, wide];
+    let made = l.op(
+        &format!("{name}.products"),
+        "Conv2d",
+        &inputs,
+        &image,
+        &params,
+    );
+    l.op(name, "Reshape", &[made], dims, &[])
 }
 
 impl Lowering<'_> {

@@ -268,10 +268,10 @@ impl Lowering<'_> {
             1 => WeightForm::F16,
             _ => self.form,
         };
-        let columns = dims.iter().skip(1).map(|d| *d as usize).product();
+        let columns: usize = dims.iter().skip(1).map(|d| *d as usize).product();
         let (first, count) = (rows.start as usize, rows.len());
         let held = match self.weights {
-            None => Matrix::blank(form),
+            None => Matrix::blank(form, columns),
             Some(weights) => {
                 let whole = weights.weight(&name)?;
                 let row = whole.dtype.row_bytes(columns);
@@ -326,10 +326,10 @@ impl Lowering<'_> {
     }
 
     fn held(&mut self, name: &str, dims: &[u32], form: WeightForm) -> Result<TensorId, HalError> {
+        let columns = dims.last().map_or(1, |d| *d as usize);
         let held = match self.weights {
-            None => Matrix::blank(form),
+            None => Matrix::blank(form, columns),
             Some(weights) => {
-                let columns = dims.last().map_or(1, |d| *d as usize);
                 let rows = dims.iter().rev().skip(1).map(|d| *d as usize).product();
                 let held = Matrix::of(name, &weights.weight(name)?, rows, columns, form)?;
                 weights.release(name);
@@ -340,8 +340,10 @@ impl Lowering<'_> {
     }
 
     fn static_of(&mut self, name: &str, dims: &[u32], held: Matrix) -> TensorId {
+        let dims = held.dims(dims);
         let kind = TensorKind::Static(held.bytes);
-        self.out.tensor(name, kind, held.dtype, dims, held.encoding)
+        self.out
+            .tensor(name, kind, held.dtype, &dims, held.encoding)
     }
 
     /// Makes result `at` of the entry an output.

@@ -248,6 +248,17 @@ impl Builder {
             .tensor(name, kind, DataType::F16, dims, Encoding::None)
     }
 
+    /// A matrix `[rows, columns]` as `make` holds it.
+    fn matrix(&mut self, dims: &[u32; 2], make: impl Fn(&[f32], usize) -> Matrix) -> TensorId {
+        let numbers = self.some(dims.iter().product(), -0.5, 0.5);
+        let numbers: Vec<f32> = numbers.iter().map(|x| *x as f32).collect();
+        let held = make(&numbers, dims[1] as usize);
+        let dims = held.dims(dims);
+        let kind = TensorKind::Static(held.bytes);
+        self.graph
+            .tensor("w", kind, held.dtype, &dims, held.encoding)
+    }
+
     /// A static tensor of places.
     fn places(&mut self, dims: &[u32], places: &[i32]) -> TensorId {
         let bytes = places.iter().flat_map(|n| n.to_le_bytes()).collect();
@@ -433,18 +444,29 @@ fn products(numbers: Numbers, add: &mut Add<'_>) {
         }
         add(&format!("FullyConnected by {what}"), Off::Tables, &|b| {
             let x = b.x(&[8, 64]);
-            let w: Vec<f32> = b
-                .some(32 * 64, -0.5, 0.5)
-                .iter()
-                .map(|x| *x as f32)
-                .collect();
-            let held = make(&w, 64);
-            let kind = TensorKind::Static(held.bytes);
-            let w = b
-                .graph
-                .tensor("w", kind, held.dtype, &[32, 64], held.encoding);
+            let w = b.matrix(&[32, 64], make);
             b.op("FullyConnected", &[x, w], &[8, 32], &[]);
         });
+    }
+    for (what, rows, bias) in [("", 8, false), (", bias", 1, true)] {
+        add(
+            &format!("Conv2d 1 x 1 by int4 with factors{what}"),
+            Off::Tables,
+            &|b| {
+                let mut x = vec![
+                    b.x(&[1, 1, rows, 64]),
+                    b.matrix(&[96, 64], Matrix::of_factored),
+                ];
+                if bias {
+                    x.push(b.w(&[96], -3.0, 3.0));
+                }
+                let params = [
+                    ("stride", b.list(&[2], &[1, 1])),
+                    ("pad_amount", b.list(&[2, 2], &[0; 4])),
+                ];
+                b.op("Conv2d", &x, &[1, 1, rows, 96], &params);
+            },
+        );
     }
     faulty_products(numbers, add);
     add(&format!("Conv2d 1 x 1 by {weights}"), Off::Tables, &|b| {
@@ -463,6 +485,28 @@ fn faulty_products(numbers: Numbers, add: &mut Add<'_>) {
         let x = [b.x(&[1, 2, 2, 8, 16]), b.x(&[1, 2, 2, 16, 8])];
         b.op("MatMul", &x, &[1, 2, 2, 8, 8], &[]);
     });
+    add(
+        "FullyConnected by int4 with factors, wide",
+        Off::Tables,
+        &|b| {
+            let x = b.x(&[8, 32]);
+            let bytes = b.some(1024 * 32, -7.0, 7.0);
+            let bytes = bytes.iter().map(|x| x.round() as i8 as u8).collect();
+            let encoding = Encoding::Factored {
+                axis: 0,
+                scales: vec![0.1; 1024],
+                factors: vec![1; 1024],
+            };
+            let w = b.graph.tensor(
+                "w",
+                TensorKind::Static(bytes),
+                DataType::Sfixed8,
+                &[1024, 32],
+                encoding,
+            );
+            b.op("FullyConnected", &[x, w], &[8, 1024], &[]);
+        },
+    );
     let blocks = numbers == Numbers::F16;
     let what = if blocks { "a block" } else { "a channel" };
     add(&format!("MatMul by int4 {what}"), Off::Tables, &|b| {

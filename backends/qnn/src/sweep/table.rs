@@ -131,7 +131,7 @@ pub enum TableError {
 
 impl SupportTable {
     /// The version of tables, which is another one whenever forms or bounds change.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// The table of `soc` by `library`.
     pub fn new(library: String, soc: &str, forms: Vec<(String, Verdict)>) -> SupportTable {
@@ -198,6 +198,7 @@ fn key(graph: &Graph, node: &Node) -> String {
             Encoding::Channels { .. } => "channels",
             Encoding::NarrowChannels { .. } => "narrow channels",
             Encoding::Blocks { .. } => "blocks",
+            Encoding::Factored { .. } => "factored",
         },
         _ => "",
     };

@@ -3,6 +3,8 @@
 use std::ffi::c_void;
 use std::mem::{offset_of, size_of};
 
+use super::Handle;
+
 /// The option of a generic configuration that points to one of the backend's own.
 pub const CONFIG_CUSTOM: u32 = 0;
 
@@ -39,17 +41,38 @@ impl HtpDeviceConfig {
 }
 
 pub const HTP_CONTEXT_WEIGHT_SHARING: u32 = 1;
+pub const HTP_CONTEXT_GROUP: u32 = 2;
 
-/// The HTP's configuration of a context, as used for [`HTP_CONTEXT_WEIGHT_SHARING`].
+/// Contexts that spill numbers into one memory, as they are not run at once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct HtpContextGroup {
+    /// The first context; null for itself.
+    pub first: Handle,
+    /// The most that any of them spills.
+    pub spill_bytes: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub union HtpContextValue {
+    /// Of [`HTP_CONTEXT_WEIGHT_SHARING`].
+    pub enabled: u8,
+    /// Of [`HTP_CONTEXT_GROUP`].
+    pub group: HtpContextGroup,
+    pub raw: [u64; 4],
+}
+
+/// The HTP's configuration of a context.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct HtpContextConfig {
     pub option: u32,
-    pub pad: u32,
-    pub enabled: u8,
-    pub rest: [u8; 31],
+    pub value: HtpContextValue,
 }
 
 const _: () = {
-    assert!(offset_of!(HtpContextConfig, enabled) == 8);
+    assert!(offset_of!(HtpContextConfig, value) == 8);
+    assert!(size_of::<HtpContextGroup>() == 16);
+    assert!(offset_of!(HtpContextGroup, spill_bytes) == 8);
 };

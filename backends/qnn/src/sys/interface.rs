@@ -3,7 +3,9 @@
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, size_of};
 
-use super::{ContextConfig, DeviceConfig, GraphConfig, OpConfig, Tensor};
+use super::{
+    ContextConfig, DeviceConfig, GraphConfig, Infrastructure, MemoryDescriptor, OpConfig, Tensor,
+};
 
 /// 0 for success.
 pub type ErrorCode = u64;
@@ -109,11 +111,14 @@ pub struct Table {
     pub log_set_log_level: Option<unsafe extern "C" fn(Handle, u32) -> ErrorCode>,
     pub log_free: Option<unsafe extern "C" fn(Handle) -> ErrorCode>,
     pub profile: [Unused; 7],
-    pub mem_register: Unused,
-    pub mem_de_register: Unused,
+    pub mem_register: Option<
+        unsafe extern "C" fn(Handle, *const MemoryDescriptor, u32, *mut Handle) -> ErrorCode,
+    >,
+    pub mem_de_register: Option<unsafe extern "C" fn(*const Handle, u32) -> ErrorCode>,
     pub device_get_platform_info: Unused,
     pub device_free_platform_info: Unused,
-    pub device_get_infrastructure: Unused,
+    pub device_get_infrastructure:
+        Option<unsafe extern "C" fn(*mut *const Infrastructure) -> ErrorCode>,
     pub device_create:
         Option<unsafe extern "C" fn(Handle, *const *const DeviceConfig, *mut Handle) -> ErrorCode>,
     pub device_set_config: Unused,

@@ -3,6 +3,8 @@
 use std::ffi::{c_char, c_void};
 use std::mem::{align_of, offset_of, size_of};
 
+use super::Handle;
+
 pub const TENSOR_V2: u32 = 2;
 pub const TENSOR_APP_WRITE: u32 = 0;
 pub const TENSOR_APP_READ: u32 = 1;
@@ -16,6 +18,9 @@ pub const ENCODING_SCALE_OFFSET: u32 = 0;
 pub const ENCODING_AXIS: u32 = 1;
 pub const ENCODING_BW_AXIS: u32 = 3;
 pub const ENCODING_BLOCK: u32 = 4;
+pub const ENCODING_EXPANSION: u32 = 5;
+/// Factors of blocks are a byte each.
+pub const FACTORS_U8: u32 = 0;
 
 /// `real = scale · (stored + offset)`.
 #[repr(C)]
@@ -51,6 +56,19 @@ pub struct BlockEncoding {
     pub scales: *const ScaleOffset,
 }
 
+/// A scale a channel, and in each of its blocks that times a factor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BlockwiseExpansion {
+    pub axis: i32,
+    pub scales: *const ScaleOffset,
+    pub blocks_per_channel: u32,
+    pub factor_bits: u32,
+    /// [`FACTORS_U8`].
+    pub factor_type: u32,
+    pub factors: *const u8,
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub union Encoding {
@@ -58,6 +76,7 @@ pub union Encoding {
     pub axis: AxisScaleOffset,
     pub bw_axis: BwAxisScaleOffset,
     pub block: BlockEncoding,
+    pub expansion: *const BlockwiseExpansion,
     pub raw: [u64; 4],
 }
 
@@ -85,6 +104,17 @@ pub struct ClientBuffer {
     pub bytes: u32,
 }
 
+/// Contents are in memory that the context was told of.
+pub const MEMORY_HANDLE: u32 = 1;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub union TensorContent {
+    pub client: ClientBuffer,
+    /// Of [`MEMORY_HANDLE`].
+    pub handle: Handle,
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TensorV2 {
@@ -96,9 +126,9 @@ pub struct TensorV2 {
     pub quantize: QuantizeParams,
     pub rank: u32,
     pub dimensions: *const u32,
-    /// 0: the memory of `client`.
+    /// 0: the memory of `client`; or [`MEMORY_HANDLE`].
     pub memory_type: u32,
-    pub client: ClientBuffer,
+    pub content: TensorContent,
     pub is_dynamic: *const u8,
     pub sparse: [u32; 3],
     pub is_produced: u8,
@@ -119,6 +149,12 @@ const _: () = {
     assert!(offset_of!(BwAxisScaleOffset, scales) == 16);
     assert!(offset_of!(BwAxisScaleOffset, offsets) == 24);
     assert!(size_of::<BlockEncoding>() == 16);
+    assert!(size_of::<BlockwiseExpansion>() == 40);
+    assert!(offset_of!(BlockwiseExpansion, scales) == 8);
+    assert!(offset_of!(BlockwiseExpansion, blocks_per_channel) == 16);
+    assert!(offset_of!(BlockwiseExpansion, factor_bits) == 20);
+    assert!(offset_of!(BlockwiseExpansion, factor_type) == 24);
+    assert!(offset_of!(BlockwiseExpansion, factors) == 32);
     assert!(size_of::<QuantizeParams>() == 40);
     assert!(offset_of!(QuantizeParams, encoding) == 8);
     assert!(size_of::<ClientBuffer>() == 16);
@@ -131,7 +167,8 @@ const _: () = {
     assert!(offset_of!(TensorV2, rank) == 72);
     assert!(offset_of!(TensorV2, dimensions) == 80);
     assert!(offset_of!(TensorV2, memory_type) == 88);
-    assert!(offset_of!(TensorV2, client) == 96);
+    assert!(offset_of!(TensorV2, content) == 96);
+    assert!(size_of::<TensorContent>() == 16);
     assert!(offset_of!(TensorV2, is_dynamic) == 112);
     assert!(offset_of!(TensorV2, sparse) == 120);
     assert!(offset_of!(TensorV2, is_produced) == 132);

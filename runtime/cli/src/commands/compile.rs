@@ -95,6 +95,7 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
     backends.qnn.soc = Some(soc.name.into());
     backends.qnn.weights = args.qnn_weights;
     backends.qnn.ranges.clone_from(&args.qnn_ranges);
+    backends.qnn.context_bytes = args.qnn_context_mib.map(|mib| u64::from(mib) << 20);
     backends.qnn.share_weights = !args.for_emulator;
     let runtime = Runtime::builder()
         .drivers(anynpu_backends::drivers_with(&backends))

@@ -53,6 +53,9 @@ impl VendorArgs {
         options.qnn.soc.clone_from(&self.qnn_soc);
         options.qnn.weights = self.qnn_weights;
         options.qnn.ranges.clone_from(&self.qnn_ranges);
+        options.qnn.power = self.qnn_power;
+        options.qnn.context_bytes = self.qnn_context_mib.map(|mib| u64::from(mib) << 20);
+        options.qnn.rpc_memory.clone_from(&self.qnn_rpcmem);
         options.qnn.tables.clone_from(&self.qnn_tables);
         options
     }
@@ -70,6 +73,15 @@ impl VendorArgs {
             ("--qnn-soc", self.qnn_soc.clone().map(OsString::from)),
             ("--qnn-weights", form),
             ("--qnn-ranges", self.qnn_ranges.clone().map(OsString::from)),
+            (
+                "--qnn-power",
+                self.qnn_power.map(|m| OsString::from(m.name())),
+            ),
+            (
+                "--qnn-context-mib",
+                self.qnn_context_mib.map(|n| n.to_string().into()),
+            ),
+            ("--qnn-rpcmem", self.qnn_rpcmem.clone().map(OsString::from)),
             ("--qnn-tables", self.qnn_tables.clone().map(OsString::from)),
         ];
         let given = each
