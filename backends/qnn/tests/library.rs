@@ -132,6 +132,67 @@ fn shared_weights_are_held_once() {
     assert!(shared < apart * 6 / 10, "{shared} of {apart} bytes");
 }
 
+/// Sums of what is kept for long: more than the chip's own memory holds.
+fn wide(name: &str, rows: u32) -> Graph {
+    let (f, dims) = (DataType::F16, [rows, 4096]);
+    let mut g = Graph::new(name);
+    let x = g.tensor("x", TensorKind::Input, f, &dims, Encoding::None);
+    let mut all = vec![x];
+    for i in 0..6 {
+        let to = g.tensor(
+            format!("t{i}"),
+            TensorKind::Native,
+            f,
+            &dims,
+            Encoding::None,
+        );
+        g.node(format!("n{i}"), "Relu", &[all[i]], &[to], &[]);
+        all.push(to);
+    }
+    let mut sum = all[6];
+    for i in (0..6).rev() {
+        let kind = if i == 0 {
+            TensorKind::Output
+        } else {
+            TensorKind::Native
+        };
+        let to = g.tensor(format!("s{i}"), kind, f, &dims, Encoding::None);
+        g.node(
+            format!("a{i}"),
+            "ElementWiseAdd",
+            &[sum, all[i]],
+            &[to],
+            &[],
+        );
+        sum = to;
+    }
+    g
+}
+
+#[test]
+fn contexts_that_spill_are_loaded_together_and_give_the_same_bits() {
+    let Some(device) = device("contexts_that_spill…", "SM8650") else {
+        return;
+    };
+    let rows = [224, 256];
+    let mut binaries = Vec::new();
+    let mut expected = Vec::new();
+    let given = rows.map(|rows| f16(&numbers(rows as usize * 4096, rows)));
+    for (rows, x) in rows.into_iter().zip(&given) {
+        let context = Context::new(&device, ContextOptions::default()).unwrap();
+        let graph = context.compile(&wide("wide", rows)).unwrap();
+        expected.push(run(&graph, &[x]));
+        binaries.push(context.binary().unwrap());
+    }
+    let each: Vec<&[u8]> = binaries.iter().map(|b| &b[..]).collect();
+    let loaded = Context::load_all(&device, &each).unwrap();
+    for (((context, info), x), expected) in loaded.iter().zip(&given).zip(&expected) {
+        assert!(info.spill_bytes > 1 << 20, "{}", info.spill_bytes);
+        let graph = context.graph(info, "wide").unwrap();
+        assert_eq!(run(&graph, &[x]), *expected);
+    }
+}
+
 #[test]
 fn a_graph_of_several_nodes_with_parameters_of_each_kind_is_right() {
     let Some(device) = device("a_graph_of_several_nodes…", "SM8650") else {

@@ -22,6 +22,9 @@ pub struct ContextOptions {
     pub share_weights: bool,
 }
 
+/// The code of a configuration that the library does not have.
+const INVALID_CONFIG: u64 = 5010;
+
 /// Contexts that spill into one memory.
 struct Group {
     /// That which has the memory; none for itself.
@@ -99,7 +102,7 @@ impl Context {
     }
 
     /// The contexts of compiled forms whose graphs run one after the other, and what is in them. They spill numbers
-    /// into one memory, if they spill any.
+    /// into one memory, if they spill any and the library can do that.
     ///
     /// # Errors
     /// As of [`Context::load`].
@@ -114,12 +117,20 @@ impl Context {
         let mut order: Vec<usize> = (0..binaries.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(infos[i].spill_bytes));
         let mut loaded: Vec<(usize, Arc<Context>)> = Vec::with_capacity(order.len());
+        let mut grouped = binaries.len() > 1 && spill_bytes > 0;
         for i in order {
-            let group = (binaries.len() > 1 && spill_bytes > 0).then(|| Group {
-                first: loaded.first().map(|(_, first)| first.clone()),
-                spill_bytes,
-            });
-            let context = Context::load_one(device, binaries[i], &infos[i], group)?;
+            let load = |group| Context::load_one(device, binaries[i], &infos[i], group);
+            let first = loaded.first().map(|(_, first)| first.clone());
+            let context = match grouped.then(|| load(Some(Group { first, spill_bytes }))) {
+                None => load(None)?,
+                // the emulator has no groups
+                Some(Err(e)) if e.code() == Some(INVALID_CONFIG) => {
+                    tracing::debug!("contexts spill into memory of their own: {e}");
+                    grouped = false;
+                    load(None)?
+                }
+                Some(loaded) => loaded?,
+            };
             loaded.push((i, context));
         }
         loaded.sort_by_key(|(i, _)| *i);
