@@ -14,7 +14,7 @@ use anynpu_ir::{DType, Graph, Node, NodeId, OP_SET_VERSION, Subgraph, Symbol, Sy
 use crate::activations::Activations;
 use crate::exec::{self, Context, ContextOptions, LoweredPart, Memory, Power, QnnModule, QnnQueue};
 use crate::htp::fixed;
-use crate::lower::{lower, verdict};
+use crate::lower::{Contents, lower, verdict};
 use crate::parts::{Cut, Limit};
 use crate::sweep::SupportTable;
 use crate::weights::WeightForm;
@@ -165,7 +165,7 @@ impl QnnDevice {
         p: usize,
         (i, entries): (usize, &[Entry]),
         options: &CompileOptions,
-        weights: Option<&dyn WeightSource>,
+        weights: Contents<'_>,
     ) -> Result<Option<LoweredPart>, HalError> {
         let (entry, part) = (&entries[i], &cut.parts[p]);
         let end = entry.nodes.start.saturating_add(part.end);
@@ -213,7 +213,13 @@ impl QnnDevice {
             nodes: id.0..id.0 + 1,
             bounds,
         };
-        let lowered = lower(&self.info.name, &entry, DType::F16, self.options.form, None);
+        let lowered = lower(
+            &self.info.name,
+            &entry,
+            DType::F16,
+            self.options.form,
+            Contents::None,
+        );
         let held = lowered.ok().and_then(|lowered| {
             match &self.options.activations {
                 // how numbers are held does not depend on their ranges
@@ -337,7 +343,7 @@ impl Device for QnnDevice {
                     what: "compiling".into(),
                 });
             }
-            let source = Some(&*weights);
+            let source = Contents::All(&*weights);
             let lowered = self.lowered(&cut, p, (i, entries), options, source)?;
             match (lowered, &self.options.activations) {
                 (None, _) => {}
@@ -381,7 +387,11 @@ impl Device for QnnDevice {
         }
     }
 
-    fn load(&self, blob: &[u8], _: Arc<dyn WeightSource>) -> Result<Arc<dyn Module>, HalError> {
+    fn load(
+        &self,
+        blob: &[u8],
+        weights: Arc<dyn WeightSource>,
+    ) -> Result<Arc<dyn Module>, HalError> {
         if let BlobCompatibility::Unsupported(why) = self.check_blob(blob) {
             return Err(self.rejected(why));
         }
@@ -406,7 +416,7 @@ impl Device for QnnDevice {
             found.push(info);
         }
         for (p, i) in (0..cut.parts.len()).flat_map(|p| (0..entries.len()).map(move |i| (p, i))) {
-            let lowered = self.lowered(cut, p, (i, entries), options, None)?;
+            let lowered = self.lowered(cut, p, (i, entries), options, Contents::Host(&*weights))?;
             if let Some(part) = lowered {
                 let info = &found[part.context];
                 module.retrieve(info, part).map_err(of_device)?;

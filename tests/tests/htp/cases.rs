@@ -11,7 +11,7 @@ use anynpu_ir::{
     Symbol, SymbolValues, TensorType, ValueId,
 };
 use anynpu_qnn::htp::{self, FixedForm, Range, TensorId};
-use anynpu_qnn::lower::{Feed, Fetch, lower};
+use anynpu_qnn::lower::{Contents, Feed, Fetch, lower};
 use anynpu_qnn::weights::Matrix;
 use anynpu_qnn::{WeightForm, exec};
 use anynpu_tests::run_with;
@@ -173,7 +173,14 @@ impl Case {
         self.graph.set_output(result).unwrap();
         let symbols = SymbolValues::step(self.tokens, 0, 1, 64);
         let entry = entry(&Arc::new(self.graph), &symbols);
-        let lowered = lower("qnn", &entry, DType::F32, form, Some(&self.weights)).unwrap();
+        let lowered = lower(
+            "qnn",
+            &entry,
+            DType::F32,
+            form,
+            Contents::All(&self.weights),
+        )
+        .unwrap();
         let mut text = lowered.graph.to_string();
         for feed in &lowered.feeds {
             text += &format!("takes {feed:?}\n");
@@ -196,7 +203,14 @@ impl Case {
         let symbols = SymbolValues::step(self.tokens, 0, 1, 64);
         let graph = Arc::new(self.graph);
         let entry = entry(&graph, &symbols);
-        let lowered = lower("qnn", &entry, DType::F32, form, Some(&self.weights)).unwrap();
+        let lowered = lower(
+            "qnn",
+            &entry,
+            DType::F32,
+            form,
+            Contents::All(&self.weights),
+        )
+        .unwrap();
         let given: Vec<Tensor> = graph
             .whole()
             .inputs()
@@ -401,6 +415,22 @@ pub fn cases() -> Vec<(Case, ValueId)> {
             });
         }
     }
+    one("rotation with factors", &|c| {
+        let (x, positions) = (c.x("x", &[4, 32]), c.positions());
+        let factors: Vec<u8> = (0..16u8)
+            .flat_map(|i| (1.0 + f32::from(i) / 4.0).to_le_bytes())
+            .collect();
+        c.weights.0.insert("factors".into(), (DType::F32, factors));
+        let ty = TensorType::new(DType::F32, Shape::fixed(&[16]));
+        let factors = c.graph.add_weight("factors", ty).unwrap();
+        let rope = Op::Rope {
+            style: RopeStyle::HalfSplit,
+            dims: 32,
+            base: 10000.0,
+            scaling: RopeScaling::None,
+        };
+        c.op(rope, &[x, positions, factors])
+    });
     for kv_heads in [1, 2, 4] {
         for cap in [None, Some(2.0)] {
             one(&format!("attention of {kv_heads} of 4, {cap:?}"), &|c| {

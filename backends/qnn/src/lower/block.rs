@@ -88,12 +88,18 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
             base,
             scaling,
         } => {
+            let pairs = *dims as usize / 2;
+            let factors = match node.inputs.get(2) {
+                Some(&factors) => Some(l.host_numbers(factors, pairs)?),
+                None => None,
+            };
             let rotation = Rotation {
                 positions: l.operand(node.inputs[1])?,
                 style: *style,
                 dims: *dims,
                 base: *base,
                 scaling: *scaling,
+                factors,
             };
             rotate(l, name, node.inputs[0], rotation)?
         }

@@ -40,12 +40,16 @@ pub struct Rotation {
     pub base: f32,
     /// How they are changed.
     pub scaling: RopeScaling,
+    /// What each of them is divided by, if the model says.
+    pub factors: Option<Vec<f32>>,
 }
 
 impl Rotation {
     /// Cosines and sines for `positions`, a row each.
     pub fn angles(&self, positions: &[i32]) -> (Vec<f16>, Vec<f16>) {
-        let (frequencies, magnitude) = rope_frequencies(self.dims, self.base, self.scaling, None);
+        let factors = self.factors.as_deref();
+        let (frequencies, magnitude) =
+            rope_frequencies(self.dims, self.base, self.scaling, factors);
         let mut cosines = Vec::with_capacity(positions.len() * frequencies.len());
         let mut sines = Vec::with_capacity(positions.len() * frequencies.len());
         for &position in positions {
@@ -130,12 +134,13 @@ mod tests {
 
     #[test]
     fn angles_are_positions_times_frequencies() {
-        let rotation = Rotation {
+        let mut rotation = Rotation {
             positions: 0,
             style: RopeStyle::Interleaved,
             dims: 4,
             base: 100.0,
             scaling: RopeScaling::None,
+            factors: None,
         };
         let (cosines, sines) = rotation.angles(&[0, 2]);
         let found: Vec<f32> = cosines.iter().chain(&sines).map(|x| x.to_f32()).collect();
@@ -151,6 +156,12 @@ mod tests {
         ];
         for (a, b) in found.iter().zip(expected) {
             assert!((a - b).abs() < 1e-3, "{found:?}");
+        }
+        // the first pair turns four times as slowly
+        rotation.factors = Some(vec![4.0, 1.0]);
+        let (cosines, _) = rotation.angles(&[2]);
+        for (a, b) in cosines.iter().zip([0.5f32.cos(), 0.2f32.cos()]) {
+            assert!((a.to_f32() - b).abs() < 1e-3, "{cosines:?}");
         }
     }
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anynpu_hal::{Entry, HalError, Reason, ReasonCode, Support, WeightSource, WeightView};
+use anynpu_ir::block::dequantize;
 use anynpu_ir::{
     DType, Dim, Graph, Node, NodeId, StateId, Symbol, SymbolValues, ValueDef, ValueId,
 };
@@ -37,9 +38,37 @@ pub struct Lowered {
     pub fetches: Vec<Fetch>,
 }
 
+/// Where the contents of weights come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Contents<'a> {
+    /// All of them from here.
+    All(&'a dyn WeightSource),
+    /// Those that the host computes with from here. Static tensors of the graph have none: enough to know what the host
+    /// gives and takes.
+    Host(&'a dyn WeightSource),
+    /// None of them: enough to know which operations there are.
+    None,
+}
+
+impl<'a> Contents<'a> {
+    /// Where the contents of static tensors come from.
+    fn device(self) -> Option<&'a dyn WeightSource> {
+        match self {
+            Contents::All(weights) => Some(weights),
+            Contents::Host(_) | Contents::None => None,
+        }
+    }
+
+    /// Where the contents of what the host computes with come from.
+    fn host(self) -> Option<&'a dyn WeightSource> {
+        match self {
+            Contents::All(weights) | Contents::Host(weights) => Some(weights),
+            Contents::None => None,
+        }
+    }
+}
+
 /// Lowers `entry`, whose sizes must be exact, for states kept in `state_dtype` and products of weights in `form`.
-/// Without `weights` static tensors have no
-/// contents: enough to know what the host gives and takes.
 ///
 /// # Errors
 /// Nodes that can't be lowered, with reasons; weights that can't be had; sizes that are not exact.
@@ -48,7 +77,7 @@ pub fn lower(
     entry: &Entry,
     state_dtype: DType,
     form: WeightForm,
-    weights: Option<&dyn WeightSource>,
+    weights: Contents<'_>,
 ) -> Result<Lowered, HalError> {
     let mut refused: Vec<(NodeId, Reason)> = Vec::new();
     for n in entry.nodes.clone() {
@@ -70,7 +99,8 @@ pub fn lower(
         symbols: exact(entry)?,
         state_dtype,
         form,
-        weights,
+        weights: weights.device(),
+        host: weights.host(),
         inputs: ports.inputs.iter().map(|p| p.value).collect(),
         states: ports.states.iter().map(|p| p.state).collect(),
         out: htp::Graph::new(&entry.name),
@@ -124,7 +154,10 @@ struct Lowering<'a> {
     symbols: SymbolValues,
     state_dtype: DType,
     form: WeightForm,
+    /// Where the contents of static tensors come from.
     weights: Option<&'a dyn WeightSource>,
+    /// Where the contents of what the host computes with come from.
+    host: Option<&'a dyn WeightSource>,
     /// Operands of the entry, in the order they are bound.
     inputs: Vec<ValueId>,
     /// States of the entry, in the order they are bound.
@@ -301,6 +334,28 @@ impl Lowering<'_> {
         let mut own = dims;
         own[0] = count as u32;
         Ok(self.static_of(&format!("{name}.{}", rows.start), &own, held))
+    }
+
+    /// The `count` numbers of the weight `value`, which the host computes with; ones if nobody has them.
+    fn host_numbers(&self, value: ValueId, count: usize) -> Result<Vec<f32>, HalError> {
+        let of = self.graph.value(value);
+        let mut numbers = vec![1f32; count];
+        let wrong = |e: &dyn std::fmt::Display| HalError::Weight {
+            name: of.name.clone(),
+            why: e.to_string(),
+        };
+        let inline = match of.def {
+            ValueDef::Weight(weight) => self.graph.weight(weight).inline.as_deref(),
+            _ => None,
+        };
+        if let Some(bytes) = inline {
+            let dtype = self.graph.ty(value).dtype;
+            dequantize(dtype, bytes, &mut numbers).map_err(|e| wrong(&e))?;
+        } else if let Some(weights) = self.host {
+            let view = weights.weight(&of.name)?;
+            dequantize(view.dtype, &view.bytes, &mut numbers).map_err(|e| wrong(&e))?;
+        }
+        Ok(numbers)
     }
 
     /// A constant of the graph. One number has one dimension here, as tensors without any are not taken.

@@ -34,10 +34,15 @@ fn obstacle(graph: &Graph, node: &Node) -> Obstacle {
             return sizes(graph, node, usize::MAX);
         }
         Op::KvAppend { at, .. } if *at == Dim::CACHED => return sizes(graph, node, usize::MAX),
-        Op::Rope { .. } if node.inputs.len() > 2 => {
-            return unknown("Rope with frequency factors is not lowered".into());
+        Op::Rope { .. } => {
+            let factors = node.inputs.get(2).map(|v| graph.value(*v));
+            if let Some(made) = factors.filter(|f| !matches!(f.def, ValueDef::Weight(_))) {
+                let what = format!("'{}' is computed, but the host must know it", made.name);
+                return Some((ReasonCode::DynamicShape, what));
+            }
+            1
         }
-        Op::Rope { .. } | Op::Gather { axis: 0 } => 1,
+        Op::Gather { axis: 0 } => 1,
         Op::Attention { mask: true, .. } => {
             return unknown("Attention with a mask is not lowered".into());
         }
