@@ -89,6 +89,31 @@ summary() {
   if [ ${#failed[@]} -gt 0 ]; then echo "FAILED: ${failed[*]}"; return 1; fi
 }
 
+qnn=$PWD/target/qnn/onnxruntime_qnn/libQnnHtp.so
+
+# qnn_library PLATFORM FOLDER: Qualcomm's library, from the Python package that carries it: it may be used here, and is
+# not committed.
+qnn_library() {
+  local platform=$1 folder=$2
+  if [ -f "$folder/onnxruntime_qnn/libQnnHtp.so" ]; then return; fi
+  command -v python3 >/dev/null || cannot "no python3 to fetch the package of Qualcomm's library with"
+  python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.11 \
+    --platform "$platform" -d "$folder" onnxruntime-qnn==2.7.0 || return
+  python3 - "$folder" <<'END'
+import glob, re, sys, zipfile
+wheel = glob.glob(sys.argv[1] + "/onnxruntime_qnn-2.7.0-*.whl")[0]
+wanted = r"onnxruntime_qnn/libQnn(Htp|System)\.so|onnxruntime_qnn\.libs/.*"
+with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(sys.argv[1], [n for n in archive.namelist() if re.fullmatch(wanted, n)])
+END
+  rm "$folder"/*.whl
+}
+# Its tests are skipped without it.
+qnn() {
+  [ "$(uname -sm)" = "Linux x86_64" ] || cannot "the package has the emulator for x86-64 Linux only"
+  qnn_library manylinux_2_35_x86_64 target/qnn || cannot "the package of Qualcomm's library can't be fetched"
+}
+
 # The second toolchain: Debian's, which has the standard library of aarch64 and its source.
 debian_packages=(rustc-web cargo-web libstd-rust-web-dev:arm64 rust-web-src gcc-aarch64-linux-gnu
   libc6-dev-arm64-cross libc6:arm64 libgcc-s1:arm64 qemu-user)

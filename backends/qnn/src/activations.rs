@@ -34,6 +34,9 @@ pub struct Ranges {
     tensors: BTreeMap<String, [f64; 2]>,
 }
 
+/// Operations that move numbers and change none.
+const MOVES: [&str; 2] = ["Reshape", "Transpose"];
+
 /// Ranges that can't be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -160,9 +163,20 @@ impl Ranges {
 
     /// `graph` with activations in these ranges.
     pub(crate) fn apply(&self, device: &str, graph: &Graph) -> Result<Graph, HalError> {
+        let mut known: Vec<Option<[f64; 2]>> =
+            graph.tensors.iter().map(|t| self.of(&t.name)).collect();
+        // what has the same numbers in other places has their range; a few of them may follow each other
+        let moves = graph.nodes.iter().filter(|n| MOVES.contains(&n.op));
+        let moves = moves.filter_map(|n| Some((n.inputs.first()?.0, n.outputs.first()?.0)));
+        let moves: Vec<(usize, usize)> = moves.map(|(a, b)| (a as usize, b as usize)).collect();
+        for &(from, to) in moves.iter().chain(moves.iter().rev()) {
+            if let (Some(&a), Some(&b)) = (known.get(from), known.get(to)) {
+                known[to] = b.or(a);
+                known[from] = a.or(b);
+            }
+        }
         let mut ranges = Vec::with_capacity(graph.tensors.len());
-        for tensor in &graph.tensors {
-            let known = self.of(&tensor.name);
+        for (tensor, known) in graph.tensors.iter().zip(known) {
             let is_static = matches!(tensor.kind, TensorKind::Static(_));
             if known.is_none() && !is_static && tensor.dtype.is_number() {
                 return Err(HalError::InvalidUse {
@@ -255,6 +269,27 @@ mod tests {
         assert_eq!(read.digest(), ranges.digest());
         let held = ranges.apply("qnn", &relu()).unwrap();
         assert!(held.tensors.iter().all(|t| t.dtype == DataType::Ufixed8));
+    }
+
+    #[test]
+    fn what_is_only_moved_has_the_range_of_what_it_was_or_becomes() {
+        let mut g = relu();
+        g.name = "moved".into();
+        let (f, native) = (DataType::F16, TensorKind::Native);
+        let image = g.tensor("image", native.clone(), f, &[1, 2], Encoding::None);
+        let product = g.tensor("product", native, f, &[1, 2], Encoding::None);
+        let z = g.tensor("z", TensorKind::Output, f, &[2], Encoding::None);
+        g.node("image", "Reshape", &[TensorId(1)], &[image], &[]);
+        g.node("product", "Relu", &[image], &[product], &[]);
+        g.node("z", "Reshape", &[product], &[z], &[]);
+        let text = r#"{"version": 1, "activations": "u8", "tensors": {"x": [-1, 2], "y": [0, 2], "z": [0, 4]}}"#;
+        let held = Ranges::parse(text.as_bytes()).unwrap().apply("qnn", &g);
+        let held = held.unwrap();
+        let most = |id: TensorId| held.get(id).unwrap().span().1;
+        assert!((most(image) - 2.0).abs() < 1e-6 && (most(product) - 4.0).abs() < 1e-6);
+        let less = text.replace(", \"z\": [0, 4]", "");
+        let e = Ranges::parse(less.as_bytes()).unwrap().apply("qnn", &g);
+        assert!(e.unwrap_err().to_string().contains("none of 'product'"));
     }
 
     #[test]

@@ -214,7 +214,11 @@ impl QnnDriver {
         exec::Device::open(Arc::new(loaded), soc).map_err(|e| {
             let remedy =
                 "check that this machine has the chip, and that its driver libraries are installed";
-            unavailable(e.to_string(), remedy)
+            let reason = match e.finds_no_chip() {
+                true => format!("the library finds no HTP in this machine: {e}"),
+                false => e.to_string(),
+            };
+            unavailable(reason, remedy)
         })
     }
 

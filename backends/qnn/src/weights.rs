@@ -213,8 +213,8 @@ impl Matrix {
         }
     }
 
-    /// `[rows, columns]` in blocks of 32 with 4 bits, whose scales are those of their rows times 1 to 15: of the two
-    /// factors that are next to what a block needs, that which leaves less error. Elements are `[columns, rows]`, as a
+    /// `[rows, columns]` in blocks of 32 with 4 bits, whose scales are those of their rows times 1 to 15: of the
+    /// factors that are next to what a block needs, that which leaves the least error. Elements are `[columns, rows]`, as a
     /// convolution has them. In 8 bits, `[rows, columns]`, if rows are no whole blocks.
     pub fn of_factored(numbers: &[f32], columns: usize) -> Matrix {
         if columns == 0 || !columns.is_multiple_of(BLOCK) {
@@ -231,22 +231,23 @@ impl Matrix {
             };
             scales.push(scale);
             for (b, block) in row.chunks(BLOCK).enumerate() {
-                let own = block.iter().fold(0f32, |m, x| m.max(x.abs())) / (7.0 * scale);
                 let held = |factor: f32| {
                     let step = scale * factor;
                     let steps = block.iter().map(move |x| x / step);
                     steps.map(|x| x.round().clamp(-8.0, 7.0))
                 };
-                let error = |factor: f32| -> f32 {
-                    let off = held(factor).zip(block);
+                let error = |factor: &f32| -> f32 {
+                    let off = held(*factor).zip(block);
                     let off = off.map(|(q, x)| q * scale * factor - x);
                     off.map(|off| off * off).sum()
                 };
-                let (below, above) = (own.floor().clamp(1.0, 15.0), own.ceil().clamp(1.0, 15.0));
-                let factor = match error(below) < error(above) {
-                    true => below,
-                    false => above,
-                };
+                let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
+                // the largest number is the largest element, or the least where that is better
+                let own = [7.0, 8.0].map(|most| largest / (most * scale));
+                let near = own.iter().flat_map(|x| [x.floor(), x.ceil()]);
+                let near = near.map(|factor| factor.clamp(1.0, 15.0));
+                let best = near.min_by(|a, b| error(a).total_cmp(&error(b)));
+                let factor = best.unwrap_or(1.0);
                 factors.push(factor as u8);
                 for (i, q) in held(factor).enumerate() {
                     bytes[(b * BLOCK + i) * rows + r] = q as i8 as u8;

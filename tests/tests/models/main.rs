@@ -5,6 +5,7 @@ mod hugging_face;
 mod minilm;
 #[cfg(unix)]
 mod qnn;
+mod qnn_large;
 mod quantised;
 mod quantised_architectures;
 mod stories;

@@ -96,6 +96,11 @@ impl QnnError {
         }
     }
 
+    /// Whether the library finds no chip that it could use.
+    pub const fn finds_no_chip(&self) -> bool {
+        matches!(self.code(), Some(NO_BACKEND))
+    }
+
     /// The error as device `device` tells it.
     pub fn of_device(self, device: &str) -> HalError {
         let device = device.to_owned();
@@ -160,6 +165,7 @@ mod tests {
         };
         let scope = |code| call(code).of_device("qnn").scope();
         assert_eq!(scope(NO_BACKEND), Scope::Device);
+        assert!(call(NO_BACKEND).finds_no_chip() && !call(6000).finds_no_chip());
         assert_eq!(scope(30_010), Scope::Subgraph);
         assert_eq!(scope(6000), Scope::Device);
         assert!(
