@@ -162,14 +162,22 @@ impl Job {
 
     /// Compiles, runs once, and checks that nothing else was written.
     pub fn run_on(&self, bench: &Bench) -> Result<Given, Stop> {
-        let module = self
-            .compile(&*bench.device)
-            .map_err(|e| claimed_but(&e, "compile"))?;
-        let info = self.described(&*module, 0)?;
+        let module = self.compile(&*bench.device);
+        let module = module.map_err(|e| claimed_but(&e, "compile"))?;
+        self.run_module(bench, &module, 0)
+    }
+
+    /// Runs entry `entry` of a module, which is this job, and checks that nothing else was written.
+    pub fn run_module(
+        &self,
+        bench: &Bench,
+        module: &Arc<dyn Module>,
+        entry: usize,
+    ) -> Result<Given, Stop> {
+        let info = self.described(&**module, entry)?;
         let binding = self.bind(&*bench.device, &info)?;
-        binding
-            .run(bench, &module, 0)
-            .map_err(|e| claimed_but(&e, "run"))?;
+        let ran = binding.run(bench, module, entry);
+        ran.map_err(|e| claimed_but(&e, "run"))?;
         binding.check_bounds()?;
         Ok(Given {
             outputs: binding.outputs(&info, &self.graph)?,

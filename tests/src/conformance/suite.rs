@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::bind::Bench;
 use super::glob::Glob;
 use super::outcome::{Check, Stop};
-use super::{Subject, ops};
+use super::{Subject, graphs, ops, states};
 
 /// How the suite is built and run.
 #[derive(Clone, Debug)]
@@ -204,7 +204,9 @@ impl Suite {
     /// # Errors
     /// [`SuiteError`], for files that can't be read and for faults of the suite itself.
     pub fn new(options: SuiteOptions) -> Result<Self, SuiteError> {
-        let cases = ops::cases(&options)?;
+        let mut cases = ops::cases(&options)?;
+        cases.extend(graphs::cases(&options));
+        cases.extend(states::cases());
         Suite::of(cases, options)
     }
 

@@ -129,7 +129,7 @@ pub(super) fn cases(options: &SuiteOptions) -> Result<Vec<TestCase>, SuiteError>
     }
     let cases = made.into_iter().map(OpCase::into_test);
     let mut cases: Vec<TestCase> = cases.collect();
-    cases.extend(symbolic::cases(options));
+    cases.extend(symbolic::cases());
     Ok(cases)
 }
 
@@ -175,7 +175,11 @@ impl OpCase {
     }
 
     fn reference(&self) -> Result<Vec<Tensor>, String> {
-        let views: Vec<TensorRef<'_>> = self.inputs.iter().map(Tensor::view).collect();
+        self.reference_on(&self.inputs)
+    }
+
+    fn reference_on(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let views: Vec<TensorRef<'_>> = inputs.iter().map(Tensor::view).collect();
         let symbols = SymbolValues::default();
         evaluate_node("node", &self.op, &views, &mut NoStates, &symbols).map_err(|e| e.to_string())
     }
@@ -232,6 +236,27 @@ impl OpCase {
         }
         let found = job.run_on(context.bench())?.outputs;
         let class = class_of(&self.op, &self.inputs);
+        let compared = self.compare(computed, class, &found, expected);
+        // a device that takes numbers too small for its type as 0 is right too
+        let flushed: Vec<Tensor> = self.inputs.iter().map(|t| flushed(computed, t)).collect();
+        if compared.is_err()
+            && flushed != self.inputs
+            && let Ok(expected) = self.reference_on(&flushed)
+        {
+            return self
+                .compare(computed, class, &found, &expected)
+                .or(compared);
+        }
+        compared
+    }
+
+    fn compare(
+        &self,
+        computed: DType,
+        class: Class,
+        found: &[Tensor],
+        expected: &[Tensor],
+    ) -> Check {
         for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
             if let Wanted::Values(_, tolerance) = &self.wanted
                 && computed == DType::F32
@@ -295,6 +320,29 @@ impl OpCase {
             .map_err(|e| fault(e.to_string()))?;
         job.bounds = exact(&symbols);
         Ok(job)
+    }
+}
+
+/// `tensor` with 0 for what is below the least normal number of the type computed in. NaN stays out of it, as it
+/// equals nothing.
+fn flushed(computed: DType, tensor: &Tensor) -> Tensor {
+    let least = match computed {
+        DType::F16 => (-14f32).exp2(),
+        _ => f32::MIN_POSITIVE,
+    };
+    match tensor.to_f32() {
+        Ok(values) if tensor.dtype().is_float() => {
+            let flush = |x: &f32| {
+                if x.abs() < least {
+                    0.0 * x.signum()
+                } else {
+                    *x
+                }
+            };
+            let values = values.iter().map(flush).collect();
+            super::values::float_tensor(tensor.dtype(), tensor.shape(), values)
+        }
+        _ => tensor.clone(),
     }
 }
 
