@@ -641,6 +641,18 @@ typedef struct anynpu_counters {
   uint64_t busy_ns;
 } anynpu_counters;
 
+// How values get from one device to another.
+typedef struct anynpu_link {
+  // Bytes of this structure.
+  uint32_t struct_size;
+  // 1 if both use the same memory, 0 if values are copied.
+  uint32_t shared;
+  // Bytes per second of a copy.
+  double bytes_per_second;
+  // Microseconds of a transfer however small.
+  double latency_us;
+} anynpu_link;
+
 // Functions of a plugin. Members that are marked optional may be null.
 //
 // `context` is the table's own, given to the first two; the others are given what they made.
@@ -747,8 +759,12 @@ typedef struct anynpu_backend {
   void (*shutdown)(void *context);
   // Optional, from 1.1: what the device has run, by its own count. Without it the host counts.
   void (*counters)(anynpu_device *device, struct anynpu_counters *counters);
-  // Optional, from 1.1: what the device is asked to be from now on.
-  anynpu_status (*set_power)(anynpu_device *device, anynpu_power power, struct anynpu_message *message);
+  // Optional, from 1.1: improves what is assumed of the way of values between this device and another. `link` holds
+  // what is assumed.
+  void (*link)(anynpu_device *device,
+               struct anynpu_text other,
+               anynpu_device_kind other_kind,
+               struct anynpu_link *link);
 } anynpu_backend;
 
 // Functions of the host. Each takes `context` first. They may be called from any thread, until the process ends.

@@ -267,6 +267,20 @@ pub struct anynpu_counters {
     pub busy_ns: u64,
 }
 
+/// What copying values from one device to another costs.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct anynpu_link {
+    /// Bytes of this structure.
+    pub struct_size: u32,
+    /// Not used.
+    pub reserved: u32,
+    /// Bytes per second of a copy.
+    pub bytes_per_second: f64,
+    /// Microseconds of a transfer however small.
+    pub latency_us: f64,
+}
+
 /// Is told of a device that was found.
 pub type anynpu_tell_device =
     Option<unsafe extern "C" fn(context: *mut c_void, info: *const anynpu_device_info)>;
