@@ -369,3 +369,47 @@ impl Driver for PluginDriver {
         Ok(Arc::new(opened))
     }
 }
+
+/// In place of a plugin that can't be used, so that lists of drivers tell of it.
+#[derive(Clone, Debug)]
+pub struct UnusablePlugin {
+    name: String,
+    error: PluginError,
+}
+
+impl UnusablePlugin {
+    /// The plugin at `path`, which has no name of its own then.
+    pub fn new(path: &Path, error: PluginError) -> UnusablePlugin {
+        UnusablePlugin {
+            name: name_of(path),
+            error,
+        }
+    }
+}
+
+/// What a plugin is called before it has told its name.
+pub fn name_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or(path.as_os_str());
+    stem.to_string_lossy().into_owned()
+}
+
+impl Driver for UnusablePlugin {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
+        Err(Unavailable {
+            driver: self.name.clone(),
+            reason: self.error.to_string(),
+            remedy: Some("check the file, or ask its vendor".into()),
+        })
+    }
+
+    fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
+        Err(HalError::DeviceLost {
+            device: self.name.clone(),
+            why: self.error.to_string(),
+        })
+    }
+}

@@ -38,7 +38,6 @@ pub(super) struct GraphTables {
     _reals: Vec<Box<[f32]>>,
 }
 
-
 impl GraphTables {
     /// Tables of `run`, with states kept in `state_dtype`, where that is known. `weights` tells where the bytes of a
     /// weight are that the graph does not carry; none where a device is only asked.
