@@ -3,6 +3,22 @@
  *
  * Made of the Rust package hal/abi by cbindgen; a test holds both to each other. You may use this file under the MIT
  * or the Apache 2.0 licence.
+ *
+ * # Rules
+ * - Versions. The host names the newest version it knows. The plugin answers with a table of its own version, or
+ *   null if it can serve no such host. Both then use what the lower of the two versions has. A member of a table is
+ *   there only if the major versions are equal, `struct_size` covers it and it is not null. Members are only ever
+ *   added at the end, each with a new minor version.
+ * - Sizes. Structures begin with `struct_size`, the bytes that their maker knew. Elements of arrays have no size of
+ *   their own: the distance between two is the array's stride, which may be more than the size known here.
+ * - Texts are UTF-8, have a length and end in no zero byte.
+ * - Lifetimes. What a call is given is valid until it returns, and so is what a callback is given. Weights are
+ *   valid until their module is destroyed; what a submission binds, until its point is signalled.
+ * - Errors are status codes with a text in the caller's `anynpu_message`. Where a call fails, what it would have
+ *   given is left as it was. No exception and no panic may leave a function.
+ * - Threads. Calls to one device come from any thread, but one at a time, `give_up` alone excepted; calls to
+ *   different devices come at the same time. Functions of the host may be called from any thread.
+ * - Unloading. A plugin is never unloaded.
  */
 
 #ifndef ANYNPU_H
@@ -546,7 +562,7 @@ typedef void anynpu_buffer;
 
 // Memory that is bound to a submission.
 typedef struct anynpu_binding {
-  // Its first byte in the host's memory; null for memory of the plugin's own.
+  // Its first byte in the host's memory, aligned to 64 bytes; null for memory of the plugin's own.
   void *data;
   // Bytes, at least as many as the value needs under the submission's symbols.
   size_t bytes;
@@ -641,12 +657,12 @@ typedef struct anynpu_counters {
   uint64_t busy_ns;
 } anynpu_counters;
 
-// How values get from one device to another.
+// What copying values from one device to another costs.
 typedef struct anynpu_link {
   // Bytes of this structure.
   uint32_t struct_size;
-  // 1 if both use the same memory, 0 if values are copied.
-  uint32_t shared;
+  // Not used.
+  uint32_t reserved;
   // Bytes per second of a copy.
   double bytes_per_second;
   // Microseconds of a transfer however small.
@@ -759,8 +775,8 @@ typedef struct anynpu_backend {
   void (*shutdown)(void *context);
   // Optional, from 1.1: what the device has run, by its own count. Without it the host counts.
   void (*counters)(anynpu_device *device, struct anynpu_counters *counters);
-  // Optional, from 1.1: improves what is assumed of the way of values between this device and another. `link` holds
-  // what is assumed.
+  // Optional, from 1.1, a hint: improves what is assumed of copies between this device and another, which `link`
+  // holds.
   void (*link)(anynpu_device *device,
                struct anynpu_text other,
                anynpu_device_kind other_kind,

@@ -209,7 +209,7 @@ pub struct anynpu_buffer_request {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct anynpu_binding {
-    /// Its first byte in the host's memory; null for memory of the plugin's own.
+    /// Its first byte in the host's memory, aligned to 64 bytes; null for memory of the plugin's own.
     pub data: *mut c_void,
     /// Bytes, at least as many as the value needs under the submission's symbols.
     pub bytes: usize,
