@@ -3,6 +3,22 @@
  *
  * Made of the Rust package hal/abi by cbindgen; a test holds both to each other. You may use this file under the MIT
  * or the Apache 2.0 licence.
+ *
+ * # Rules
+ * - Versions. The host names the newest version it knows. The plugin answers with a table of its own version, or
+ *   null if it can serve no such host. Both then use what the lower of the two versions has. A member of a table is
+ *   there only if the major versions are equal, `struct_size` covers it and it is not null. Members are only ever
+ *   added at the end, each with a new minor version.
+ * - Sizes. Structures begin with `struct_size`, the bytes that their maker knew. Elements of arrays have no size of
+ *   their own: the distance between two is the array's stride, which may be more than the size known here.
+ * - Texts are UTF-8, have a length and end in no zero byte.
+ * - Lifetimes. What a call is given is valid until it returns, and so is what a callback is given. Weights are
+ *   valid until their module is destroyed; what a submission binds, until its point is signalled.
+ * - Errors are status codes with a text in the caller's `anynpu_message`. Where a call fails, what it would have
+ *   given is left as it was. No exception and no panic may leave a function.
+ * - Threads. Calls to one device come from any thread, but one at a time, `give_up` alone excepted; calls to
+ *   different devices come at the same time. Functions of the host may be called from any thread.
+ * - Unloading. A plugin is never unloaded.
  */
 
 #ifndef ANYNPU_H
@@ -546,7 +562,7 @@ typedef void anynpu_buffer;
 
 // Memory that is bound to a submission.
 typedef struct anynpu_binding {
-  // Its first byte in the host's memory; null for memory of the plugin's own.
+  // Its first byte in the host's memory, aligned to 64 bytes; null for memory of the plugin's own.
   void *data;
   // Bytes, at least as many as the value needs under the submission's symbols.
   size_t bytes;
@@ -640,6 +656,18 @@ typedef struct anynpu_counters {
   // Nanoseconds that they took.
   uint64_t busy_ns;
 } anynpu_counters;
+
+// What copying values from one device to another costs.
+typedef struct anynpu_link {
+  // Bytes of this structure.
+  uint32_t struct_size;
+  // Not used.
+  uint32_t reserved;
+  // Bytes per second of a copy.
+  double bytes_per_second;
+  // Microseconds of a transfer however small.
+  double latency_us;
+} anynpu_link;
 
 // Functions of a plugin. Members that are marked optional may be null.
 //
@@ -747,8 +775,12 @@ typedef struct anynpu_backend {
   void (*shutdown)(void *context);
   // Optional, from 1.1: what the device has run, by its own count. Without it the host counts.
   void (*counters)(anynpu_device *device, struct anynpu_counters *counters);
-  // Optional, from 1.1: what the device is asked to be from now on.
-  anynpu_status (*set_power)(anynpu_device *device, anynpu_power power, struct anynpu_message *message);
+  // Optional, from 1.1, a hint: improves what is assumed of copies between this device and another, which `link`
+  // holds.
+  void (*link)(anynpu_device *device,
+               struct anynpu_text other,
+               anynpu_device_kind other_kind,
+               struct anynpu_link *link);
 } anynpu_backend;
 
 // Functions of the host. Each takes `context` first. They may be called from any thread, until the process ends.

@@ -107,11 +107,16 @@ pub struct HostBuffer {
     owner: Owner,
 }
 
+/// What the guards of a [`HostBuffer`] hold.
+const GUARD: u8 = 0xa5;
+
 /// What keeps the memory of a [`HostBuffer`].
 #[derive(Debug)]
 enum Owner {
     /// The buffer allocated it so.
     Allocation(Layout),
+    /// It allocated more: this many bytes of guards before its memory, and as many after it.
+    Guarded(Layout, usize),
     /// A mapping that other processes may see too.
     Mapping { _kept: memmap2::MmapRaw },
 }
@@ -148,6 +153,51 @@ impl HostBuffer {
             memory,
             owner: Owner::Allocation(layout),
         })
+    }
+
+    /// As [`HostBuffer::new`], with guards before and after it, by which [`HostBuffer::overwritten`] tells whether
+    /// anything was written past its ends.
+    ///
+    /// # Errors
+    /// As [`HostBuffer::new`].
+    pub fn guarded(desc: BufferDesc) -> Result<Self, HalError> {
+        let guard = desc.align.max(HOST_ALIGN);
+        let wanted = desc.bytes.checked_add(2 * guard);
+        let whole = HostBuffer::new(BufferDesc {
+            bytes: wanted.unwrap_or(usize::MAX),
+            ..desc.clone()
+        })?;
+        let Owner::Allocation(layout) = whole.owner else {
+            return Ok(whole);
+        };
+        let start = whole.as_ptr();
+        std::mem::forget(whole);
+        // SAFETY: the allocation has both guards and the buffer between them.
+        let memory = unsafe {
+            start.write_bytes(GUARD, guard);
+            start.add(guard + desc.bytes).write_bytes(GUARD, guard);
+            NonNull::new_unchecked(start.add(guard))
+        };
+        Ok(HostBuffer {
+            desc,
+            memory,
+            owner: Owner::Guarded(layout, guard),
+        })
+    }
+
+    /// Where the first byte of the guards is that was written, counted from the buffer's own first byte; `None` if none
+    /// was, or there are none.
+    ///
+    /// # Safety
+    /// Nothing may write the buffer meanwhile.
+    pub unsafe fn overwritten(&self) -> Option<isize> {
+        let Owner::Guarded(_, guard) = self.owner else {
+            return None;
+        };
+        let end = self.desc.bytes as isize;
+        let mut all = (-(guard as isize)..0).chain(end..end + guard as isize);
+        // SAFETY: guards of this size lie before and after the memory; nobody writes, by the contract.
+        all.find(|&at| unsafe { self.memory.as_ptr().offset(at).read_volatile() } != GUARD)
     }
 
     /// Makes a shared mapping a buffer. It must be at least as large and as aligned as `desc` says.
@@ -190,9 +240,14 @@ impl HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        if let Owner::Allocation(layout) = self.owner {
+        match self.owner {
             // SAFETY: `memory` was allocated with exactly this layout and is freed once.
-            unsafe { dealloc(self.memory.as_ptr(), layout) }
+            Owner::Allocation(layout) => unsafe { dealloc(self.memory.as_ptr(), layout) },
+            // SAFETY: likewise, and the allocation began a guard before it.
+            Owner::Guarded(layout, guard) => unsafe {
+                dealloc(self.memory.as_ptr().sub(guard), layout);
+            },
+            Owner::Mapping { .. } => {}
         }
     }
 }
@@ -288,6 +343,23 @@ mod tests {
             assert!(read_bytes(&b, 97, &mut out).is_err());
             assert!(write_bytes(&b, usize::MAX, &[1]).is_err());
         }
+    }
+
+    #[test]
+    fn guards_tell_of_what_is_written_past_the_ends_of_a_buffer() {
+        let b = HostBuffer::guarded(BufferDesc::host("b", 100)).unwrap();
+        assert_eq!(b.as_ptr() as usize % HOST_ALIGN, 0);
+        // SAFETY: nothing else holds the buffer; the guards are 64 bytes each.
+        unsafe {
+            write_bytes(&b, 0, &[1; 100]).unwrap();
+            assert_eq!(b.overwritten(), None);
+            b.as_ptr().add(130).write(7);
+            assert_eq!(b.overwritten(), Some(130));
+            b.as_ptr().sub(1).write(7);
+            assert_eq!(b.overwritten(), Some(-1));
+        }
+        let e = HostBuffer::guarded(BufferDesc::host("huge", usize::MAX - 7)).unwrap_err();
+        assert!(matches!(e, HalError::OutOfMemory { .. }), "{e}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod isolate;
 mod library;
 mod link;
 mod module;
+pub mod plugin;
 mod queue;
 mod registry;
 mod support;

@@ -82,6 +82,8 @@ knobs! {
     cache_limit: Positive = "ANYNPU_CACHE_MIB", Positive(4096), "4096";
     /// Profile by which plans are priced where the program gives none, as `anynpu probe --save` writes it.
     profile: Text = "ANYNPU_PROFILE", Text(String::new()), "unset: plans are priced by what drivers state, and by guesses";
+    /// Plugins and manifests of plugins to load, parted as in PATH; ignored where a program has more rights than its user.
+    driver_files: Text = "ANYNPU_DRIVER_FILES", Text(String::new()), "unset: no plugins";
     /// Folder of the models and reference outputs that the project's own tests use; not read otherwise.
     test_data: Text = "ANYNPU_TEST_DATA", Text(String::new()), "unset: such tests are skipped";
     /// Folder of chat templates with what transformers renders of them, for the project's own tests; not read otherwise.

@@ -103,6 +103,7 @@ pub struct RuntimeBuilder {
     compiled: Vec<PathBuf>,
     profiles: Vec<Profile>,
     plan_only: bool,
+    preferred: Vec<String>,
 }
 
 impl RuntimeBuilder {
@@ -188,6 +189,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Gives the device called `name` all nodes that it runs, as long as nothing is known of its speed: it was not
+    /// measured, and its driver states none. Once there is a profile, time decides.
+    pub fn prefer(mut self, name: impl Into<String>) -> Self {
+        self.preferred.push(name.into());
+        self
+    }
+
     /// Opens the devices.
     ///
     /// # Errors
@@ -245,6 +253,15 @@ impl RuntimeBuilder {
                 d.name()
             )
         }));
+        let cost = CostModel::new(profiles).preferring(self.preferred);
+        warnings.extend(devices.iter().filter_map(|d| {
+            cost.is_preferred(d.device().info(), d.device().capabilities()).then(|| {
+                format!(
+                    "'{}' was not measured: it is given all that it can run, until a profile says how fast it is (see `anynpu probe --save`)",
+                    d.name()
+                )
+            })
+        }));
         let baseline = |d: &Arc<OpenDevice>| d.device().capabilities().features.baseline;
         if devices.is_empty() {
             let (_, unavailable) = registry.enumerate();
@@ -282,7 +299,7 @@ impl RuntimeBuilder {
                 health: Health::default(),
                 cache: (folder.is_some() || !self.compiled.is_empty())
                     .then(|| Arc::new(Cache::new(folder, self.compiled, limit))),
-                cost: CostModel::new(profiles),
+                cost,
                 knobs,
                 warnings,
             }),

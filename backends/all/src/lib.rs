@@ -3,6 +3,7 @@
 //! Apps pass [`drivers`] to the runtime, or a list of their own. It may depend on the HAL and on
 //! every backend.
 
+mod plugins;
 mod simulated;
 
 use anynpu_hal::driver::chaos::ChaosDriver;
@@ -11,6 +12,7 @@ use anynpu_hal::driver::noop::NoopDriver;
 pub use anynpu_qnn::htp::FixedForm;
 pub use anynpu_qnn::{Calibration, PowerMode, QnnDriver, Soc, WeightForm, sweep};
 pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
+pub use plugins::Plugins;
 pub use simulated::{Drivers, SimulatedError, drivers_for, simulated};
 
 /// What backends are told, besides what they read from the environment.

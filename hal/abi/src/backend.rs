@@ -4,10 +4,10 @@ use core::ffi::c_void;
 
 use crate::{
     anynpu_binding, anynpu_buffer, anynpu_buffer_request, anynpu_compatibility,
-    anynpu_compile_request, anynpu_counters, anynpu_device, anynpu_graph, anynpu_host,
-    anynpu_memory_need, anynpu_message, anynpu_module, anynpu_open_request, anynpu_power,
-    anynpu_status, anynpu_submission, anynpu_tell_bytes, anynpu_tell_device, anynpu_tell_verdict,
-    anynpu_text,
+    anynpu_compile_request, anynpu_counters, anynpu_device, anynpu_device_kind, anynpu_graph,
+    anynpu_host, anynpu_link, anynpu_memory_need, anynpu_message, anynpu_module,
+    anynpu_open_request, anynpu_status, anynpu_submission, anynpu_tell_bytes, anynpu_tell_device,
+    anynpu_tell_verdict, anynpu_text,
 };
 
 /// Functions of a plugin. Members that are marked optional may be null.
@@ -183,13 +183,15 @@ pub struct anynpu_backend {
     /// Optional, from 1.1: what the device has run, by its own count. Without it the host counts.
     pub counters:
         Option<unsafe extern "C" fn(device: *mut anynpu_device, counters: *mut anynpu_counters)>,
-    /// Optional, from 1.1: what the device is asked to be from now on.
-    pub set_power: Option<
+    /// Optional, from 1.1, a hint: improves what is assumed of copies between this device and another, which `link`
+    /// holds.
+    pub link: Option<
         unsafe extern "C" fn(
             device: *mut anynpu_device,
-            power: anynpu_power,
-            message: *mut anynpu_message,
-        ) -> anynpu_status,
+            other: anynpu_text,
+            other_kind: anynpu_device_kind,
+            link: *mut anynpu_link,
+        ),
     >,
 }
 

@@ -209,7 +209,7 @@ pub struct anynpu_buffer_request {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct anynpu_binding {
-    /// Its first byte in the host's memory; null for memory of the plugin's own.
+    /// Its first byte in the host's memory, aligned to 64 bytes; null for memory of the plugin's own.
     pub data: *mut c_void,
     /// Bytes, at least as many as the value needs under the submission's symbols.
     pub bytes: usize,
@@ -265,6 +265,20 @@ pub struct anynpu_counters {
     pub nodes: u64,
     /// Nanoseconds that they took.
     pub busy_ns: u64,
+}
+
+/// What copying values from one device to another costs.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct anynpu_link {
+    /// Bytes of this structure.
+    pub struct_size: u32,
+    /// Not used.
+    pub reserved: u32,
+    /// Bytes per second of a copy.
+    pub bytes_per_second: f64,
+    /// Microseconds of a transfer however small.
+    pub latency_us: f64,
 }
 
 /// Is told of a device that was found.

@@ -38,8 +38,15 @@ pub union anynpu_attribute_value {
     pub dims: *const anynpu_dim,
 }
 
+impl core::fmt::Debug for anynpu_attribute_value {
+    /// Which of the values it is stands beside it.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("anynpu_attribute_value")
+    }
+}
+
 /// An attribute of a node.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct anynpu_attribute {
     /// What it says.

@@ -38,7 +38,8 @@ const _: () = {
     layout!(anynpu_binding: 24, 8 { data 0, bytes 8, buffer 16, });
     layout!(anynpu_submission: 112, 8 { struct_size 0, reserved 4, module 8, entry 16, inputs 24, input_count 32, outputs 40, output_count 48, states 56, state_count 64, binding_stride 72, symbols 80, symbol_count 88, done 96, });
     layout!(anynpu_counters: 32, 8 { struct_size 0, reserved 4, submissions 8, nodes 16, busy_ns 24, });
-    layout!(anynpu_backend: 232, 8 { struct_size 0, major 4, minor 6, name 8, version 24, context 40, enumerate 48, open 56, close 64, support 72, compile 80, destroy_module 88, submit 96, validate 104, memory_need 112, resident_bytes 120, compatibility 128, save 136, check 144, load 152, allocate 160, free 168, map 176, unmap 184, trim 192, give_up 200, shutdown 208, counters 216, set_power 224, });
+    layout!(anynpu_link: 24, 8 { struct_size 0, reserved 4, bytes_per_second 8, latency_us 16, });
+    layout!(anynpu_backend: 232, 8 { struct_size 0, major 4, minor 6, name 8, version 24, context 40, enumerate 48, open 56, close 64, support 72, compile 80, destroy_module 88, submit 96, validate 104, memory_need 112, resident_bytes 120, compatibility 128, save 136, check 144, load 152, allocate 160, free 168, map 176, unmap 184, trim 192, give_up 200, shutdown 208, counters 216, link 224, });
 };
 
 // The table ended so in each minor version.

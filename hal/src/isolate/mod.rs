@@ -19,11 +19,13 @@ mod wire;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::{Device, Driver, DriverVariable, ExposedDevice, HalError, OpenOptions, Unavailable};
 use host::Host;
-use wire::{Answer, Call};
+use wire::{Answer, Call, Request};
 
 pub use serve::{ServeError, own_output, serve};
 
@@ -105,6 +107,61 @@ impl Driver for IsolatedDriver {
         options: &OpenOptions,
     ) -> Result<Arc<dyn Device>, HalError> {
         device::open(&device.info.name, &self.helper, options)
+    }
+}
+
+/// What became of a helper that was asked for its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trial {
+    /// It answered, or ended by itself.
+    Ended,
+    /// It was ended by a signal, or could not be started.
+    Crashed(String),
+    /// It did neither in time, and was ended.
+    Hung,
+}
+
+/// Starts a helper, asks it for its devices and waits until it has ended, at most for `limit`.
+pub(crate) fn trial(helper: &Helper, limit: Duration) -> Trial {
+    let mut command = Command::new(&helper.program);
+    command.args(&helper.arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    // what is wrong in another way is told when the driver is used
+    command.stderr(Stdio::null());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(e) => {
+            return Trial::Crashed(format!(
+                "{} can't be started: {e}",
+                helper.program.display()
+            ));
+        }
+    };
+    if let Some(mut input) = child.stdin.take() {
+        let request = Request {
+            id: 1,
+            call: Call::Enumerate,
+        };
+        // a helper that does not listen any more has ended; with this end closed, it ends
+        if let Err(e) = wire::write(&mut input, &request) {
+            tracing::debug!("a helper on trial does not listen: {e}");
+        }
+    }
+    let started = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.code().is_some() => return Trial::Ended,
+            Ok(Some(status)) => return Trial::Crashed(status.to_string()),
+            Ok(None) if started.elapsed() < limit => std::thread::sleep(Duration::from_millis(1)),
+            Ok(None) => {
+                let ended = child.kill().and_then(|()| child.wait());
+                if let Err(e) = ended {
+                    tracing::debug!("a helper on trial can't be ended: {e}");
+                }
+                return Trial::Hung;
+            }
+            Err(e) => return Trial::Crashed(e.to_string()),
+        }
     }
 }
 

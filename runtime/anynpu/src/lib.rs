@@ -78,6 +78,9 @@
 //! threads. [`LoadOptions::placement`] pins layers to devices. A device that can't run a part says
 //! why: see [`GenerationReport::fallbacks`] and [`LoadedModel::plans`].
 //!
+//! A backend that was built apart is a driver as well: [`Plugins`] loads those that are named, by code or in the
+//! environment.
+//!
 //! # Features
 //! `story-model` (default): the built-in model, 2.7 MB compiled into the program.
 //!
@@ -87,14 +90,17 @@
 #[cfg(feature = "story-model")]
 mod story;
 
-pub use anynpu_backends::{BackendOptions, drivers, drivers_for, drivers_with};
+pub use anynpu_backends::{BackendOptions, Plugins, drivers, drivers_for, drivers_with};
 pub use anynpu_runtime::*;
 #[cfg(feature = "story-model")]
 pub use story::story_model;
 
-/// A [`RuntimeBuilder`] with the drivers built into this build.
+/// A [`RuntimeBuilder`] with the drivers built into this build, and those in the plugins that the environment variable
+/// `ANYNPU_DRIVER_FILES` names.
 pub fn builder() -> RuntimeBuilder {
-    Runtime::builder().drivers(drivers())
+    Runtime::builder()
+        .drivers(drivers())
+        .drivers(Plugins::of_environment().drivers())
 }
 
 /// A runtime of every real device that opens.

@@ -37,8 +37,10 @@ pub enum Command {
         anynpu run model.gguf --chat --system 'Answer briefly.'")]
     Run(RunArgs),
     /// List every driver and device found, and why a driver is not usable
-    #[command(after_help = "Example:\n  anynpu devices --json")]
-    Devices(JsonArgs),
+    #[command(
+        after_help = "Examples:\n  anynpu devices --json\n  anynpu devices --driver ./libvendor.so"
+    )]
+    Devices(ListArgs),
     /// Measure each device into a profile, by which plans can be priced
     #[command(after_help = "Examples:\n  anynpu probe --quick\n  \
         anynpu probe --save profile.json\n  anynpu plan model.gguf --profile profile.json")]
@@ -121,7 +123,7 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Check each backend: what was looked for, what was found, what to do
     #[command(after_help = "Example:\n  anynpu doctor --json")]
-    Doctor(JsonArgs),
+    Doctor(ListArgs),
     /// Serve a driver to the program that started this one, on standard input and output
     #[command(hide = true)]
     ServeDriver(ServeDriverArgs),
@@ -146,6 +148,24 @@ pub struct JsonArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// Backends that were built apart.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Plugins")]
+pub struct PluginArgs {
+    /// Load this backend that was built apart: a library, or a manifest that names one; repeatable. Until its devices are
+    /// measured they are given all that they can run. ANYNPU_DRIVER_FILES names such, too
+    #[arg(long, value_name = "FILE")]
+    pub driver: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub plugins: PluginArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Where vendors' libraries are.
@@ -239,6 +259,8 @@ pub struct PlacementArgs {
     pub precision: Precision,
     #[command(flatten)]
     pub vendors: VendorArgs,
+    #[command(flatten)]
+    pub plugins: PluginArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -369,8 +391,11 @@ pub struct ServeDriverArgs {
     #[arg(long)]
     pub device: Vec<String>,
     /// Which of the drivers for these devices to serve
+    #[arg(long, required_unless_present = "driver")]
+    pub index: Option<usize>,
+    /// The plugin to serve instead
     #[arg(long)]
-    pub index: usize,
+    pub driver: Option<PathBuf>,
 }
 
 /// What a plan is to be the best in.

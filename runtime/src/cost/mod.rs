@@ -28,6 +28,8 @@ use crate::profile::{Correction, DeviceProfile, Profile};
 #[derive(Clone, Debug, Default)]
 pub struct CostModel {
     profiles: Vec<Profile>,
+    /// Devices that are given all they run as long as nothing is known of their speed.
+    preferred: Vec<String>,
 }
 
 /// A link with where its figures come from.
@@ -45,7 +47,24 @@ pub(crate) const COPY_LATENCY_US: f64 = 5.0;
 impl CostModel {
     /// Prices from `profiles`; of a device in several, the last counts.
     pub fn new(profiles: Vec<Profile>) -> CostModel {
-        CostModel { profiles }
+        CostModel {
+            profiles,
+            preferred: Vec::new(),
+        }
+    }
+
+    /// As it is, with the nodes of `devices` for nothing as long as nothing is known of their speed.
+    #[must_use]
+    pub(crate) fn preferring(mut self, devices: Vec<String>) -> CostModel {
+        self.preferred = devices;
+        self
+    }
+
+    /// Whether a device is given all that it runs.
+    pub(crate) fn is_preferred(&self, info: &DeviceInfo, capabilities: &Capabilities) -> bool {
+        self.preferred.contains(&info.name)
+            && self.profile_of(info).is_none()
+            && capabilities.claimed_rates.is_none()
     }
 
     /// The profiles, with what was learned since.
@@ -73,7 +92,10 @@ impl CostModel {
                 info.kind.name()
             );
         }
-        DeviceCost::new(info.kind, capabilities.claimed_rates.as_ref(), fitting)
+        match self.is_preferred(info, capabilities) {
+            true => DeviceCost::for_nothing(),
+            false => DeviceCost::new(info.kind, capabilities.claimed_rates.as_ref(), fitting),
+        }
     }
 
     /// What bringing values from one device to another costs. `known` is what the devices know of it; figures

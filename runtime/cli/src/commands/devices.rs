@@ -3,7 +3,7 @@
 use anynpu_hal::{Capabilities, OpenOptions, Registry};
 use serde::Serialize;
 
-use crate::args::JsonArgs;
+use crate::args::ListArgs;
 use crate::output;
 
 #[derive(Serialize)]
@@ -55,9 +55,11 @@ struct Unavailable {
 }
 
 /// Lists the devices.
-pub fn execute(args: &JsonArgs) -> anyhow::Result<()> {
-    let document = collect(&Registry::new(anynpu_backends::drivers()));
-    if args.json {
+pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
+    let mut drivers = anynpu_backends::drivers();
+    drivers.extend(args.plugins.listed()?);
+    let document = collect(&Registry::new(drivers));
+    if args.json.json {
         return output::print_json(&document);
     }
     for d in &document.devices {

@@ -3,7 +3,7 @@
 use anynpu_hal::{OpenOptions, Registry};
 use serde::Serialize;
 
-use crate::args::JsonArgs;
+use crate::args::ListArgs;
 use crate::output;
 
 #[derive(Serialize)]
@@ -35,8 +35,9 @@ struct Backend {
 }
 
 /// Examines the machine and every driver.
-pub fn execute(args: &JsonArgs) -> anyhow::Result<()> {
-    let drivers = anynpu_backends::drivers();
+pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
+    let mut drivers = anynpu_backends::drivers();
+    drivers.extend(args.plugins.listed()?);
     let variables = drivers.iter().flat_map(|d| d.variables());
     let variables: Vec<&str> = variables.map(|v| v.name).collect();
     let document = Document {
@@ -48,7 +49,7 @@ pub fn execute(args: &JsonArgs) -> anyhow::Result<()> {
             Err(e) => vec![e.to_string()],
         },
     };
-    if args.json {
+    if args.json.json {
         return output::print_json(&document);
     }
     let host = &document.host;

@@ -19,6 +19,7 @@ use anynpu_ir::{DType, Graph};
 use indicatif::ProgressBar;
 
 use crate::args::{self, ModelArg, PlacementArgs, VendorArgs};
+use crate::commands::plugins;
 use crate::commands::serve_driver::isolated;
 use crate::output;
 
@@ -165,7 +166,16 @@ impl PlacementArgs {
         if self.isolate {
             drivers = isolated(drivers, &self.device, &self.vendors())?;
         }
+        let plugins = self.plugins.named(self.isolate)?;
         let mut builder = builder.drivers(drivers);
+        for driver in &plugins {
+            // one without devices tells why when one of them is asked for, or in `devices`
+            for device in driver.enumerate().unwrap_or_default() {
+                builder = builder.prefer(device.info.name);
+            }
+        }
+        builder = builder.drivers(plugins);
+        builder = builder.drivers(plugins::of_environment(self.isolate)?);
         for name in devices {
             builder = builder.device(name);
         }

@@ -17,6 +17,7 @@ mod logits;
 mod operations;
 mod perplexity;
 mod plan;
+mod plugins;
 mod probe;
 mod quantize;
 mod run;

@@ -6,16 +6,23 @@ use std::io;
 use anyhow::Context;
 use anynpu_backends::Drivers;
 use anynpu_hal::isolate::{Helper, IsolatedDriver, own_output, serve};
+use anynpu_hal::plugin::{PluginDriver, PluginOptions};
 
 use crate::args::{ServeDriverArgs, VendorArgs};
 
 /// Serves until the program that started this one goes away.
 pub fn execute(args: &ServeDriverArgs) -> anyhow::Result<()> {
     let output = own_output().context("standard output")?;
+    if let Some(path) = &args.driver {
+        let driver = PluginDriver::load(path, PluginOptions::default())
+            .with_context(|| path.display().to_string())?;
+        return Ok(serve(&driver, io::stdin(), output)?);
+    }
     let (drivers, _) = anynpu_backends::drivers_for(&args.device, &args.vendors.options())?;
     let count = drivers.len();
-    let driver = drivers.into_iter().nth(args.index);
-    let driver = driver.with_context(|| format!("driver {} of {count}", args.index))?;
+    let index = args.index.unwrap_or(count);
+    let driver = drivers.into_iter().nth(index);
+    let driver = driver.with_context(|| format!("driver {index} of {count}"))?;
     Ok(serve(&*driver, io::stdin(), output)?)
 }
 
