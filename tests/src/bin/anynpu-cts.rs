@@ -1,5 +1,6 @@
 //! Certifies a device: runs the conformance suite on it and writes what it came to.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use anynpu_backends::{BackendOptions, drivers_for};
 use anynpu_hal::isolate::{Helper, IsolatedDriver, own_output, serve};
+use anynpu_hal::plugin::{PluginDriver, PluginOptions, name_of};
 use anynpu_hal::{Driver, ExposedDevice, OpenOptions};
 use anynpu_tests::conformance::{
     Certificate, Expectations, Glob, Progress, Selection, Subject, Suite, SuiteOptions, junit, run,
@@ -19,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   anynpu-cts --device cpu                               the CPU backend, all of it
   anynpu-cts --device sim:reference-f16 --quick         a simulated device, the quick part
+  anynpu-cts --driver libacme.so --report out.json      a plugin, in a process of its own
   anynpu-cts --device cpu --filter 'op/linear/*'        one op
   anynpu-cts --device cpu --skip 'leak/*' --list        what would be run
   anynpu-cts --device cpu --report out.json --junit out.xml
@@ -31,8 +34,11 @@ Case ids, the report and the lists of expected failures: docs/conformance.md.";
 #[derive(Debug, Parser)]
 #[command(name = "anynpu-cts", version, after_help = EXAMPLES)]
 struct Arguments {
-    /// A device of this build: cpu, sim:NAME, sim:FILE.toml, …
-    #[arg(long, value_name = "NAME", required_unless_present = "list")]
+    /// A plugin: a library that was built apart, or its manifest. It runs in a process of its own
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["list", "device"])]
+    driver: Option<PathBuf>,
+    /// A device of this build: cpu, sim:NAME, sim:FILE.toml, …; with --driver, one of the plugin's if not the first
+    #[arg(long, value_name = "NAME")]
     device: Option<String>,
     /// Option of the device, NAME=VALUE
     #[arg(long = "option", value_name = "NAME=VALUE")]
@@ -76,7 +82,10 @@ struct Arguments {
     /// Seconds that one case may take
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     deadline: u64,
-    /// Runs the device in a process of its own, so that its crash is a failed case
+    /// Runs a plugin in this process, where its crash ends the suite
+    #[arg(long, conflicts_with = "isolate")]
+    in_process: bool,
+    /// Runs a device of this build in a process of its own, so that its crash is a failed case
     #[arg(long)]
     isolate: bool,
     /// Serves the device to the program that started this one
@@ -97,8 +106,9 @@ fn main() -> ExitCode {
 
 fn program(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.serve {
+        let output = own_output()?;
         let (driver, _) = find(arguments)?;
-        serve(&*driver, std::io::stdin(), own_output()?)?;
+        serve(&*driver, std::io::stdin(), output)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut options = SuiteOptions::default();
@@ -158,8 +168,11 @@ fn program(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// The driver of the device that is named, and the device.
 fn find(arguments: &Arguments) -> anyhow::Result<(Arc<dyn Driver>, ExposedDevice)> {
+    if let Some(path) = &arguments.driver {
+        return plugin(arguments, path);
+    }
     let Some(name) = &arguments.device else {
-        bail!("no --device is named");
+        bail!("neither --driver nor --device is named");
     };
     let (drivers, names) = drivers_for(std::slice::from_ref(name), &BackendOptions::default())?;
     let name = names.first().unwrap_or(name);
@@ -186,25 +199,73 @@ fn subject(arguments: &Arguments) -> anyhow::Result<Subject> {
             .with_context(|| format!("option '{option}' is not NAME=VALUE"))?;
         options.options.insert(name.to_owned(), value.to_owned());
     }
-    let (driver, device) = find(arguments)?;
-    let driver: Arc<dyn Driver> = match arguments.isolate {
+    let (driver, device) = match isolated(arguments) {
         true => {
-            let mut helper = vec!["--serve".into()];
-            if let Some(device) = &arguments.device {
-                helper.extend(["--device".into(), device.into()]);
-            }
-            let program = std::env::current_exe().context("this program's own path")?;
-            Arc::new(IsolatedDriver::new(
-                driver.name(),
-                Helper {
-                    program,
-                    arguments: helper,
-                },
-            ))
+            let driver: Arc<dyn Driver> = Arc::new(helper(arguments)?);
+            let device = choose(&*driver, arguments)?;
+            (driver, device)
         }
-        false => driver,
+        false => find(arguments)?,
     };
     Ok(Subject::of_driver(driver, device, options))
+}
+
+/// Whether the device runs in a helper.
+fn isolated(arguments: &Arguments) -> bool {
+    !arguments.serve && (arguments.isolate || (arguments.driver.is_some() && !arguments.in_process))
+}
+
+/// The driver in this program, started again.
+fn helper(arguments: &Arguments) -> anyhow::Result<IsolatedDriver> {
+    let mut call: Vec<OsString> = vec!["--serve".into()];
+    let name = match (&arguments.driver, &arguments.device) {
+        (Some(path), _) => {
+            call.extend(["--driver".into(), path.into()]);
+            name_of(path)
+        }
+        (None, Some(device)) => {
+            call.extend(["--device".into(), device.into()]);
+            device.clone()
+        }
+        (None, None) => bail!("neither --driver nor --device is named"),
+    };
+    let program = std::env::current_exe().context("this program's own path")?;
+    let helper = Helper {
+        program,
+        arguments: call,
+    };
+    Ok(IsolatedDriver::new(name, helper))
+}
+
+/// The plugin at `path`, in this process, and its device. Its buffers have guards.
+fn plugin(arguments: &Arguments, path: &Path) -> anyhow::Result<(Arc<dyn Driver>, ExposedDevice)> {
+    let mut options = PluginOptions::default();
+    options.guard_buffers = true;
+    let driver = PluginDriver::load(path, options).with_context(|| path.display().to_string())?;
+    let driver: Arc<dyn Driver> = Arc::new(driver);
+    let device = choose(&*driver, arguments)?;
+    Ok((driver, device))
+}
+
+/// The device that is named, or the first.
+fn choose(driver: &dyn Driver, arguments: &Arguments) -> anyhow::Result<ExposedDevice> {
+    let found = driver
+        .enumerate()
+        .map_err(|e| anyhow::anyhow!("{}: {}", e.driver, e.reason))?;
+    let names: Vec<String> = found.iter().map(|d| d.info.name.clone()).collect();
+    let named = arguments
+        .device
+        .as_ref()
+        .filter(|_| arguments.driver.is_some());
+    let mut found = found.into_iter();
+    let chosen = match named {
+        Some(name) => found.find(|d| d.info.name == *name),
+        None => found.next(),
+    };
+    chosen.with_context(|| match named {
+        Some(name) => format!("it has no device '{name}', only {names:?}"),
+        None => "it has no device".to_owned(),
+    })
 }
 
 fn write(file: Option<&Path>, text: &str) -> anyhow::Result<()> {
@@ -231,7 +292,7 @@ fn summary(certificate: &Certificate) {
             None => "FAILED".into(),
         };
         println!("{known} {}", case.id);
-        if let Some(op) = case.op {
+        if let Some(op) = &case.op {
             println!("  op:       {op}");
         }
         if !detail.at.is_empty() {
@@ -246,13 +307,13 @@ fn summary(certificate: &Certificate) {
     let per_op = certificate.per_op();
     if !per_op.is_empty() {
         println!(
-            "{:<16} {:>7} {:>7} {:>12}",
+            "{:<28} {:>7} {:>7} {:>12}",
             "op", "passed", "failed", "not claimed"
         );
     }
     for (op, n) in per_op {
         println!(
-            "{op:<16} {:>7} {:>7} {:>12}",
+            "{op:<28} {:>7} {:>7} {:>12}",
             n.passed, n.failed, n.not_claimed
         );
     }

@@ -147,11 +147,43 @@ impl Binding {
             .collect()
     }
 
-    /// What operand `i` is to hold from now on.
-    pub fn give(&mut self, i: usize, data: Vec<u8>) -> Result<(), Stop> {
-        self.inputs[i].fill(&data)?;
-        self.given[i] = data;
-        Ok(())
+    /// Operands, results and states, to be submitted in another way.
+    pub fn buffers(&self) -> [Vec<Arc<dyn Buffer>>; 3] {
+        [&self.inputs, &self.outputs, &self.states]
+            .map(|all| all.iter().map(|g| g.buffer().clone()).collect())
+    }
+
+    /// Runs the entry with results in buffers without room for anything else, and gives their bytes.
+    pub fn run_exactly(
+        &self,
+        bench: &Bench,
+        module: &Arc<dyn Module>,
+        info: &EntryInfo,
+    ) -> Result<Vec<Vec<u8>>, Stop> {
+        let [inputs, _, states] = self.buffers();
+        let outputs = info.outputs.iter().map(|port| {
+            let bytes = port.ty.bytes(&self.symbols).unwrap_or(0);
+            let desc = super::memory::desc(&*bench.device, "exact", bytes);
+            bench.device.allocate(&desc)
+        });
+        let outputs = outputs.collect::<Result<Vec<_>, HalError>>()?;
+        let done = Timeline::new("the run").point(1);
+        bench.device.queue().submit(&Submission {
+            module,
+            entry: 0,
+            inputs: &inputs,
+            outputs: &outputs,
+            states: &states,
+            symbols: self.symbols,
+            wait: &[],
+            signal: &done,
+        })?;
+        if let Err(e) = self.finish(bench, &done) {
+            std::mem::forget(outputs);
+            return Err(e.into());
+        }
+        let read = outputs.iter().map(|b| super::memory::contents(&**b));
+        Ok(read.collect::<Result<_, _>>()?)
     }
 
     /// The contents of the states, in the order of the entry.

@@ -35,7 +35,7 @@ pub fn junit(certificate: &Certificate) -> String {
                 xml,
                 "><failure message=\"{}\">op: {}\nwhere: {}\nfound: {}\nexpected: {}\nbound: {}</failure></testcase>",
                 escape(&format!("found {}, expected {}", d.found, d.expected)),
-                escape(case.op.unwrap_or("none")),
+                escape(case.op.as_deref().unwrap_or("none")),
                 escape(&d.at),
                 escape(&d.found),
                 escape(&d.expected),

@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
-use anynpu_hal::{Buffer, BufferDesc, Device, HalError, MemoryKind, read_bytes, write_bytes};
+use anynpu_hal::{
+    Access, Buffer, BufferDesc, Device, HalError, MemoryKind, read_bytes, write_bytes,
+};
 
 /// Bytes after what a run needs, which it must leave alone.
-const GUARD: usize = 192;
+pub(crate) const GUARD: usize = 192;
 
 /// The byte at `i` of what nobody may write: no two neighbours are equal, none is 0.
 fn pattern(i: usize) -> u8 {
@@ -107,4 +109,21 @@ pub(crate) fn desc(device: &dyn Device, name: &str, bytes: usize) -> BufferDesc 
         desc.kind = kind;
     }
     desc
+}
+
+/// Whether the memory of `buffer` begins at a multiple of `align`.
+pub(crate) fn aligned(buffer: &dyn Buffer, align: usize) -> Result<bool, HalError> {
+    // SAFETY: the suite made the buffer for this alone; its memory is not touched.
+    let start = unsafe { buffer.map(Access::Read)? };
+    let aligned = start.cast::<u8>().as_ptr().addr().is_multiple_of(align);
+    buffer.unmap();
+    Ok(aligned)
+}
+
+/// What `buffer`, of which no run is going on, holds.
+pub(crate) fn contents(buffer: &dyn Buffer) -> Result<Vec<u8>, HalError> {
+    let mut bytes = vec![0; buffer.desc().bytes];
+    // SAFETY: the caller awaited the run that wrote the buffer.
+    unsafe { read_bytes(buffer, 0, &mut bytes)? };
+    Ok(bytes)
 }

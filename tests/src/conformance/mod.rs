@@ -10,12 +10,14 @@
 
 mod bind;
 pub mod bounds;
+mod contract;
 mod expect;
 mod glob;
 mod graphs;
 mod job;
 mod junit;
 mod memory;
+mod onnx;
 mod ops;
 mod outcome;
 mod report;

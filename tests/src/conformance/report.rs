@@ -91,7 +91,7 @@ pub struct CaseRecord {
     pub id: String,
     /// The op it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub op: Option<&'static str>,
+    pub op: Option<String>,
     /// `passed`, `failed`, `not_claimed`, `expected_failure` or `skipped`.
     pub outcome: &'static str,
     /// Why it was not claimed, skipped, or expected to fail.
@@ -201,7 +201,7 @@ impl Certificate {
         }
         self.cases.push(CaseRecord {
             id: case.id().to_owned(),
-            op: case.op(),
+            op: case.op().map(str::to_owned),
             outcome: name,
             reason,
             detail: finding.map(|f| Detail {

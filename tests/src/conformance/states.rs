@@ -130,9 +130,11 @@ fn job(
         let mut before = symbols;
         before.set(Symbol::CACHED, 0);
         before.set(Symbol::TOKENS, cached);
-        let mut earlier = job.clone();
-        earlier.symbols = before;
-        earlier.inputs = rows(context, &before);
+        let inputs = rows(context, &before);
+        let none = Arc::new(Named::default());
+        let mut earlier = Job::whole(graph.clone(), &inputs, none, before).map_err(fault)?;
+        earlier.state_dtype = dtype;
+        earlier.states = job.states.clone();
         let given = reference(&earlier)?;
         fill(&mut job.states, graph, &given.states);
     }

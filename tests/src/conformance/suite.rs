@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::bind::Bench;
 use super::glob::Glob;
 use super::outcome::{Check, Stop};
-use super::{Subject, graphs, ops, states};
+use super::{Subject, contract, graphs, onnx, ops, states};
 
 /// How the suite is built and run.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ type Action = Arc<dyn Fn(&Context) -> Check + Send + Sync>;
 #[derive(Clone)]
 pub struct TestCase {
     id: String,
-    op: Option<&'static str>,
+    op: Option<String>,
     action: Action,
 }
 
@@ -91,12 +91,12 @@ impl TestCase {
     /// A case; `op` is the name of the op it is about, if it is about one.
     pub fn new(
         id: impl Into<String>,
-        op: Option<&'static str>,
+        op: Option<&str>,
         action: impl Fn(&Context) -> Check + Send + Sync + 'static,
     ) -> Self {
         TestCase {
             id: id.into(),
-            op,
+            op: op.map(str::to_owned),
             action: Arc::new(action),
         }
     }
@@ -107,8 +107,8 @@ impl TestCase {
     }
 
     /// The op it is about.
-    pub fn op(&self) -> Option<&'static str> {
-        self.op
+    pub fn op(&self) -> Option<&str> {
+        self.op.as_deref()
     }
 
     /// Runs it here and now, however long that takes.
@@ -207,6 +207,8 @@ impl Suite {
         let mut cases = ops::cases(&options)?;
         cases.extend(graphs::cases(&options));
         cases.extend(states::cases());
+        cases.extend(contract::cases(&options));
+        cases.extend(onnx::cases(&options)?);
         Suite::of(cases, options)
     }
 
