@@ -57,6 +57,18 @@
 // Rotation of the pairs `(i, i + rotated / 2)`.
 #define ANYNPU_ROPE_HALF_SPLIT 1
 
+// Frequencies are `base ^ (-2 i / rotated)`. No parameters.
+#define ANYNPU_SCALING_NONE 0
+
+// Divided by a factor. Parameters: factor.
+#define ANYNPU_SCALING_LINEAR 1
+
+// YaRN (arXiv 2309.00071). Parameters: factor, original context, ext factor, attention factor, beta fast, beta slow.
+#define ANYNPU_SCALING_YARN 2
+
+// As Llama 3.1. Parameters: factor, low frequency factor, high frequency factor, original context.
+#define ANYNPU_SCALING_LLAMA3 3
+
 // `-x`.
 #define ANYNPU_UNARY_NEG 0
 
@@ -450,8 +462,8 @@ typedef struct anynpu_weight {
   uint64_t length;
   // A descriptor of the file that has the same bytes, which is the host's and not to be closed; -1 if none has.
   int32_t fd;
-  // Not used.
-  uint32_t reserved;
+  // 1 if the graph itself carries it: a small constant.
+  uint32_t is_constant;
   // Where in the file they begin.
   uint64_t offset;
 } anynpu_weight;
@@ -520,7 +532,7 @@ typedef struct anynpu_extent {
 typedef struct anynpu_entry {
   // Its name, unique in the module.
   struct anynpu_text name;
-  // The nodes, with all that crosses their boundary.
+  // The nodes, with all that crosses their boundary. Entries of the same nodes have the same tables.
   const struct anynpu_graph *graph;
   // Extents of the symbols, by their numbers.
   const struct anynpu_extent *extents;
@@ -723,7 +735,7 @@ typedef struct anynpu_backend {
                             anynpu_tell_verdict tell,
                             void *tell_context,
                             struct anynpu_message *message);
-  // Optional: the memory that compiling the same will take. Weights have no data in this request.
+  // Optional: the memory that compiling the same will take. Weights are valid during this call only.
   anynpu_status (*memory_need)(anynpu_device *device,
                                const struct anynpu_compile_request *request,
                                struct anynpu_memory_need *need,
@@ -1167,6 +1179,15 @@ typedef const struct anynpu_backend *(*anynpu_backend_query_fn)(uint16_t max_maj
 // Dims, one: number of elements.
 #define ANYNPU_KEY_LENGTH 34
 
+// Real: the base of rotary frequencies, from which FREQUENCIES and MAGNITUDE follow with the two that come next.
+#define ANYNPU_KEY_BASE 35
+
+// Integer: how frequencies are stretched for long contexts, `ANYNPU_SCALING_…`.
+#define ANYNPU_KEY_SCALING 36
+
+// Reals: what the way of stretching says it takes.
+#define ANYNPU_KEY_SCALING_PARAMETERS 37
+
 // `x[…, K], w[N, K], bias[N]? → […, N]`: `x · wᵀ + bias`. `w` may be of a block type.
 #define ANYNPU_OP_LINEAR 0
 
@@ -1187,7 +1208,7 @@ typedef const struct anynpu_backend *(*anynpu_backend_query_fn)(uint16_t max_maj
 
 // `x[T, H, D], positions[T], freq_factors[rotated / 2]? → [T, H, D]`: rotates each pair `i` of a head by the angle
 // `position · frequency[i]`, divided by `freq_factors[i]` if they are given, with cosine and sine times the magnitude.
-// STYLE, ROTATED, FREQUENCIES, MAGNITUDE.
+// STYLE, ROTATED, FREQUENCIES, MAGNITUDE, BASE, SCALING, SCALING_PARAMETERS.
 #define ANYNPU_OP_ROPE 6
 
 // `q[T, heads, D], (k[S, kv_heads, D], v[S, kv_heads, Dv])?, positions[T]?, mask[T, S]? → [T, heads, Dv]`. Query head `h`

@@ -117,6 +117,8 @@ enum Owner {
     Allocation(Layout),
     /// It allocated more: this many bytes of guards before its memory, and as many after it.
     Guarded(Layout, usize),
+    /// Somebody else's, who keeps it as long as the buffer lives.
+    Lent,
     /// A mapping that other processes may see too.
     Mapping { _kept: memmap2::MmapRaw },
 }
@@ -200,6 +202,31 @@ impl HostBuffer {
         all.find(|&at| unsafe { self.memory.as_ptr().offset(at).read_volatile() } != GUARD)
     }
 
+    /// Makes memory of somebody else a buffer.
+    ///
+    /// # Errors
+    /// Memory that is not aligned as `desc` says, or null.
+    ///
+    /// # Safety
+    /// `memory` leads to at least `desc.bytes` bytes that can be read and written as long as the buffer lives, by the rules
+    /// of [`Buffer::map`].
+    pub unsafe fn lent(desc: BufferDesc, memory: *mut u8) -> Result<Self, HalError> {
+        let align = desc.align.max(HOST_ALIGN);
+        match NonNull::new(memory).filter(|m| m.as_ptr().addr().is_multiple_of(align)) {
+            Some(memory) => Ok(HostBuffer {
+                desc,
+                memory,
+                owner: Owner::Lent,
+            }),
+            None => Err(HalError::InvalidUse {
+                call: "HostBuffer::lent",
+                what: format!("memory of '{}'", desc.name),
+                found: format!("{memory:p}"),
+                expected: format!("an address that {align} divides"),
+            }),
+        }
+    }
+
     /// Makes a shared mapping a buffer. It must be at least as large and as aligned as `desc` says.
     pub(crate) fn over(desc: BufferDesc, mapping: memmap2::MmapRaw) -> Result<Self, HalError> {
         let memory = NonNull::new(mapping.as_mut_ptr());
@@ -247,7 +274,7 @@ impl Drop for HostBuffer {
             Owner::Guarded(layout, guard) => unsafe {
                 dealloc(self.memory.as_ptr().sub(guard), layout);
             },
-            Owner::Mapping { .. } => {}
+            Owner::Lent | Owner::Mapping { .. } => {}
         }
     }
 }

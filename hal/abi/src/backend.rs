@@ -94,7 +94,7 @@ pub struct anynpu_backend {
             message: *mut anynpu_message,
         ) -> anynpu_status,
     >,
-    /// Optional: the memory that compiling the same will take. Weights have no data in this request.
+    /// Optional: the memory that compiling the same will take. Weights are valid during this call only.
     pub memory_need: Option<
         unsafe extern "C" fn(
             device: *mut anynpu_device,

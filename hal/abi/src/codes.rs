@@ -301,6 +301,12 @@ pub const ANYNPU_KEY_DILATION: anynpu_key = 32;
 pub const ANYNPU_KEY_GROUPS: anynpu_key = 33;
 /// Dims, one: number of elements.
 pub const ANYNPU_KEY_LENGTH: anynpu_key = 34;
+/// Real: the base of rotary frequencies, from which FREQUENCIES and MAGNITUDE follow with the two that come next.
+pub const ANYNPU_KEY_BASE: anynpu_key = 35;
+/// Integer: how frequencies are stretched for long contexts, `ANYNPU_SCALING_…`.
+pub const ANYNPU_KEY_SCALING: anynpu_key = 36;
+/// Reals: what the way of stretching says it takes.
+pub const ANYNPU_KEY_SCALING_PARAMETERS: anynpu_key = 37;
 
 /// An operation. The reference of operands, shapes and meaning is the documentation of `Op` in `graphs/ir/src/op.rs`; the
 /// lines here name operands `→` result and the keys of attributes. `?` marks what may be absent, `…` any leading
@@ -321,7 +327,7 @@ pub const ANYNPU_OP_RMS_NORM: anynpu_op = 4;
 pub const ANYNPU_OP_LAYER_NORM: anynpu_op = 5;
 /// `x[T, H, D], positions[T], freq_factors[rotated / 2]? → [T, H, D]`: rotates each pair `i` of a head by the angle
 /// `position · frequency[i]`, divided by `freq_factors[i]` if they are given, with cosine and sine times the magnitude.
-/// STYLE, ROTATED, FREQUENCIES, MAGNITUDE.
+/// STYLE, ROTATED, FREQUENCIES, MAGNITUDE, BASE, SCALING, SCALING_PARAMETERS.
 pub const ANYNPU_OP_ROPE: anynpu_op = 6;
 /// `q[T, heads, D], (k[S, kv_heads, D], v[S, kv_heads, Dv])?, positions[T]?, mask[T, S]? → [T, heads, Dv]`. Query head `h`
 /// reads KV head `h / (heads / kv_heads)`. Keys and values are operands, or the first `cached + T` rows of two states.
@@ -386,6 +392,15 @@ pub const ANYNPU_OP_IOTA: anynpu_op = 34;
 pub const ANYNPU_ROPE_INTERLEAVED: i64 = 0;
 /// Rotation of the pairs `(i, i + rotated / 2)`.
 pub const ANYNPU_ROPE_HALF_SPLIT: i64 = 1;
+
+/// Frequencies are `base ^ (-2 i / rotated)`. No parameters.
+pub const ANYNPU_SCALING_NONE: i64 = 0;
+/// Divided by a factor. Parameters: factor.
+pub const ANYNPU_SCALING_LINEAR: i64 = 1;
+/// YaRN (arXiv 2309.00071). Parameters: factor, original context, ext factor, attention factor, beta fast, beta slow.
+pub const ANYNPU_SCALING_YARN: i64 = 2;
+/// As Llama 3.1. Parameters: factor, low frequency factor, high frequency factor, original context.
+pub const ANYNPU_SCALING_LLAMA3: i64 = 3;
 
 /// `-x`.
 pub const ANYNPU_UNARY_NEG: i64 = 0;

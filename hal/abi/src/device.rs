@@ -127,7 +127,7 @@ pub struct anynpu_extent {
 pub struct anynpu_entry {
     /// Its name, unique in the module.
     pub name: anynpu_text,
-    /// The nodes, with all that crosses their boundary.
+    /// The nodes, with all that crosses their boundary. Entries of the same nodes have the same tables.
     pub graph: *const anynpu_graph,
     /// Extents of the symbols, by their numbers.
     pub extents: *const anynpu_extent,

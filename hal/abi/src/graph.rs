@@ -138,8 +138,8 @@ pub struct anynpu_weight {
     pub length: u64,
     /// A descriptor of the file that has the same bytes, which is the host's and not to be closed; -1 if none has.
     pub fd: i32,
-    /// Not used.
-    pub reserved: u32,
+    /// 1 if the graph itself carries it: a small constant.
+    pub is_constant: u32,
     /// Where in the file they begin.
     pub offset: u64,
 }

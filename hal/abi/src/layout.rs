@@ -21,7 +21,7 @@ const _: () = {
     layout!(anynpu_value: 40, 8 { name 0, dtype 16, rank 20, dims 24, source 32, index 36, });
     layout!(anynpu_node: 80, 8 { name 0, op 16, reserved 20, inputs 24, input_count 32, outputs 40, output_count 48, attributes 56, attribute_count 64, attribute_stride 72, });
     layout!(anynpu_state: 40, 8 { name 0, dtype 16, rank 20, dims 24, axis 32, reserved 36, });
-    layout!(anynpu_weight: 56, 8 { name 0, value 16, dtype 20, data 24, length 32, fd 40, reserved 44, offset 48, });
+    layout!(anynpu_weight: 56, 8 { name 0, value 16, dtype 20, data 24, length 32, fd 40, is_constant 44, offset 48, });
     layout!(anynpu_graph: 152, 8 { struct_size 0, op_set 4, name 8, values 24, value_count 32, value_stride 40, nodes 48, node_count 56, node_stride 64, states 72, state_count 80, state_stride 88, weights 96, weight_count 104, weight_stride 112, inputs 120, input_count 128, outputs 136, output_count 144, });
     layout!(anynpu_message: 48, 8 { struct_size 0, reserved 4, text 8, capacity 16, length 24, vendor_code 32, bytes 40, });
     layout!(anynpu_point: 16, 8 { id 0, generation 8, });

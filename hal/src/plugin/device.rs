@@ -407,9 +407,9 @@ impl Device for PluginDevice {
         &self,
         entries: &[Entry],
         options: &CompileOptions,
-        _: &dyn WeightSource,
+        weights: &dyn WeightSource,
     ) -> Result<Option<MemoryNeed>, HalError> {
-        module::memory_need(&self.opened, entries, options)
+        module::memory_need(&self.opened, entries, options, weights)
     }
 
     fn compatibility(&self) -> Vec<u8> {

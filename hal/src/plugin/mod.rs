@@ -13,14 +13,14 @@
 mod answers;
 mod buffer;
 mod device;
+pub mod export;
 mod host;
 mod manifest;
 mod module;
 mod queue;
+mod read;
 mod table;
 mod tables;
-#[cfg(test)]
-mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use answers::{Described, Message};
 use table::Table;
 
 pub use manifest::{DRIVER_FILES, Manifest, driver_files};
+pub use read::{ReadGraph, ReadWeight, TableError, read_graph};
 
 /// A plugin that can't be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -42,7 +42,8 @@ pub(super) struct PluginModule {
     /// What begins its compiled form, if it has one.
     head: Option<FormWriter>,
     /// What the plugin may read as long as the module lives.
-    _weights: Weights,
+    _weights: Lent,
+    _source: Arc<dyn WeightSource>,
     _graphs: Vec<Arc<Graph>>,
 }
 
@@ -51,13 +52,11 @@ unsafe impl Send for PluginModule {}
 // SAFETY: as for Send.
 unsafe impl Sync for PluginModule {}
 
-/// Weights where a plugin reads them.
+/// Weights where a plugin reads them, as long as their source lives.
 #[derive(Debug)]
-struct Weights {
-    /// What the bytes are borrowed of.
-    _source: Arc<dyn WeightSource>,
+struct Lent {
     bytes: HashMap<String, WeightBytes>,
-    /// Bytes that the source made for this module alone.
+    /// Bytes that the source made for this alone.
     _made: Vec<Vec<u8>>,
     made_bytes: u64,
     /// Open, so that their descriptors can be handed on.
@@ -65,12 +64,12 @@ struct Weights {
 }
 
 // SAFETY: the pointers lead to bytes that the source lends as long as it lives, or that are kept here; nobody writes them.
-unsafe impl Send for Weights {}
+unsafe impl Send for Lent {}
 // SAFETY: as for Send.
-unsafe impl Sync for Weights {}
+unsafe impl Sync for Lent {}
 
-impl Weights {
-    fn of(entries: &[Entry], source: Arc<dyn WeightSource>) -> Result<Weights, HalError> {
+impl Lent {
+    fn of(entries: &[Entry], source: &dyn WeightSource) -> Result<Lent, HalError> {
         let mut bytes = HashMap::new();
         let (mut made, mut files) = (Vec::new(), HashMap::new());
         for name in names(entries) {
@@ -97,12 +96,11 @@ impl Weights {
             bytes.insert(name.to_owned(), weight);
         }
         let made_bytes = made.iter().map(|m| m.len() as u64).sum();
-        Ok(Weights {
+        Ok(Lent {
             bytes,
             _made: made,
             made_bytes,
             _files: files,
-            _source: source,
         })
     }
 }
@@ -187,15 +185,21 @@ fn request<R>(
     context: &mut Context<'_>,
     call: impl FnOnce(*const anynpu_compile_request) -> R,
 ) -> Result<R, HalError> {
-    let mut tables = Vec::with_capacity(entries.len());
+    // entries of the same nodes have the same tables
+    let mut tables: Vec<(&Entry, GraphTables)> = Vec::with_capacity(entries.len());
+    let same = |a: &Entry, b: &Entry| Arc::ptr_eq(&a.graph, &b.graph) && a.nodes == b.nodes;
     for entry in entries {
+        if tables.iter().any(|(known, _)| same(known, entry)) {
+            continue;
+        }
         let run = entry.subgraph().map_err(|e| HalError::InvalidUse {
             call: "compile",
             what: format!("nodes of entry '{}'", entry.name),
             found: format!("{}..{}", entry.nodes.start, entry.nodes.end),
             expected: e.to_string(),
         })?;
-        tables.push(GraphTables::of(&run, Some(options.state_dtype), weights));
+        let own = GraphTables::of(&run, Some(options.state_dtype), weights);
+        tables.push((entry, own));
     }
     let extents = |entry: &Entry| -> Vec<anynpu_extent> {
         let of = |symbol| match entry.bounds.get(Symbol(symbol)) {
@@ -205,15 +209,16 @@ fn request<R>(
         (0..Symbol::COUNT as u16).map(of).collect()
     };
     let extents: Vec<Vec<anynpu_extent>> = entries.iter().map(extents).collect();
-    let each = entries.iter().zip(&tables).zip(&extents);
-    let flat: Vec<anynpu_entry> = each
-        .map(|((entry, tables), extents)| anynpu_entry {
+    let each = entries.iter().zip(&extents).filter_map(|(entry, extents)| {
+        let own = tables.iter().find(|(known, _)| same(known, entry))?;
+        Some(anynpu_entry {
             name: tables::text(&entry.name),
-            graph: tables.graph(),
+            graph: own.1.graph(),
             extents: extents.as_ptr(),
             extent_count: extents.len(),
         })
-        .collect();
+    });
+    let flat: Vec<anynpu_entry> = each.collect();
     let pairs: Vec<anynpu_option> = options.vendor.iter().map(|(n, v)| pair(n, v)).collect();
     let request = anynpu_compile_request {
         struct_size: size_of::<anynpu_compile_request>() as u32,
@@ -236,7 +241,9 @@ pub(super) fn memory_need(
     opened: &Arc<Opened>,
     entries: &[Entry],
     options: &CompileOptions,
+    weights: &dyn WeightSource,
 ) -> Result<Option<MemoryNeed>, HalError> {
+    let lent = Lent::of(entries, weights)?;
     let calling = opened.call()?;
     let Some(function) = calling.table.optional().memory_need else {
         return Ok(None);
@@ -250,7 +257,8 @@ pub(super) fn memory_need(
         progress: &mut |_, _| true,
         refused: Vec::new(),
     };
-    let status = request(entries, options, &|_| None, &mut context, |request| {
+    let bytes = |name: &str| lent.bytes.get(name).copied();
+    let status = request(entries, options, &bytes, &mut context, |request| {
         // SAFETY: all that is given lives during the call.
         unsafe { function(calling.device, request, &raw mut need, message.raw()) }
     })?;
@@ -281,7 +289,7 @@ impl PluginModule {
             .iter()
             .map(|e| EntryInfo::describe(e, options.state_dtype))
             .collect::<Result<Vec<EntryInfo>, HalError>>()?;
-        let weights = Weights::of(entries, source)?;
+        let weights = Lent::of(entries, &*source)?;
         let mut context = Context {
             progress,
             refused: Vec::new(),
@@ -344,6 +352,7 @@ impl PluginModule {
             resident: resident.saturating_add(weights.made_bytes),
             head,
             _weights: weights,
+            _source: source,
             _graphs: entries.iter().map(|e| e.graph.clone()).collect(),
         })
     }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use anynpu_abi::*;
 use anynpu_ir::{
-    Activation, AttentionKv, BinaryOp, DType, Dim, Graph, OP_SET_VERSION, Op, ReduceOp, RopeStyle,
-    Shape, StateId, Subgraph, UnaryOp, ValueDef, ValueId, rope_frequencies,
+    Activation, AttentionKv, BinaryOp, DType, Dim, Graph, OP_SET_VERSION, Op, ReduceOp,
+    RopeScaling, RopeStyle, Shape, StateId, Subgraph, UnaryOp, ValueDef, ValueId, rope_frequencies,
 };
 
 /// An op that the interface has no number for: no plugin runs it.
@@ -226,7 +226,7 @@ impl<'g> Writer<'g> {
                     data: bytes.data,
                     length: bytes.length,
                     fd: bytes.fd,
-                    reserved: 0,
+                    is_constant: weight.inline.is_some().into(),
                     offset: bytes.offset,
                 });
                 (ANYNPU_VALUE_WEIGHT, self.weights.len() as u32 - 1)
@@ -283,6 +283,10 @@ impl<'g> Writer<'g> {
                 list.integer(ANYNPU_KEY_ROTATED, dims.into());
                 list.reals(ANYNPU_KEY_FREQUENCIES, frequencies);
                 list.real(ANYNPU_KEY_MAGNITUDE, magnitude);
+                list.real(ANYNPU_KEY_BASE, base);
+                let (way, parameters) = scaling_parameters(scaling);
+                list.integer(ANYNPU_KEY_SCALING, way);
+                list.reals(ANYNPU_KEY_SCALING_PARAMETERS, parameters);
             }
             Op::Attention {
                 kv,
@@ -424,6 +428,43 @@ fn place<T: PartialEq>(all: &[T], word: &T) -> i64 {
     all.iter()
         .position(|w| w == word)
         .map_or(-1, |at| at as i64)
+}
+
+/// A way of stretching frequencies and what it takes.
+fn scaling_parameters(scaling: RopeScaling) -> (i64, Vec<f32>) {
+    match scaling {
+        RopeScaling::Linear { factor } => (ANYNPU_SCALING_LINEAR, vec![factor]),
+        RopeScaling::Yarn {
+            factor,
+            original_context,
+            ext_factor,
+            attn_factor,
+            beta_fast,
+            beta_slow,
+        } => {
+            let context = original_context as f32;
+            let parameters = vec![
+                factor,
+                context,
+                ext_factor,
+                attn_factor,
+                beta_fast,
+                beta_slow,
+            ];
+            (ANYNPU_SCALING_YARN, parameters)
+        }
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } => {
+            let context = original_context as f32;
+            let parameters = vec![factor, low_freq_factor, high_freq_factor, context];
+            (ANYNPU_SCALING_LLAMA3, parameters)
+        }
+        _ => (ANYNPU_SCALING_NONE, Vec::new()),
+    }
 }
 
 /// Attributes in the making.

@@ -1,6 +1,7 @@
 //! Loading backends that were built apart: every shape of table, and every way to fail.
 
 mod c;
+mod exported;
 mod loader;
 mod manifests;
 
