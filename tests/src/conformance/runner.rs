@@ -23,7 +23,7 @@ pub struct Progress<'a> {
 /// Runs the selected cases of `suite` on `subject`, one after the other, and tells `progress` of each.
 ///
 /// A case that does not end by its deadline has failed; it is left behind with its device and the next case
-/// gets another. So does one after a device that was lost.
+/// gets another. So does one after a device that was lost. Where the device does not open at first, no case is run.
 pub fn run(
     suite: &Suite,
     subject: &Arc<Subject>,
@@ -35,7 +35,10 @@ pub fn run(
     let mut certificate = Certificate::new(suite);
     match subject.device() {
         Ok(device) => certificate.describe(&*device),
-        Err(e) => certificate.device_absent(&e),
+        Err(e) => {
+            certificate.device_absent(&e, suite.cases().len());
+            return certificate;
+        }
     }
     let chosen = |case: &&TestCase| selection.admits(case.id());
     let total = suite.cases().iter().filter(chosen).count();

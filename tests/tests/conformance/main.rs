@@ -5,6 +5,8 @@ mod faulty;
 #[cfg(target_os = "linux")]
 mod helper;
 mod nodes;
+#[cfg(unix)]
+mod plugin;
 mod program;
 
 use std::sync::Arc;
