@@ -4,6 +4,7 @@ use anynpu_hal::{OpenOptions, Registry};
 use serde::Serialize;
 
 use crate::args::JsonArgs;
+use crate::commands::load;
 use crate::output;
 
 #[derive(Serialize)]
@@ -36,7 +37,7 @@ struct Backend {
 
 /// Examines the machine and every driver.
 pub fn execute(args: &JsonArgs) -> anyhow::Result<()> {
-    let drivers = anynpu_backends::drivers();
+    let drivers = load::drivers();
     let variables = drivers.iter().flat_map(|d| d.variables());
     let variables: Vec<&str> = variables.map(|v| v.name).collect();
     let document = Document {
