@@ -225,8 +225,8 @@ call! { compile(_device: *mut anynpu_device, request: *const anynpu_compile_requ
                 if w.data.is_null() || w.length < bytes as u64 { return Err((ANYNPU_WEIGHT, "compile: no weight")); }
                 t.weight = Some(std::slice::from_raw_parts(w.data.cast(), bytes));
             } else {
-                t.data.try_reserve_exact(n).map_err(|_| (ANYNPU_OUT_OF_MEMORY, "compile: no memory for a value"))?;
-                t.data.resize(n, 0.0);
+                Vec::<f32>::new().try_reserve_exact(n).map_err(|_| (ANYNPU_OUT_OF_MEMORY, "compile: no memory"))?;
+                t.data = vec![0.0; n]; // pages that are not written take no memory
             }
             tensors.push(t);
         }
