@@ -195,8 +195,8 @@ static anynpu_status add_entry(module *m, size_t number, const anynpu_compile_re
             const anynpu_weight *w = AT(anynpu_weight, g->weights, g->weight_stride, v->index);
             size_t block = t->dtype == ANYNPU_DTYPE_Q8_0 ? 34 : t->dtype == ANYNPU_DTYPE_F16 ? 64 : 128; /* of 32 */
             t->place = WEIGHT, t->data = (void *)w->data;
-            if (!w->data || w->length * 32 < t->elements * block)
-                return FAIL(ANYNPU_WEIGHT, "compile: weight '%.*s' is not all there", NAME(w->name));
+            if (!w->data || w->dtype != t->dtype || w->length * 32 < t->elements * block)
+                return FAIL(ANYNPU_WEIGHT, "compile: weight '%.*s' is not what the graph says", NAME(w->name));
         } else if (t->place == SCRATCH && !(t->data = take(m, t->elements, sizeof(float)))) {
             return FAIL(ANYNPU_OUT_OF_MEMORY, "compile: no memory for '%.*s'", NAME(v->name));
         }

@@ -37,16 +37,16 @@ mutants! {
     a_missing_bias: "bias ? element(bias, c) : 0" => "0", "op/linear/*", "Linear";
     a_wrong_row_of_the_matrix: "element(w, c * k + i)" => "element(w, (n - 1 - c) * k + i)", "op/linear/*", "Linear";
     a_wrong_scale_of_blocks: "* half(block)" => "* half(block + 2)", "op/linear/*", "Linear";
-    a_sigmoid_without_its_factor: "gate[i] / (1 +" => "1 / (1 +", "op/gated_activation/*", "GatedActivation";
+    a_sigmoid_without_its_factor: "gate[i] / (1 +" => "1 / (1 +", "op/gated_*", "GatedActivation";
     an_element_past_the_end: "y[c] = (float)sum;" => "y[c] = y[c + 1] = (float)sum;", "op/linear/*", "Linear";
-    a_function_it_does_not_run: "!= ANYNPU_ACTIVATION_SILU" => "< 0", "op/gated_activation/*", "GatedActivation";
+    a_function_it_does_not_run: "!= ANYNPU_ACTIVATION_SILU" => "< 0", "op/gated_*", "GatedActivation";
     a_type_it_does_not_read: "|| v->dtype == ANYNPU_DTYPE_Q8_0;" => "|| v->dtype >= ANYNPU_DTYPE_Q4_0;", "op/linear/*", "Linear";
-    a_verdict_on_another_node: "tell(context, i," => "tell(context, i + 1,", "verdict/*", "verdict/";
+    a_verdict_on_another_node: "tell(context, i," => "tell(context, i + 1,", "graph/*", "graph/";
     an_operand_that_is_changed: "sum += (double)x[i] * x[i];" => "sum += (double)x[i] * x[i]; ((float *)x)[0] = 0;", "op/rms_norm/*", "RmsNorm";
     the_largest_size_instead_of_this_one: "s->symbols[i] : 0;" => "p->extents[i].limit : 0;", "op/*/symbolic", "op/";
     an_end_that_is_never_told: "host->signal(host->context, s->done, ANYNPU_OK, (anynpu_text)TEXT(\"\"));" => "", "op/rms_norm/f32*", "RmsNorm";
     a_refusal_that_is_forgotten: "if (refused) return" => "if (refused > 1000000) return", "verdict/*", "verdict/";
     a_progress_past_the_end: "r->progress(r->context, m->count," => "r->progress(r->context, m->count + 1,", "compile/*", "compile/progress";
-    a_module_that_is_leaked: "free(m->programs), free(m);" => "memset(malloc(1 << 17), 1, 1 << 17);", "leak/100_rounds", "leak/";
+    a_module_that_is_leaked: "free(m->programs), free(m);" => "memset(host->allocate(host->context, 1 << 17, 64), 1, 1 << 17);", "leak/100_rounds", "leak/";
     a_crash: "const program *p = &m->programs[s->entry];" => "const program *p = NULL;", "op/rms_norm/f32*", "RmsNorm";
 }

@@ -222,7 +222,8 @@ call! { compile(_device: *mut anynpu_device, request: *const anynpu_compile_requ
             if v.source == ANYNPU_VALUE_WEIGHT {
                 let w = &weights[v.index as usize];
                 let bytes = match v.dtype { ANYNPU_DTYPE_Q8_0 => n / 32 * 34, ANYNPU_DTYPE_F16 => n * 2, _ => n * 4 };
-                if w.data.is_null() || w.length < bytes as u64 { return Err((ANYNPU_WEIGHT, "compile: no weight")); }
+                let good = !w.data.is_null() && w.dtype == v.dtype && w.length >= bytes as u64;
+                if !good { return Err((ANYNPU_WEIGHT, "compile: a weight is not what the graph says")); }
                 t.weight = Some(std::slice::from_raw_parts(w.data.cast(), bytes));
             } else {
                 Vec::<f32>::new().try_reserve_exact(n).map_err(|_| (ANYNPU_OUT_OF_MEMORY, "compile: no memory"))?;
@@ -256,8 +257,7 @@ call! { submit(_device: *mut anynpu_device, submission: *const anynpu_submission
     let fit = p.inputs.iter().chain(&p.outputs).zip(&bound).all(fits);
     if !fit { return Err((ANYNPU_INVALID_USE, "submit: a binding is too short, or not the host's memory")); }
     for (i, b) in bound[..s.input_count].iter().enumerate() {
-        let t = p.inputs[i];
-        b.data.cast::<u8>().copy_to(p.tensors[t as usize].data.as_mut_ptr().cast(), bytes(p, t));
+        b.data.cast::<u8>().copy_to(p.tensors[p.inputs[i] as usize].data.as_mut_ptr().cast(), bytes(p, p.inputs[i]));
     }
     run(p, &symbols);
     for (&t, b) in p.outputs.iter().zip(&bound[s.input_count..]) {
