@@ -37,6 +37,14 @@ const UNSAFE: &[(&str, &str)] = &[
     ("backends/*/tests/**", "tests that map a device's buffers"),
     ("tests/src/device.rs", "maps a device's buffers"),
     (
+        "tests/engines/*/src/memory.rs",
+        "an engine behind a plugin reads the buffers bound",
+    ),
+    (
+        "tests/engines/*/tests/**",
+        "tests that map a device's buffers",
+    ),
+    (
         "**/tests/allocations.rs",
         "an allocator that counts, in a test",
     ),

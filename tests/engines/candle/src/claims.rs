@@ -39,7 +39,10 @@ fn claim(graph: &Graph, node: &Node) -> Claim {
     for &value in node.inputs.iter().chain(&node.outputs) {
         let dtype = graph.ty(value).dtype;
         if kept(dtype).is_none() {
-            return no(ReasonCode::DType, format!("{dtype}: candle has no such type"));
+            return no(
+                ReasonCode::DType,
+                format!("{dtype}: candle has no such type"),
+            );
         }
     }
     let first = node.inputs.first().map(|&v| graph.ty(v).dtype);
@@ -57,7 +60,10 @@ fn claim(graph: &Graph, node: &Node) -> Claim {
             | Activation::Gelu
             | Activation::GeluTanh
             | Activation::GeluQuick => Ok(()),
-            other => no(ReasonCode::OpUnknown, format!("activation {}", other.name())),
+            other => no(
+                ReasonCode::OpUnknown,
+                format!("activation {}", other.name()),
+            ),
         },
         Op::Binary(f) => binary(*f, first),
         Op::Select | Op::Gather { .. } => Ok(()),
@@ -71,7 +77,10 @@ fn claim(graph: &Graph, node: &Node) -> Claim {
             ),
             other => no(ReasonCode::OpUnknown, format!("reduction {}", other.name())),
         },
-        other => no(ReasonCode::OpUnknown, format!("no {} is made of candle's ops", other.name())),
+        other => no(
+            ReasonCode::OpUnknown,
+            format!("no {} is made of candle's ops", other.name()),
+        ),
     }
 }
 
@@ -79,7 +88,10 @@ fn state(graph: &Graph, id: StateId) -> Claim {
     let state = graph.state(id);
     match state.ty.dtype.is_float() {
         true => Ok(()),
-        false => no(ReasonCode::State, format!("state '{}' of {}", state.name, state.ty.dtype)),
+        false => no(
+            ReasonCode::State,
+            format!("state '{}' of {}", state.name, state.ty.dtype),
+        ),
     }
 }
 
@@ -94,10 +106,7 @@ fn floats(why: &str, dtype: Option<DType>) -> Claim {
 fn unary(f: UnaryOp, dtype: Option<DType>) -> Claim {
     match f {
         UnaryOp::Not => Ok(()),
-        UnaryOp::Round => no(
-            ReasonCode::OpUnknown,
-            "candle rounds halves away from zero",
-        ),
+        UnaryOp::Round => no(ReasonCode::OpUnknown, "candle rounds halves away from zero"),
         UnaryOp::Neg
         | UnaryOp::Abs
         | UnaryOp::Exp

@@ -127,17 +127,20 @@ pub(crate) fn compile(
 /// Fails unless every node is claimed, with states kept in `state_dtype`.
 fn refuse(runs: &[Subgraph<'_>], state_dtype: DType) -> Result<(), HalError> {
     let plain = state_dtype.is_float();
-    let obstacle = |(run, (id, node)): (&Subgraph<'_>, (NodeId, &anynpu_ir::Node))| {
-        match verdict(run.graph(), node) {
-            Support::No(reason) => Some((id, reason)),
-            _ if node.op.states().next().is_some() && !plain => {
-                let detail = format!("states are kept in {state_dtype}, which it does not write");
-                Some((id, Reason::new(ReasonCode::State, detail)))
-            }
-            _ => None,
+    let obstacle = |(run, (id, node)): (&Subgraph<'_>, (NodeId, &anynpu_ir::Node))| match verdict(
+        run.graph(),
+        node,
+    ) {
+        Support::No(reason) => Some((id, reason)),
+        _ if node.op.states().next().is_some() && !plain => {
+            let detail = format!("states are kept in {state_dtype}, which it does not write");
+            Some((id, Reason::new(ReasonCode::State, detail)))
         }
+        _ => None,
     };
-    let all = runs.iter().flat_map(|run| run.nodes().map(move |n| (run, n)));
+    let all = runs
+        .iter()
+        .flat_map(|run| run.nodes().map(move |n| (run, n)));
     let nodes: Vec<(NodeId, Reason)> = all.filter_map(obstacle).collect();
     match nodes.is_empty() {
         true => Ok(()),
@@ -151,7 +154,9 @@ fn refuse(runs: &[Subgraph<'_>], state_dtype: DType) -> Result<(), HalError> {
 fn key(run: &Subgraph<'_>, id: WeightId) -> Key {
     let graph = run.graph();
     let weight = graph.weight(id);
-    let mut users = run.nodes().filter(|(_, n)| n.inputs.contains(&weight.value));
+    let mut users = run
+        .nodes()
+        .filter(|(_, n)| n.inputs.contains(&weight.value));
     let wide = users.all(|(_, n)| gives_f32(&n.op));
     match weight.inline {
         Some(_) => Key::Inline(std::ptr::from_ref(graph).addr(), id, wide),

@@ -90,7 +90,9 @@ impl Device for CandleDevice {
 
     fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
         let nodes = graph.nodes();
-        nodes.map(|(_, node)| verdict(graph.graph(), node)).collect()
+        nodes
+            .map(|(_, node)| verdict(graph.graph(), node))
+            .collect()
     }
 
     fn compile(

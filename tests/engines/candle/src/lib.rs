@@ -29,6 +29,8 @@ pub const NAME: &str = "candle";
 #[derive(Debug, Default)]
 pub struct CandleDriver;
 
+anynpu_hal::export_driver!(CandleDriver::new());
+
 /// The most threads it opens with.
 const MAX_THREADS: usize = 256;
 

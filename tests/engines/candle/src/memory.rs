@@ -7,11 +7,7 @@ use anynpu_hal::{Buffer, HalError, read_bytes, write_bytes};
 ///
 /// # Errors
 /// As [`read_bytes`], and where there is no memory for them.
-pub(crate) fn read(
-    buffer: &dyn Buffer,
-    offset: usize,
-    bytes: usize,
-) -> Result<Vec<u8>, HalError> {
+pub(crate) fn read(buffer: &dyn Buffer, offset: usize, bytes: usize) -> Result<Vec<u8>, HalError> {
     let mut out = Vec::new();
     if out.try_reserve_exact(bytes).is_err() {
         return Err(HalError::OutOfMemory {

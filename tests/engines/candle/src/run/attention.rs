@@ -30,7 +30,10 @@ pub(super) fn attention(call: &Call<'_>, kv: AttentionKv, form: &Form) -> Result
     };
     let (tokens, rows) = (q.dim(0)?, k.dim(0)?);
     let mask = match form.mask {
-        true => Some(call.float(call.operands.len().saturating_sub(1))?.narrow(1, 0, rows)?),
+        true => Some(
+            call.float(call.operands.len().saturating_sub(1))?
+                .narrow(1, 0, rows)?,
+        ),
         false => None,
     };
     let seen: Vec<Range<usize>> = match form.causal {
@@ -54,11 +57,23 @@ pub(super) fn attention(call: &Call<'_>, kv: AttentionKv, form: &Form) -> Result
     }
     let row = |(t, seen): (usize, &Range<usize>)| {
         let part = |x: &Tensor| x.narrow(0, seen.start, seen.len());
-        let mask = mask.as_ref().map(|m| m.narrow(0, t, 1)?.narrow(1, seen.start, seen.len()));
-        attend(form, &q.narrow(0, t, 1)?, &part(&k)?, &part(&v)?, mask.transpose()?.as_ref(), None)
+        let mask = mask
+            .as_ref()
+            .map(|m| m.narrow(0, t, 1)?.narrow(1, seen.start, seen.len()));
+        attend(
+            form,
+            &q.narrow(0, t, 1)?,
+            &part(&k)?,
+            &part(&v)?,
+            mask.transpose()?.as_ref(),
+            None,
+        )
     };
     let rows = seen.iter().enumerate().map(row);
-    Ok(Tensor::cat(&rows.collect::<Result<Vec<Tensor>, Fault>>()?, 0)?)
+    Ok(Tensor::cat(
+        &rows.collect::<Result<Vec<Tensor>, Fault>>()?,
+        0,
+    )?)
 }
 
 /// Fails where a query sees no key.
@@ -124,7 +139,9 @@ fn attend(
     }
     if let Some(visible) = visible {
         let hidden = Tensor::full(f32::NEG_INFINITY, scores.shape(), &Device::Cpu)?;
-        scores = visible.broadcast_as(scores.shape())?.where_cond(&scores, &hidden)?;
+        scores = visible
+            .broadcast_as(scores.shape())?
+            .where_cond(&scores, &hidden)?;
     }
     let weights = softmax_of(&scores, 2)?.reshape((groups, group * tokens, rows))?;
     let out = weights.matmul(&v)?.reshape((heads, tokens, value_dims))?;
@@ -161,9 +178,10 @@ pub(super) fn rope(
             let half = |i: usize| split.narrow(3, i, 1)?.squeeze(3);
             (half(0)?, half(1)?)
         }
-        RopeStyle::HalfSplit => {
-            (turned.narrow(D::Minus1, 0, pairs)?, turned.narrow(D::Minus1, pairs, pairs)?)
-        }
+        RopeStyle::HalfSplit => (
+            turned.narrow(D::Minus1, 0, pairs)?,
+            turned.narrow(D::Minus1, pairs, pairs)?,
+        ),
     };
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;

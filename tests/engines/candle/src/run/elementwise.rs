@@ -129,7 +129,8 @@ fn is_bool(call: &Call<'_>) -> bool {
 
 pub(super) fn select(call: &Call<'_>) -> Result<Tensor, Fault> {
     let shape = call.shape();
-    let side = |i: usize| -> Result<Tensor, Fault> { Ok(call.operand(i)?.broadcast_as(&shape[..])?) };
+    let side =
+        |i: usize| -> Result<Tensor, Fault> { Ok(call.operand(i)?.broadcast_as(&shape[..])?) };
     Ok(side(0)?.where_cond(&side(1)?, &side(2)?)?)
 }
 

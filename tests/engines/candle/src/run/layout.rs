@@ -19,7 +19,11 @@ pub(super) fn broadcast(call: &Call<'_>) -> Result<Tensor, Fault> {
 }
 
 /// `x[start..end:step]` along `axis`.
-pub(super) fn slice(call: &Call<'_>, axis: usize, [start, end, step]: [u32; 3]) -> Result<Tensor, Fault> {
+pub(super) fn slice(
+    call: &Call<'_>,
+    axis: usize,
+    [start, end, step]: [u32; 3],
+) -> Result<Tensor, Fault> {
     let x = call.operand(0)?;
     if step == 1 {
         let len = end.saturating_sub(start) as usize;

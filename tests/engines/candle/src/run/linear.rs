@@ -16,7 +16,11 @@ pub(super) fn linear(call: &Call<'_>) -> Result<Tensor, Fault> {
     Ok(y.reshape(call.shape())?)
 }
 
-pub(super) fn matmul(call: &Call<'_>, transpose_a: bool, transpose_b: bool) -> Result<Tensor, Fault> {
+pub(super) fn matmul(
+    call: &Call<'_>,
+    transpose_a: bool,
+    transpose_b: bool,
+) -> Result<Tensor, Fault> {
     let side = |i: usize, transposed: bool| -> Result<Tensor, Fault> {
         let x = call.float(i)?;
         Ok(match transposed {
@@ -52,7 +56,9 @@ pub(super) fn layer_norm(call: &Call<'_>, eps: f32) -> Result<Tensor, Fault> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let scale = (variance + f64::from(eps))?.sqrt()?.recip()?;
-    let y = centred.broadcast_mul(&scale)?.broadcast_mul(&call.float(1)?)?;
+    let y = centred
+        .broadcast_mul(&scale)?
+        .broadcast_mul(&call.float(1)?)?;
     match call.optional(2)? {
         Some(beta) => Ok(y.broadcast_add(&beta)?),
         None => Ok(y),

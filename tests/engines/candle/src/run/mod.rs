@@ -8,7 +8,7 @@ mod state;
 
 use std::sync::Arc;
 
-use anynpu_hal::{Buffer, EntryInfo, HalError, Submission};
+use anynpu_hal::{EntryInfo, HalError, Submission};
 use anynpu_ir::{Dim, Graph, Node, Op, Symbol, SymbolValues, ValueId};
 use candle_core::{DType, Device, Tensor};
 
@@ -210,7 +210,11 @@ impl Call<'_> {
                     0 => "none, as there are no rows".to_owned(),
                     n => format!("0 to {}", n - 1),
                 };
-                Fault::operand(format!("{what} of '{}'", self.node.name), index.to_string(), expected)
+                Fault::operand(
+                    format!("{what} of '{}'", self.node.name),
+                    index.to_string(),
+                    expected,
+                )
             })
         });
         checked.collect()
@@ -221,7 +225,8 @@ impl Call<'_> {
         let types: Vec<(DType, Vec<usize>)> = types.collect();
         if !types.is_empty() && types.iter().all(|(_, shape)| shape.contains(&0)) {
             // candle has no reductions of nothing
-            let empty = |(dtype, shape): (DType, Vec<usize>)| Tensor::zeros(shape, dtype, &Device::Cpu);
+            let empty =
+                |(dtype, shape): (DType, Vec<usize>)| Tensor::zeros(shape, dtype, &Device::Cpu);
             return Ok(types.into_iter().map(empty).collect::<Result<_, _>>()?);
         }
         let one = |tensor: Result<Tensor, Fault>| tensor.map(|t| vec![t]);

@@ -48,13 +48,21 @@ pub(super) fn homes<'a>(
             buffer,
         })
     };
-    info.states.iter().zip(submission.states).map(home).collect()
+    info.states
+        .iter()
+        .zip(submission.states)
+        .map(home)
+        .collect()
 }
 
 impl<'a> Call<'a> {
     fn home(&self, id: StateId) -> Result<&'a Home<'a>, Fault> {
         self.homes.iter().find(|h| h.id == id).ok_or_else(|| {
-            Fault::operand("state".into(), "not bound".into(), format!("state {}", id.0))
+            Fault::operand(
+                "state".into(),
+                "not bound".into(),
+                format!("state {}", id.0),
+            )
         })
     }
 
