@@ -90,6 +90,8 @@ knobs! {
     templates: Text = "ANYNPU_TEMPLATES", Text(String::new()), "unset: such tests are skipped";
     /// Folder of the model all-MiniLM-L6-v2, for the project's own tests; not read otherwise.
     minilm: Text = "ANYNPU_MINILM", Text(String::new()), "unset: such tests are skipped";
+    /// Folder of the ONNX project's node tests, for the project's own tests; not read otherwise.
+    onnx_node_tests: Text = "ANYNPU_ONNX_NODE_TESTS", Text(String::new()), "unset: such tests are skipped";
     /// Folder of llama.cpp's vocabularies with their cases, for the project's own tests; not read otherwise.
     llama_cpp_models: Text = "ANYNPU_LLAMA_CPP_MODELS", Text(String::new()), "unset: such tests are skipped";
     /// The candle engine as a plugin (tests/engines/candle), for the project's own tests; not read otherwise.

@@ -91,6 +91,32 @@ pub enum Mismatch {
     },
 }
 
+impl Mismatch {
+    /// What was found and what was expected, in words.
+    pub fn sides(&self) -> (String, String) {
+        match self {
+            Mismatch::DType { found, expected } => (found.to_string(), expected.to_string()),
+            Mismatch::Shape { found, expected } => {
+                (format!("shape {found:?}"), format!("shape {expected:?}"))
+            }
+            Mismatch::Values {
+                count,
+                elements,
+                index,
+                found,
+                expected,
+                max_difference,
+                ..
+            } => (
+                format!(
+                    "{found} at {index:?} ({count} of {elements} elements differ, by up to {max_difference:e})"
+                ),
+                expected.to_string(),
+            ),
+        }
+    }
+}
+
 /// Compares type, shape and every element.
 ///
 /// # Errors

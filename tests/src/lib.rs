@@ -4,11 +4,14 @@
 //! ([`run_reference`]) and on any device. It may depend on every package of the workspace but the
 //! command line.
 //!
+//! [`conformance`] is the suite that certifies a device.
+//!
 //! The three main types: [`Case`], [`Tolerance`], [`Report`].
 
 mod case;
 pub mod cases;
 mod compare;
+pub mod conformance;
 mod data;
 mod device;
 pub mod onnx;

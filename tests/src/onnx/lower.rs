@@ -3,7 +3,7 @@
 use anynpu_cpu::reference::Tensor;
 use anynpu_ir::{BinaryOp, DType, Graph, GraphError, Op, Shape, TensorType, ValueId};
 
-use super::{NodeTest, Refusal, attention, products, simple};
+use super::{Attribute, NodeTest, Refusal, attention, products, simple};
 use crate::{Case, Expectation, Tolerance, type_of};
 
 /// What a step gives.
@@ -33,12 +33,8 @@ pub(super) struct Lower<'t> {
 impl<'t> Lower<'t> {
     pub(super) fn new(test: &'t NodeTest) -> Result<Self, Refusal> {
         let tensor = |data: &Option<super::Data>| data.as_ref().map(|d| d.tensor()).transpose();
-        let inputs: Vec<_> = test.sets[0]
-            .inputs
-            .iter()
-            .map(tensor)
-            .collect::<Result<_, _>>()?;
-        for output in test.sets[0].outputs.iter().flatten() {
+        let inputs: Vec<_> = test.inputs.iter().map(tensor).collect::<Result<_, _>>()?;
+        for output in test.outputs.iter().flatten() {
             output.tensor()?;
         }
         Ok(Lower {
@@ -65,7 +61,7 @@ impl<'t> Lower<'t> {
         };
         let mut expected = Vec::new();
         for (i, id) in made.into_iter().enumerate() {
-            let Some(data) = self.test.sets[0].outputs.get(i).and_then(Option::as_ref) else {
+            let Some(data) = self.test.outputs.get(i).and_then(Option::as_ref) else {
                 continue;
             };
             let tensor = data.tensor()?;
@@ -136,41 +132,51 @@ impl<'t> Lower<'t> {
 
     /// An integer attribute.
     pub(super) fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name)
-            .and_then(|v| v.as_i64())
-            .unwrap_or(default)
+        match self.attribute(name) {
+            Some(&Attribute::Int(n)) => n,
+            _ => default,
+        }
     }
 
     /// A float attribute.
     pub(super) fn float(&self, name: &str, default: f32) -> f32 {
-        let value = self.attribute(name).and_then(|v| v.as_f64());
-        value.map_or(default, |v| v as f32)
+        match self.attribute(name) {
+            Some(&Attribute::Float(x)) => x,
+            // as the recorded tests write whole numbers
+            Some(&Attribute::Int(n)) => n as f32,
+            _ => default,
+        }
     }
 
     /// A text attribute.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.attribute(name)?.as_str()
+        match self.attribute(name)? {
+            Attribute::Text(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// An attribute that is a list of integers.
     pub(super) fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        let list = self.attribute(name)?.as_array()?;
-        list.iter().map(|v| v.as_i64()).collect()
+        match self.attribute(name)? {
+            Attribute::Ints(list) => Some(list.clone()),
+            _ => None,
+        }
     }
 
-    fn attribute(&self, name: &str) -> Option<&serde_json::Value> {
-        self.test.attrs.get(name)
+    fn attribute(&self, name: &str) -> Option<&Attribute> {
+        self.test.attributes.get(name)
     }
 
     /// The shape of result `i` as ONNX gives it.
     pub(super) fn output_shape(&self, i: usize) -> Vec<usize> {
-        let output = self.test.sets[0].outputs.get(i).and_then(Option::as_ref);
+        let output = self.test.outputs.get(i).and_then(Option::as_ref);
         output.map(|d| d.shape.clone()).unwrap_or_default()
     }
 
     /// How many results ONNX gives.
     pub(super) fn outputs(&self) -> usize {
-        self.test.sets[0].outputs.len()
+        self.test.outputs.len()
     }
 
     pub(super) fn ty(&self, id: ValueId) -> &TensorType {

@@ -4,16 +4,18 @@
 //! importer could write. What neither gives is skipped with the reason.
 
 mod attention;
+mod folder;
 mod lower;
 mod products;
+mod proto;
+mod recorded;
 mod simple;
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use anynpu_cpu::reference::Tensor;
 use anynpu_ir::DType;
-use serde::Deserialize;
 
 use crate::Case;
 use lower::Lower;
@@ -27,57 +29,89 @@ pub enum Refusal {
     Fault(String),
 }
 
-/// A node test: its name, and its case or why there is none.
-pub type Mapped = (String, Result<Case, Refusal>);
+/// A node test: its name, its op where it is a single one, and its case or why there is none.
+#[derive(Clone, Debug)]
+pub struct Mapped {
+    /// The test's name, `test_…`.
+    pub name: String,
+    /// ONNX's name of the op.
+    pub op: Option<String>,
+    /// The case.
+    pub case: Result<Case, Refusal>,
+}
 
-/// All node tests.
+/// The node tests that are part of the repository.
 ///
 /// # Errors
 /// Text telling what is wrong with the file they come from.
 pub fn cases() -> Result<Vec<Mapped>, String> {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/onnx_node/onnx_node_llm.json.gz");
-    let file = std::fs::File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(file)
-        .read_to_string(&mut text)
-        .map_err(|e| format!("{}: {e}", path.display()))?;
-    let file: File = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-    let map = |test: NodeTest| {
-        let name = format!("onnx/{}", test.test);
-        let case = Lower::new(&test).and_then(|lower| lower.case(&name));
-        (name, case)
-    };
-    Ok(file.tests.into_iter().map(map).collect())
+    Ok(recorded::tests()?.into_iter().map(map).collect())
 }
 
-#[derive(Deserialize)]
-struct File {
-    tests: Vec<NodeTest>,
+/// The node tests in `folder`, which is `onnx/backend/test/data/node` of ONNX's Python package.
+///
+/// # Errors
+/// Text telling what is wrong with the folder. What is wrong with one test is its [`Refusal`].
+pub fn cases_in(folder: &Path) -> Result<Vec<Mapped>, String> {
+    let recorded = recorded::tests()?;
+    let corrected = |test: &NodeTest| {
+        let same = recorded.iter().find(|r| r.name == test.name);
+        same.is_some_and(|r| r.inputs == test.inputs && r.outputs != test.outputs)
+    };
+    let found = folder::tests(folder)?.into_iter();
+    let mapped = found.map(|(name, test)| match test {
+        Ok(test) if corrected(&test) => Mapped {
+            name,
+            op: Some(test.op),
+            case: Err(Refusal::Skip(
+                "a later release of ONNX gives other results for the same operands".into(),
+            )),
+        },
+        Ok(test) => map(test),
+        Err(refusal) => Mapped {
+            name,
+            op: None,
+            case: Err(refusal),
+        },
+    });
+    Ok(mapped.collect())
+}
+
+fn map(test: NodeTest) -> Mapped {
+    let case = Lower::new(&test).and_then(|lower| lower.case(&format!("onnx/{}", test.name)));
+    Mapped {
+        name: test.name,
+        op: Some(test.op),
+        case,
+    }
 }
 
 /// One node with its operands and results.
-#[derive(Deserialize)]
 struct NodeTest {
-    test: String,
+    name: String,
     op: String,
-    attrs: serde_json::Map<String, serde_json::Value>,
-    sets: [Set; 1],
-}
-
-#[derive(Deserialize)]
-struct Set {
+    attributes: BTreeMap<String, Attribute>,
     inputs: Vec<Option<Data>>,
     outputs: Vec<Option<Data>>,
 }
 
+/// A node's attribute.
+#[derive(Clone, Debug, PartialEq)]
+enum Attribute {
+    Int(i64),
+    Float(f32),
+    Text(String),
+    Ints(Vec<i64>),
+    Floats(Vec<f32>),
+}
+
 /// A tensor of ONNX.
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 struct Data {
     dtype: String,
     shape: Vec<usize>,
     /// Little-endian elements.
-    b64: String,
+    bytes: Vec<u8>,
 }
 
 impl Data {
@@ -95,51 +129,7 @@ impl Data {
             "bool" => DType::Bool,
             other => return Err(Refusal::Skip(format!("we have no type {other}"))),
         };
-        let bytes = base64(&self.b64).ok_or_else(|| Refusal::Fault("not base64".into()))?;
-        Tensor::from_bytes(dtype, &self.shape[..], &bytes)
+        Tensor::from_bytes(dtype, &self.shape[..], &self.bytes)
             .map_err(|e| Refusal::Fault(e.to_string()))
-    }
-}
-
-/// Decodes RFC 4648 base64 with padding.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim_end_matches('=');
-    let (mut out, mut bits, mut count) = (Vec::new(), 0u32, 0);
-    for c in text.bytes() {
-        let digit = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(digit);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    Some(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_decodes_every_length_and_refuses_other_text() {
-        for (text, bytes) in [
-            ("", &b""[..]),
-            ("Zg==", b"f"),
-            ("Zm8=", b"fo"),
-            ("Zm9v", b"foo"),
-            ("+/8A", &[0xfb, 0xff, 0x00]),
-        ] {
-            assert_eq!(base64(text).as_deref(), Some(bytes));
-        }
-        assert_eq!(base64("Zm 9v"), None);
     }
 }

@@ -36,6 +36,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("runtime/src/memory/**", "the safe layer over buffers"),
     ("backends/*/tests/**", "tests that map a device's buffers"),
     ("tests/src/device.rs", "maps a device's buffers"),
+    ("tests/src/conformance/memory.rs", "maps a device's buffers"),
+    (
+        "tests/tests/conformance/faulty.rs",
+        "a device that writes where it must not",
+    ),
     (
         "tests/engines/*/src/memory.rs",
         "an engine behind a plugin reads the buffers bound",

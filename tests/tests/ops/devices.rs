@@ -51,7 +51,7 @@ fn check(device: &dyn Device) {
         onnx::cases()
             .unwrap()
             .into_iter()
-            .filter_map(|(_, c)| c.ok()),
+            .filter_map(|mapped| mapped.case.ok()),
     );
     let mut report = Report::default();
     for case in all {

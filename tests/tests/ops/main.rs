@@ -40,7 +40,7 @@ fn case_names_are_unique() {
 #[test]
 fn the_reference_agrees_with_the_onnx_node_tests() {
     let mut report = Report::default();
-    for (name, case) in onnx::cases().unwrap() {
+    for onnx::Mapped { name, case, .. } in onnx::cases().unwrap() {
         match case {
             Ok(case) => report.record(&name, case.check(case.run_reference())),
             Err(Refusal::Skip(why)) => report.skip(&name, why),

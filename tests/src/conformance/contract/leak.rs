@@ -1,0 +1,141 @@
+//! Memory and file descriptors after many rounds, as Linux counts them, of this process and of its helpers.
+
+use super::case;
+use crate::conformance::job::claimed_but;
+use crate::conformance::outcome::{Check, Stop};
+use crate::conformance::sample::{any, claimed};
+use crate::conformance::suite::{Context, SuiteOptions, TestCase};
+
+/// Growth that is no leak: allocators keep pages.
+const SLACK: u64 = 6 << 20;
+/// Growth of one round that is no leak.
+const SLACK_A_ROUND: u64 = 4096;
+
+pub(super) fn cases(options: &SuiteOptions) -> Vec<TestCase> {
+    let (modules, devices) = match options.quick {
+        true => ("100_rounds", "5_devices"),
+        false => ("1000_rounds", "40_devices"),
+    };
+    vec![
+        case("leak", modules, |c| modules_and_buffers(c)),
+        case("leak", devices, |c| devices_opened(c)),
+        case("leak", "refused_compiles", refused_compiles),
+    ]
+}
+
+/// What the process and the processes that it started hold.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    bytes: u64,
+    files: usize,
+}
+
+#[cfg(target_os = "linux")]
+fn held() -> Option<Held> {
+    let mut processes = vec!["self".to_owned()];
+    for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+        let children = std::fs::read_to_string(task.path().join("children"));
+        processes.extend(
+            children
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned),
+        );
+    }
+    let mut held = Held { bytes: 0, files: 0 };
+    for process in processes {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{process}/statm")) else {
+            continue;
+        };
+        let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+        held.bytes += pages * 4096;
+        let files = std::fs::read_dir(format!("/proc/{process}/fd"));
+        held.files += files.map_or(0, Iterator::count);
+    }
+    Some(held)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn held() -> Option<Held> {
+    None
+}
+
+/// Runs `round` some times to warm up, then `rounds` times, and compares what is held.
+fn rounds(rounds: usize, slack: u64, mut round: impl FnMut() -> Check) -> Check {
+    for _ in 0..(rounds / 5).max(3) {
+        round()?;
+    }
+    let Some(before) = held() else {
+        return Err(Stop::Skipped(
+            "only Linux tells what a process holds".into(),
+        ));
+    };
+    for _ in 0..rounds {
+        round()?;
+    }
+    let after = held().unwrap_or(before);
+    let grown = after.bytes.saturating_sub(before.bytes);
+    let allowed = slack + SLACK_A_ROUND * rounds as u64 / 4;
+    if grown > allowed {
+        return Err(Stop::failed(
+            format!("{grown} bytes more held after {rounds} rounds"),
+            format!("at most {allowed}"),
+        ));
+    }
+    if after.files > before.files {
+        return Err(Stop::failed(
+            format!(
+                "{} file descriptors more after {rounds} rounds",
+                after.files - before.files
+            ),
+            "as many as before",
+        ));
+    }
+    Ok(())
+}
+
+fn modules_and_buffers(context: &Context) -> Check {
+    let jobs = claimed(context)?;
+    let n = if context.options().quick { 100 } else { 1000 };
+    let mut i = 0;
+    rounds(n, SLACK, || {
+        let (name, job, _) = &jobs[i % jobs.len()];
+        i += 1;
+        job.run_on(context.bench())
+            .map(|_| ())
+            .map_err(|e| e.at(name))
+    })
+}
+
+fn devices_opened(context: &Context) -> Check {
+    let (job, _) = any(context)?;
+    let n = if context.options().quick { 5 } else { 40 };
+    rounds(n, SLACK * 2, || {
+        let other = context.another()?;
+        job.run_on(&other).map(|_| ())
+    })
+}
+
+/// Compiles that are cancelled or fail keep nothing.
+fn refused_compiles(context: &Context) -> Check {
+    let (job, _) = any(context)?;
+    let n = if context.options().quick { 50 } else { 400 };
+    let options = anynpu_hal::CompileOptions::new(job.state_dtype);
+    rounds(n, SLACK, || {
+        let mut entry = job.entry("run");
+        entry.nodes = 0..99;
+        let entries = [entry];
+        let weights = job.weights.clone();
+        match context
+            .device()
+            .compile(&entries, &options, weights, &mut |_, _| true)
+        {
+            Ok(_) => Err(Stop::failed(
+                "nodes that are no run were compiled",
+                "an error",
+            )),
+            Err(e @ anynpu_hal::HalError::DeviceLost { .. }) => Err(claimed_but(&e, "refusal")),
+            Err(_) => Ok(()),
+        }
+    })
+}
