@@ -31,18 +31,32 @@ fn must_succeed(command: &mut Command) {
 /// The template in C.
 fn template_c() -> &'static Path {
     static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let build = || {
-        let folder = tempfile::tempdir().unwrap();
-        let library = folder.path().join("libanynpu_template_c.so");
-        let flags = ["-shared", "-fPIC", "-Ihal/include", "-std=c99"];
-        let strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
-        let mut cc = Command::new("cc");
-        cc.current_dir(root()).args(flags).args(strict);
-        cc.args(["backends/template/c/template.c", "-lm", "-o"]);
-        must_succeed(cc.arg(&library));
-        (folder, library)
+    &BUILT.get_or_init(|| changed_template_c("", "")).1
+}
+
+/// The template in C with one text of it, which occurs once, replaced by another.
+fn changed_template_c(text: &str, by: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (
+        folder.path().join("template.c"),
+        folder.path().join("libanynpu_template_c.so"),
+    );
+    let template = std::fs::read_to_string(root().join("backends/template/c/template.c")).unwrap();
+    assert!(
+        text.is_empty() || template.matches(text).count() == 1,
+        "{text}"
+    );
+    let changed = match text {
+        "" => template,
+        text => template.replace(text, by),
     };
-    &BUILT.get_or_init(build).1
+    std::fs::write(&source, changed).unwrap();
+    let flags = ["-shared", "-fPIC", "-Ihal/include", "-std=c99"];
+    let strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+    let mut cc = Command::new("cc");
+    cc.current_dir(root()).args(flags).args(strict);
+    must_succeed(cc.arg(&source).args(["-lm", "-o"]).arg(&library));
+    (folder, library)
 }
 
 /// The template in Rust.
@@ -95,6 +109,64 @@ fn templates_run_parts_of_the_story_with_the_cpus_tokens() {
             assert_eq!(run["fallbacks"].as_array().map(Vec::len), Some(0), "{name}");
         }
     }
+}
+
+/// What the template does at the end of a run.
+const SIGNAL: &str =
+    "    host->signal(host->context, s->done, ANYNPU_OK, (anynpu_text)TEXT(\"\"));";
+
+#[test]
+fn a_plugin_that_crashes_or_hangs_in_a_run_is_a_lost_device_and_the_story_goes_on() {
+    let cpu = story(&["--device", "cpu"]);
+    let crash = "    static int runs; if (++runs == 40) *(volatile int *)0 = 1;";
+    let hang = "    static int runs; while (++runs >= 40) { }";
+    for (fault, told) in [
+        (crash, "its helper ended (signal: 11"),
+        (hang, "longer than the limit of 2s"),
+    ] {
+        let (_folder, library) = changed_template_c(SIGNAL, &format!("{fault}\n{SIGNAL}"));
+        let out = Command::new(env!("CARGO_BIN_EXE_anynpu"))
+            .args(STORY)
+            .args(["--isolate", "--no-cache", "--driver"])
+            .arg(&library)
+            .env("ANYNPU_STEP_TIMEOUT_MS", "2000")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let run: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(run["tokens"], cpu["tokens"]);
+        let fallback = run["fallbacks"][0].to_string();
+        assert!(
+            fallback.contains("template_c") && fallback.contains(told),
+            "{fallback}"
+        );
+    }
+}
+
+#[test]
+fn plugins_that_crash_or_hang_when_they_are_asked_are_errors() {
+    let query = "    host = given;";
+    let (_folder, library) =
+        changed_template_c(query, "    *(volatile int *)0 = 1;\n    host = given;");
+    let library = library.to_str().unwrap();
+    let out = anynpu(&["run", "--driver", library]);
+    assert_eq!(out.status.code(), Some(1));
+    let error = text(&out.stderr);
+    assert!(
+        error.contains(library) && error.contains("signal: 11"),
+        "{error}"
+    );
+    // a list of devices does not fail because one plugin does
+    let found = json(&["devices", "--driver", library, "--json"]);
+    let told = found["unavailable"].to_string();
+    assert!(told.contains("signal: 11"), "{told}");
+    assert!(
+        found["devices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|d| d["name"] == "cpu")
+    );
 }
 
 #[test]
