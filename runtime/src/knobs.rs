@@ -94,6 +94,8 @@ knobs! {
     onnx_node_tests: Text = "ANYNPU_ONNX_NODE_TESTS", Text(String::new()), "unset: such tests are skipped";
     /// Folder of llama.cpp's vocabularies with their cases, for the project's own tests; not read otherwise.
     llama_cpp_models: Text = "ANYNPU_LLAMA_CPP_MODELS", Text(String::new()), "unset: such tests are skipped";
+    /// The candle engine as a plugin (tests/engines/candle), for the project's own tests; not read otherwise.
+    candle_plugin: Text = "ANYNPU_CANDLE_PLUGIN", Text(String::new()), "unset: such tests are skipped";
 }
 
 /// A number above 0.

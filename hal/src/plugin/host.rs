@@ -23,8 +23,18 @@ pub(super) struct Host {
     pub path: String,
 }
 
-/// The host's table for the plugin at `path`, which lives as long as the process.
+/// The host's table for the plugin at `path`, which lives as long as the process. A plugin that is loaded again gets the
+/// same.
 pub(super) fn table(path: &str) -> &'static anynpu_host {
+    static TABLES: LazyLock<Mutex<HashMap<String, &'static anynpu_host>>> =
+        LazyLock::new(Mutex::default);
+    let mut tables = TABLES.lock();
+    tables
+        .entry(path.to_owned())
+        .or_insert_with(|| new_table(path))
+}
+
+fn new_table(path: &str) -> &'static anynpu_host {
     let host: &'static Host = Box::leak(Box::new(Host { path: path.into() }));
     Box::leak(Box::new(anynpu_host {
         struct_size: size_of::<anynpu_host>() as u32,

@@ -46,6 +46,14 @@ const UNSAFE: &[(&str, &str)] = &[
         "a device that writes where it must not",
     ),
     (
+        "tests/engines/*/src/memory.rs",
+        "an engine behind a plugin reads the buffers bound",
+    ),
+    (
+        "tests/engines/*/tests/**",
+        "tests that map a device's buffers",
+    ),
+    (
         "**/tests/allocations.rs",
         "an allocator that counts, in a test",
     ),
