@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use anynpu_hal::BufferDesc;
+use anynpu_hal::isolate::helper_process;
+
 use super::outcome::{Check, Finding, Outcome, Stop};
 use super::report::{CaseRecord, Certificate};
 use super::{Context, Expectations, Selection, Subject, Suite, SuiteOptions, TestCase};
@@ -70,7 +73,9 @@ fn perform(case: &TestCase, subject: &Arc<Subject>, options: &SuiteOptions) -> O
         let check = catch_unwind(AssertUnwindSafe(|| {
             let context = Context::new(subject_there, options_there);
             let context = context.map_err(|e| Stop::error(&e, "a device that opens"))?;
-            own.check(&context)
+            let helper = helper_process(context.device());
+            let checked = own.check(&context);
+            survived(&context, helper).and(checked)
         }));
         // whoever waited may have given up
         let _ = to.send(check.unwrap_or_else(|panic| Err(panicked(&*panic))));
@@ -92,6 +97,25 @@ fn perform(case: &TestCase, subject: &Arc<Subject>, options: &SuiteOptions) -> O
         subject.forget();
     }
     check.into()
+}
+
+/// That the helper which served the device before a case does so after it: one that died between calls is
+/// replaced without a word.
+fn survived(context: &Context, helper: Option<u32>) -> Check {
+    if helper.is_none() {
+        return Ok(());
+    }
+    // calls are answered in order, so what it was told before this is done
+    context
+        .device()
+        .allocate(&BufferDesc::host("still there", 1))?;
+    match helper_process(context.device()) == helper {
+        true => Ok(()),
+        false => Err(Stop::failed(
+            "crashed: its process ended between calls",
+            "a process that goes on",
+        )),
+    }
 }
 
 fn finding(found: String, expected: &str) -> Finding {

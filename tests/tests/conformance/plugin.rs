@@ -35,26 +35,20 @@ fn compiler() -> Option<String> {
     })
 }
 
-/// The exit status and the output of `anynpu-cts` on `tests/data/plugins/shapes.c` with these macros.
-fn on_c(macros: &[&str]) -> (Option<i32>, String) {
+/// The exit status and the output of `anynpu-cts` on a plugin of one C file.
+fn on_c(source: &str, macros: &[&str], arguments: &[&str]) -> (Option<i32>, String) {
     let top = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("libshapes.so");
+    let library = folder.path().join("libplugin.so");
     let mut cc = Command::new(compiler().expect("a C compiler"));
     cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library);
     cc.arg("-I").arg(top.join("hal/include"));
     cc.args(macros.iter().map(|m| format!("-D{m}")));
-    assert!(
-        cc.arg(top.join("tests/data/plugins/shapes.c"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    cc.arg(top.join(source)).arg("-lm");
+    assert!(cc.status().unwrap().success());
     let mut cts = Command::new(env!("CARGO_BIN_EXE_anynpu-cts"));
-    cts.arg("--driver")
-        .arg(&library)
-        .args(["--quick", "--filter", "op/add/*"]);
-    let out = cts.output().unwrap();
+    let out = cts.arg("--driver").arg(&library).args(arguments).output();
+    let out = out.unwrap();
     let told = [out.stdout, out.stderr].concat();
     (
         out.status.code(),
@@ -62,9 +56,22 @@ fn on_c(macros: &[&str]) -> (Option<i32>, String) {
     )
 }
 
+/// As [`on_c`], the loader's test plugin and a few cases.
+fn on_shapes(macros: &[&str]) -> (Option<i32>, String) {
+    let few = ["--quick", "--filter", "op/add/*"];
+    on_c("tests/data/plugins/shapes.c", macros, &few)
+}
+
+#[test]
+fn the_template_in_c_is_certified_for_what_it_claims() {
+    let (status, told) = on_c("backends/template/c/template.c", &[], &[]);
+    assert_eq!(status, Some(0), "{told}");
+    assert!(told.ends_with("certified\n"), "{told}");
+}
+
 #[test]
 fn a_plugin_from_c_is_tested_in_a_helper_and_need_not_claim_anything() {
-    let (status, told) = on_c(&[]);
+    let (status, told) = on_shapes(&[]);
     assert_eq!(status, Some(0), "{told}");
     assert!(
         told.contains("runs nothing, in a process of its own"),
@@ -75,7 +82,7 @@ fn a_plugin_from_c_is_tested_in_a_helper_and_need_not_claim_anything() {
 
 #[test]
 fn a_plugin_that_crashes_when_it_is_loaded_fails() {
-    let (status, told) = on_c(&["CRASH"]);
+    let (status, told) = on_shapes(&["CRASH"]);
     assert_eq!(status, Some(1), "{told}");
     assert!(
         told.contains("did not open: crashed: ") && told.contains("signal: 11"),
@@ -85,7 +92,7 @@ fn a_plugin_that_crashes_when_it_is_loaded_fails() {
 
 #[test]
 fn a_plugin_without_devices_fails() {
-    let (status, told) = on_c(&["UNAVAILABLE=\"no such chip\""]);
+    let (status, told) = on_shapes(&["UNAVAILABLE=\"no such chip\""]);
     assert_eq!(status, Some(1), "{told}");
     assert!(told.contains("no such chip"), "{told}");
 }
