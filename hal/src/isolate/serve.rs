@@ -321,7 +321,7 @@ impl Server<'_> {
             .clone();
         let device = self.device()?.clone();
         for &number in inputs.iter().chain(states) {
-            self.served(number)?.copy(true)?;
+            self.served(number)?.copy(true, usize::MAX)?;
         }
         let [i, o, s] = [inputs, outputs, states].map(|numbers| self.handles(numbers));
         let (i, o, s) = (i?, o?, s?);
@@ -346,8 +346,15 @@ impl Server<'_> {
             }
         }
         ended?;
-        for &number in outputs.iter().chain(states) {
-            self.served(number)?.copy(false)?;
+        // of a result its value alone: what stands behind it is the program's
+        let ports = module.entries().get(entry).map_or(&[][..], |e| &e.outputs);
+        let symbols = wire::symbol_values(symbols);
+        for (&number, port) in outputs.iter().zip(ports) {
+            let value = port.ty.bytes(&symbols).unwrap_or(0);
+            self.served(number)?.copy(false, value)?;
+        }
+        for &number in states {
+            self.served(number)?.copy(false, usize::MAX)?;
         }
         Ok(Answer::Ran(wire::counters(device.queue().counters())))
     }
@@ -364,8 +371,9 @@ impl Server<'_> {
 }
 
 impl Served {
-    /// Brings the device's memory and the program's together: inwards before a run, outwards after it.
-    fn copy(&self, inwards: bool) -> Result<(), HalError> {
+    /// Brings the first `most` bytes of the device's memory and the program's together: inwards before a run, outwards
+    /// after it.
+    fn copy(&self, inwards: bool, most: usize) -> Result<(), HalError> {
         let Some(staging) = &self.staging else {
             return Ok(());
         };
@@ -373,7 +381,7 @@ impl Served {
             true => (staging, &self.device),
             false => (&self.device, staging),
         };
-        let mut bytes = vec![0; from.desc().bytes.min(to.desc().bytes)];
+        let mut bytes = vec![0; from.desc().bytes.min(to.desc().bytes).min(most)];
         // SAFETY: no submission is in flight: each is awaited before the next message is answered, and the
         // program does not touch the memory of a run it waits for.
         #[allow(unsafe_code)]

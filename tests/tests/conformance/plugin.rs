@@ -4,11 +4,18 @@ use std::path::Path;
 use std::process::Command;
 
 use anynpu_hal::plugin::{PluginDriver, PluginOptions};
-use anynpu_tests::conformance::SuiteOptions;
+use anynpu_tests::conformance::{Expectations, SuiteOptions};
 
-use crate::passes;
+use crate::{certify_but, failures};
 
 anynpu_hal::export_driver!(anynpu_cpu::CpuDriver);
+
+/// What is different behind the interface.
+const KNOWN: &str = r#"
+[[expect]]
+id = "compile/memory_need_is_no_less_than_resident"
+reason = "weights that a host hands over for one call are copied by the CPU, which counts them as read in place before"
+"#;
 
 #[test]
 fn the_cpu_backend_is_certified_through_the_c_interface_with_guarded_buffers() {
@@ -17,7 +24,9 @@ fn the_cpu_backend_is_certified_through_the_c_interface_with_guarded_buffers() {
     // SAFETY: the function is the one that was exported above.
     #[allow(unsafe_code)]
     let plugin = unsafe { PluginDriver::from_query("exported", anynpu_backend_query, options) };
-    let certificate = passes(plugin.unwrap(), SuiteOptions::default());
+    let known = Expectations::parse(KNOWN).unwrap();
+    let certificate = certify_but(plugin.unwrap(), SuiteOptions::default(), &[], &known);
+    assert!(certificate.certified(), "{:#?}", failures(&certificate));
     assert!(
         certificate.counts().passed > 4000,
         "{:?}",
