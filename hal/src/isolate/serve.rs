@@ -320,8 +320,9 @@ impl Server<'_> {
             .ok_or_else(|| invalid("module", "there is none of that number"))?
             .clone();
         let device = self.device()?.clone();
-        for &number in inputs.iter().chain(states) {
-            self.served(number)?.copy(true, usize::MAX)?;
+        // outputs too: what a run does not write of them goes back as it was
+        for &number in inputs.iter().chain(outputs).chain(states) {
+            self.served(number)?.copy(true)?;
         }
         let [i, o, s] = [inputs, outputs, states].map(|numbers| self.handles(numbers));
         let (i, o, s) = (i?, o?, s?);
@@ -346,15 +347,8 @@ impl Server<'_> {
             }
         }
         ended?;
-        // of a result its value alone: what stands behind it is the program's
-        let ports = module.entries().get(entry).map_or(&[][..], |e| &e.outputs);
-        let symbols = wire::symbol_values(symbols);
-        for (&number, port) in outputs.iter().zip(ports) {
-            let value = port.ty.bytes(&symbols).unwrap_or(0);
-            self.served(number)?.copy(false, value)?;
-        }
-        for &number in states {
-            self.served(number)?.copy(false, usize::MAX)?;
+        for &number in outputs.iter().chain(states) {
+            self.served(number)?.copy(false)?;
         }
         Ok(Answer::Ran(wire::counters(device.queue().counters())))
     }
@@ -371,9 +365,8 @@ impl Server<'_> {
 }
 
 impl Served {
-    /// Brings the first `most` bytes of the device's memory and the program's together: inwards before a run, outwards
-    /// after it.
-    fn copy(&self, inwards: bool, most: usize) -> Result<(), HalError> {
+    /// Brings the device's memory and the program's together: inwards before a run, outwards after it.
+    fn copy(&self, inwards: bool) -> Result<(), HalError> {
         let Some(staging) = &self.staging else {
             return Ok(());
         };
@@ -381,7 +374,7 @@ impl Served {
             true => (staging, &self.device),
             false => (&self.device, staging),
         };
-        let mut bytes = vec![0; from.desc().bytes.min(to.desc().bytes).min(most)];
+        let mut bytes = vec![0; from.desc().bytes.min(to.desc().bytes)];
         // SAFETY: no submission is in flight: each is awaited before the next message is answered, and the
         // program does not touch the memory of a run it waits for.
         #[allow(unsafe_code)]
