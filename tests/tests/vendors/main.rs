@@ -33,6 +33,10 @@ fn build_c(source: &Path, folder: &Path) -> PathBuf {
     library
 }
 
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 /// What the suite says of a plugin.
 #[derive(Debug)]
 struct Verdict {
@@ -48,7 +52,6 @@ impl Verdict {
         let cases = self.report["cases"].as_array();
         let failed = cases.into_iter().flatten();
         let failed = failed.filter(|case| case["outcome"] == "failed");
-        let text = |value: &'_ Value| value.as_str().unwrap_or_default();
         failed
             .map(|case| (text(&case["op"]), text(&case["id"])))
             .collect()
