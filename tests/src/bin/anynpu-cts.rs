@@ -263,7 +263,7 @@ fn helper(arguments: &Arguments) -> anyhow::Result<(String, Helper)> {
 /// The plugin at `path`, in this process, and its device. Its buffers have guards.
 fn plugin(arguments: &Arguments, path: &Path) -> anyhow::Result<(Arc<dyn Driver>, ExposedDevice)> {
     let mut options = PluginOptions::default();
-    options.guard_buffers = true;
+    options.guarded = true;
     let driver = PluginDriver::load(path, options).with_context(|| path.display().to_string())?;
     let driver: Arc<dyn Driver> = Arc::new(driver);
     let found = driver.enumerate();

@@ -20,7 +20,7 @@ reason = "weights that a host hands over for one call are copied by the CPU, whi
 #[test]
 fn the_cpu_backend_is_certified_through_the_c_interface_with_guarded_buffers() {
     let mut options = PluginOptions::default();
-    options.guard_buffers = true;
+    options.guarded = true;
     // SAFETY: the function is the one that was exported above.
     #[allow(unsafe_code)]
     let plugin = unsafe { PluginDriver::from_query("exported", anynpu_backend_query, options) };

@@ -34,6 +34,8 @@ mutants! {
     a_mean_over_another_count: "sum / (double)n" => "sum / (double)(n + 1)", "op/rms_norm/*", "RmsNorm";
     a_loop_that_ends_early: "i < k; i++" => "i + 1 < k; i++", "op/linear/*", "Linear";
     a_stride_of_rows_that_is_ignored: "x += k, y += n" => "y += n", "op/linear/*", "Linear";
+    a_stride_of_bindings_that_is_ignored: "s->binding_stride, t->index" => "sizeof *list, t->index", "op/gated_*", "GatedActivation";
+    a_stride_of_nodes_that_is_ignored: "g->node_stride, i));" => "sizeof(anynpu_node), i));", "graph/*", "graph/";
     a_missing_bias: "bias ? element(bias, c) : 0" => "0", "op/linear/*", "Linear";
     a_wrong_row_of_the_matrix: "element(w, c * k + i)" => "element(w, (n - 1 - c) * k + i)", "op/linear/*", "Linear";
     a_wrong_scale_of_blocks: "* half(block)" => "* half(block + 2)", "op/linear/*", "Linear";
