@@ -17,7 +17,7 @@ fn every_case_that_the_engine_claims_gives_what_it_says() {
     let device = driver.open(&found[0], &OpenOptions::default()).unwrap();
     let mut all = cases::all();
     let of_onnx = onnx::cases().unwrap().into_iter();
-    all.extend(of_onnx.filter_map(|(_, case)| case.ok()));
+    all.extend(of_onnx.filter_map(|mapped| mapped.case.ok()));
     let (mut report, mut refused) = (Report::default(), 0);
     for case in all {
         let verdicts = device.support(&case.graph.whole());
