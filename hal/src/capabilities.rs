@@ -16,6 +16,8 @@ pub struct Capabilities {
     pub states: StateSupport,
     /// Plain types it computes in, preferred first.
     pub compute: Vec<DType>,
+    /// The fixed-point numbers that activations are held in, where they are: then it computes in these.
+    pub fixed_point: Option<FixedPoint>,
     /// Types it reads weights in.
     pub weights: Vec<DType>,
     /// Memory it can read and write in place, preferred first.
@@ -26,6 +28,29 @@ pub struct Capabilities {
     pub fixed_shapes: Option<FixedShapes>,
     /// Its speed, if the driver states any.
     pub claimed_rates: Option<ClaimedRates>,
+}
+
+/// Fixed-point numbers: integers, each tensor's with a scale and an offset of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FixedPoint {
+    /// Of 8 bits.
+    U8,
+    /// Of 16 bits.
+    U16,
+}
+
+impl FixedPoint {
+    /// All of them.
+    pub const ALL: [FixedPoint; 2] = [FixedPoint::U8, FixedPoint::U16];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FixedPoint::U8 => "u8",
+            FixedPoint::U16 => "u16",
+        }
+    }
 }
 
 /// The sizes that a device without dynamic shapes can be compiled for.
@@ -65,6 +90,12 @@ impl ClaimedRates {
 }
 
 impl Capabilities {
+    /// The name of the type that it computes in, if it says any.
+    pub fn computes_in(&self) -> Option<&'static str> {
+        let plain = self.compute.first().map(|d| d.name());
+        self.fixed_point.map(FixedPoint::name).or(plain)
+    }
+
     /// Claims of a device written for the current op set, with nothing else claimed.
     pub fn new() -> Self {
         Capabilities {
@@ -75,6 +106,7 @@ impl Capabilities {
             weights: Vec::new(),
             memory: Vec::new(),
             memory_limit: None,
+            fixed_point: None,
             fixed_shapes: None,
             claimed_rates: None,
         }

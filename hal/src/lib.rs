@@ -33,7 +33,9 @@ pub use buffer::{
     Access, Buffer, BufferDesc, ExternalHandle, HOST_ALIGN, HostBuffer, MemoryKind, read_bytes,
     write_bytes,
 };
-pub use capabilities::{Capabilities, ClaimedRates, Features, FixedShapes, StateSupport};
+pub use capabilities::{
+    Capabilities, ClaimedRates, Features, FixedPoint, FixedShapes, StateSupport,
+};
 pub use device::{
     BlobCompatibility, CompileOptions, Device, DeviceInfo, DeviceKind, FileSpan, WeightSource,
     WeightView,

@@ -51,7 +51,11 @@ impl Library {
         let library = unsafe { libloading::Library::new(name) };
         let library = library.map_err(|e| LibraryError::NotLoaded {
             path: name.to_string_lossy().into_owned(),
-            why: e.to_string(),
+            why: match std::error::Error::source(&e) {
+                // what the loader itself said
+                Some(said) => format!("{e}: {said}"),
+                None => e.to_string(),
+            },
             hint: hint(Path::new(name)),
         })?;
         Ok(Library {

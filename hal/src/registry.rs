@@ -51,7 +51,10 @@ fn list(names: &[String]) -> String {
 fn reasons(unavailable: &[Unavailable]) -> String {
     let texts: Vec<String> = unavailable
         .iter()
-        .map(|u| format!("{} ({})", u.driver, u.reason))
+        .map(|u| match &u.remedy {
+            Some(remedy) => format!("{} ({}; {remedy})", u.driver, u.reason),
+            None => format!("{} ({})", u.driver, u.reason),
+        })
         .collect();
     list(&texts)
 }
@@ -139,7 +142,7 @@ mod tests {
             Err(Unavailable {
                 driver: "absent".into(),
                 reason: "libabsent.so was not found".into(),
-                remedy: None,
+                remedy: Some("install it".into()),
             })
         }
 
@@ -166,6 +169,6 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(e.contains("'npu'") && e.contains("noop"), "{e}");
-        assert!(e.contains("libabsent.so was not found"), "{e}");
+        assert!(e.contains("libabsent.so was not found; install it"), "{e}");
     }
 }

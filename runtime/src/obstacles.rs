@@ -64,7 +64,8 @@ impl Runtime {
             let Some(&computes) = device.capabilities().compute.first() else {
                 continue;
             };
-            if options.precision.permits(model, computes) {
+            let fixed = device.capabilities().fixed_point;
+            if fixed.is_none() && options.precision.permits(model, computes) {
                 continue;
             }
             let pinned = |node: &NodeId| {
@@ -73,14 +74,19 @@ impl Runtime {
             };
             let (allowed, others): (Vec<_>, Vec<_>) = all(model.graph()).partition(pinned);
             let numbers = model.numbers();
+            let computes = fixed.map_or_else(|| computes.name(), |f| f.name());
             if !allowed.is_empty() {
                 obstacles.warnings.push(format!(
                     "the model's numbers are {numbers}, but device '{name}' computes in {computes}"
                 ));
             }
+            let permit = match fixed {
+                // what was calibrated is good for is not to be seen from a type
+                Some(_) => String::new(),
+                None => format!(" or permit {computes} by the option 'precision'"),
+            };
             let why = format!(
-                "it computes in {computes}, and the model's numbers are {numbers}; pin nodes to it or permit \
-                 {computes} by the option 'precision'"
+                "it computes in {computes}, and the model's numbers are {numbers}; pin nodes to it{permit}"
             );
             obstacles.refuse(name, others, &Reason::new(ReasonCode::DType, why));
         }

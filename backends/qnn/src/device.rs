@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use anynpu_hal::{
     BlobCompatibility, Bounds, Buffer, BufferDesc, Capabilities, CompileOptions, Device,
-    DeviceInfo, Entry, EntryInfo, Extent, ExternalHandle, FixedShapes, FormError, FormReader,
-    FormWriter, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue, Reason, ReasonCode,
-    StateSupport, Support, WeightSource, has_form,
+    DeviceInfo, Entry, EntryInfo, Extent, ExternalHandle, FixedPoint, FixedShapes, FormError,
+    FormReader, FormWriter, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue, Reason,
+    ReasonCode, StateSupport, Support, WeightSource, has_form,
 };
 use anynpu_ir::{DType, Graph, Node, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
 
 use crate::activations::Activations;
 use crate::exec::{self, Context, ContextOptions, LoweredPart, Memory, Power, QnnModule, QnnQueue};
-use crate::htp::fixed;
+use crate::htp::{FixedForm, fixed};
 use crate::lower::{Contents, lower, verdict};
 use crate::parts::{Cut, Limit};
 use crate::sweep::SupportTable;
@@ -65,6 +65,13 @@ impl QnnDevice {
         let mut capabilities = Capabilities::new();
         capabilities.states = StateSupport::InPlaceIo;
         capabilities.compute = vec![DType::F16];
+        capabilities.fixed_point = match &options.activations {
+            Activations::Fixed(ranges) => Some(match ranges.form() {
+                FixedForm::U8 => FixedPoint::U8,
+                FixedForm::U16 => FixedPoint::U16,
+            }),
+            Activations::Float | Activations::Measured(_) => None,
+        };
         let weights = DType::ALL.iter().copied();
         capabilities.weights = weights
             .filter(|d| anynpu_ir::block::is_decodable(*d))
@@ -185,6 +192,7 @@ impl QnnDevice {
         let lowered = lower(name, &own, options.state_dtype, form, weights)?;
         Ok(Some(LoweredPart {
             entry: i,
+            nodes: own.nodes.clone(),
             context: cut.context(p, i, entries.len()),
             info: EntryInfo::describe(&own, options.state_dtype)?,
             held: match &self.options.activations {
@@ -248,6 +256,28 @@ impl QnnDevice {
                 ReasonCode::VendorRejected,
                 format!("the ranges of activations have none of '{name}'; calibrate this model"),
             )),
+        }
+    }
+
+    /// Whether this lowers as it was lowered for `blob`; what the library says of its own forms in it is another thing.
+    fn check_head(&self, blob: &[u8]) -> BlobCompatibility {
+        let own = self.device.soc().name;
+        let head = reader(blob).and_then(|mut form| Ok((form.text()?, form.text()?, form.text()?)));
+        match head {
+            Err(e) => BlobCompatibility::Unsupported(e.to_string()),
+            Ok((soc, ..)) if soc != own => {
+                BlobCompatibility::Unsupported(format!("it was compiled for {soc}, not for {own}"))
+            }
+            Ok((_, version, _)) if version != self.version() => {
+                BlobCompatibility::Unsupported(format!("it was lowered by {version}"))
+            }
+            // the library says so too, and crashes when it compiles the next graph
+            Ok((.., weights)) if weights == SHARED && self.options.emulated => {
+                BlobCompatibility::Unsupported(
+                    "its graphs share their weights, which the emulator can't load".into(),
+                )
+            }
+            Ok(_) => BlobCompatibility::Optimal,
         }
     }
 
@@ -351,7 +381,11 @@ impl Device for QnnDevice {
                     let calibration = calibration.clone();
                     module.measure(part, calibration).map_err(of_device)?;
                 }
-                (Some(part), _) => module.compile(part).map_err(of_device)?,
+                (Some(part), _) => {
+                    let nodes = part.nodes.clone();
+                    let refused = |e: exec::QnnError| e.of_nodes(name, nodes);
+                    module.compile(part).map_err(refused)?;
+                }
             }
         }
         progress(total, total);
@@ -367,24 +401,23 @@ impl Device for QnnDevice {
     }
 
     fn check_blob(&self, blob: &[u8]) -> BlobCompatibility {
-        let own = self.device.soc().name;
-        let head = reader(blob).and_then(|mut form| Ok((form.text()?, form.text()?, form.text()?)));
-        match head {
-            Err(e) => BlobCompatibility::Unsupported(e.to_string()),
-            Ok((soc, ..)) if soc != own => {
-                BlobCompatibility::Unsupported(format!("it was compiled for {soc}, not for {own}"))
-            }
-            Ok((_, version, _)) if version != self.version() => {
-                BlobCompatibility::Unsupported(format!("it was lowered by {version}"))
-            }
-            // the library says so too, and crashes when it compiles the next graph
-            Ok((.., weights)) if weights == SHARED && self.options.emulated => {
-                BlobCompatibility::Unsupported(
-                    "its graphs share their weights, which the emulator can't load".into(),
-                )
-            }
-            Ok(_) => BlobCompatibility::Optimal,
+        let of_head = self.check_head(blob);
+        if of_head != BlobCompatibility::Optimal {
+            return of_head;
         }
+        let compiled = match QnnDevice::compiled(blob) {
+            Ok(compiled) => compiled,
+            Err(e) => return BlobCompatibility::Unsupported(e.to_string()),
+        };
+        for binary in compiled.binaries {
+            let info = exec::BinaryInfo::read(&self.device, binary);
+            match info.and_then(|info| info.fits(&self.device)) {
+                Err(e) => return BlobCompatibility::Unsupported(e.to_string()),
+                Ok(Some(why)) => return BlobCompatibility::PreferRecompile(why),
+                Ok(None) => {}
+            }
+        }
+        BlobCompatibility::Optimal
     }
 
     fn load(
@@ -392,7 +425,7 @@ impl Device for QnnDevice {
         blob: &[u8],
         weights: Arc<dyn WeightSource>,
     ) -> Result<Arc<dyn Module>, HalError> {
-        if let BlobCompatibility::Unsupported(why) = self.check_blob(blob) {
+        if let BlobCompatibility::Unsupported(why) = self.check_head(blob) {
             return Err(self.rejected(why));
         }
         let compiled = QnnDevice::compiled(blob).map_err(|e| self.rejected(e.to_string()))?;

@@ -31,7 +31,8 @@ pub struct QnnDriver {
     /// If given, graphs are computed by the plain reference, and the ranges of their numbers noted.
     pub calibration: Option<Arc<Calibration>>,
     /// Folder of tables of what chips compute right, which [`QnnDriver::table_file`] are named; the chip's own is
-    /// read from there if it is of the library that is loaded.
+    /// read from there if it is of the library that is loaded. A library that is newer than those that were tried is
+    /// not used without one.
     pub tables: Option<PathBuf>,
     /// The most bytes of weights that one context is to hold; `ANYNPU_QNN_CONTEXT_MIB`, or 2 GiB, if absent. Larger
     /// runs are cut into several.
@@ -120,7 +121,22 @@ impl QnnDriver {
                 "name another form of weights, or ranges of activations by --qnn-ranges (see `anynpu calibrate`)",
             ));
         }
-        Ok((self.load(soc)?, form, activations))
+        let device = self.load(soc)?;
+        let core = device.core_api();
+        if !core.was_tried() && self.table(&device).is_none() {
+            return Err(unavailable(
+                format!(
+                    "its library has core API {core}, newer than any that was tried, and nobody tried what it computes \
+                     right on {}",
+                    soc.name
+                ),
+                &format!(
+                    "try it once by `anynpu operations --qnn-soc {}`, which keeps what it finds in the folder for caches",
+                    soc.name
+                ),
+            ));
+        }
+        Ok((device, form, activations))
     }
 
     /// How fast the chip is asked to run.
@@ -349,7 +365,10 @@ impl Driver for QnnDriver {
     fn open(&self, _: &ExposedDevice, _: &OpenOptions) -> Result<Arc<dyn Device>, HalError> {
         let lost = |u: Unavailable| HalError::DeviceLost {
             device: "qnn".into(),
-            why: u.reason,
+            why: match u.remedy {
+                Some(remedy) => format!("{}; {remedy}", u.reason),
+                None => u.reason,
+            },
         };
         let (device, form, activations) = self.open_chip().map_err(lost)?;
         let context_bytes = self.context_bytes().map_err(lost)?;

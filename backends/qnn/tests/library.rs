@@ -76,6 +76,18 @@ fn a_compiled_form_gives_the_same_bits_and_names_its_chip() {
     let binary = context.binary().unwrap();
     let (loaded, info) = Context::load(&device, &binary).unwrap();
     assert_eq!(info.soc, 57);
+    assert_eq!(info.core, device.core_api());
+    assert_eq!(Some(&info.build), device.build().as_ref());
+    // what an older library compiled is loaded, what a newer one did is not
+    assert_eq!(info.fits(&device).unwrap(), None);
+    let mut older = info.clone();
+    older.core.minor -= 1;
+    let why = older.fits(&device).unwrap().unwrap();
+    assert!(why.contains(&older.core.to_string()), "{why}");
+    let mut newer = info.clone();
+    newer.core.minor += 1;
+    let e = newer.fits(&device).unwrap_err().to_string();
+    assert!(e.contains("the library's; install a newer one"), "{e}");
     let names: Vec<&str> = info.graphs.iter().map(|g| g.name.as_str()).collect();
     assert_eq!(names, ["first", "second"]);
     let again = loaded.graph(&info, "first").unwrap();

@@ -156,7 +156,7 @@ fn tables_are_of_one_library_and_one_chip_and_say_what_a_graph_may_not_need() {
         let e = read(library, soc).unwrap_err().to_string();
         assert!(e.contains(what), "{e}");
     }
-    let older = text.replace("\"version\": 2", "\"version\": 0");
+    let older = text.replace("\"version\": 3", "\"version\": 0");
     let e = SupportTable::parse(older.as_bytes(), "core API 2.40", "SM8650").unwrap_err();
     assert!(e.to_string().contains("version is 0"), "{e}");
     assert!(SupportTable::parse(b"{", "", "").is_err());

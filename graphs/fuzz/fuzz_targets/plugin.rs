@@ -433,7 +433,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (answers, text) = bytes.split_at(bytes.len().min(512));
     *INPUT.lock().unwrap() = answers.iter().rev().copied().collect();
     let mut options = PluginOptions::default();
-    options.guard_buffers = byte() & 1 == 1;
+    options.guarded = byte() & 1 == 1;
     // SAFETY: the functions above keep the rules on pointers.
     let loaded = unsafe { PluginDriver::from_query("fuzzed", query, options) };
     let Ok(driver) = loaded else { return };

@@ -84,6 +84,14 @@ fn unexpected(device: &str, answer: &Answer) -> HalError {
     nonsense(device, answer.name().to_owned())
 }
 
+/// The number of the process that serves `device` now; `None` if it is in no helper, or its helper is gone and no
+/// other was started yet.
+pub fn helper_process(device: &dyn Device) -> Option<u32> {
+    let device = device.as_any().downcast_ref::<IsolatedDevice>()?;
+    let host = device.queue.host.lock();
+    (!host.is_lost()).then(|| host.process())
+}
+
 #[derive(Debug)]
 struct IsolatedDevice {
     info: DeviceInfo,

@@ -320,7 +320,8 @@ impl Server<'_> {
             .ok_or_else(|| invalid("module", "there is none of that number"))?
             .clone();
         let device = self.device()?.clone();
-        for &number in inputs.iter().chain(states) {
+        // outputs too: what a run does not write of them goes back as it was
+        for &number in inputs.iter().chain(outputs).chain(states) {
             self.served(number)?.copy(true)?;
         }
         let [i, o, s] = [inputs, outputs, states].map(|numbers| self.handles(numbers));

@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Bounds, Capabilities, ClaimedRates, CompileOptions, Counters, DeviceInfo, DeviceKind, Entry,
-    ExposedDevice, Extent, Features, FixedShapes, HalError, MemoryKind, MemoryNeed, Reason,
-    ReasonCode, StateSupport, Support,
+    ExposedDevice, Extent, Features, FixedPoint, FixedShapes, HalError, MemoryKind, MemoryNeed,
+    Reason, ReasonCode, StateSupport, Support,
 };
 
 /// Version of the messages; a helper of another one is refused.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Most bytes of a frame: graphs are the largest thing sent.
 const FRAME_LIMIT: usize = 256 << 20;
@@ -229,6 +229,7 @@ pub(super) struct WireCapabilities {
     artificial: bool,
     states: u8,
     compute: Vec<String>,
+    fixed_point: Option<String>,
     weights: Vec<String>,
     memory_limit: Option<u64>,
     fixed_shapes: Option<(Vec<u32>, Vec<u32>)>,
@@ -262,6 +263,7 @@ impl WireCapabilities {
             artificial: c.features.artificial,
             states: states.unwrap_or(0) as u8,
             compute: names(&c.compute),
+            fixed_point: c.fixed_point.map(|f| f.name().to_owned()),
             weights: names(&c.weights),
             memory_limit: c.memory_limit,
             fixed_shapes: c.fixed_shapes.clone().map(|f| (f.tokens, f.capacities)),
@@ -294,6 +296,13 @@ impl WireCapabilities {
         let states = STATES.get(usize::from(self.states));
         c.states = *states.ok_or("the helper claims states of an unknown kind")?;
         c.compute = types(&self.compute)?;
+        c.fixed_point = match &self.fixed_point {
+            None => None,
+            Some(name) => {
+                let known = FixedPoint::ALL.into_iter().find(|f| f.name() == name);
+                Some(known.ok_or_else(|| format!("there are no fixed-point numbers '{name}'"))?)
+            }
+        };
         c.weights = types(&self.weights)?;
         c.memory = vec![MemoryKind::Host];
         c.memory_limit = self.memory_limit;

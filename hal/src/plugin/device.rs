@@ -12,6 +12,7 @@ use anynpu_ir::Subgraph;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::answers::{Described, Message, support_of};
+use super::array::Array;
 use super::buffer::PluginBuffer;
 use super::module::{self, PluginModule};
 use super::queue::PluginQueue;
@@ -39,6 +40,8 @@ pub(super) struct Opened {
     calls: Mutex<()>,
     given_up: AtomicBool,
     pub generation: u64,
+    /// Whether elements of arrays have more behind them than is known.
+    pub spread: bool,
     pub counting: Arc<Counting>,
 }
 
@@ -209,7 +212,8 @@ impl PluginDevice {
                 });
             }
         };
-        let pairs: Vec<anynpu_option> = options.options.iter().map(|(n, v)| pair(n, v)).collect();
+        let pairs = options.options.iter().map(|(n, v)| pair(n, v));
+        let pairs = Array::of(pairs, plugin.guarded);
         let target = options.options.get("target").map_or("", String::as_str);
         let request = anynpu_open_request {
             struct_size: size_of::<anynpu_open_request>() as u32,
@@ -222,7 +226,7 @@ impl PluginDevice {
             reserved: 0,
             options: pairs.as_ptr(),
             option_count: pairs.len(),
-            option_stride: size_of::<anynpu_option>(),
+            option_stride: pairs.stride(),
         };
         let (mut handle, mut message) = (std::ptr::null_mut(), Message::new());
         // SAFETY: all that is given lives during the call.
@@ -244,6 +248,7 @@ impl PluginDevice {
             calls: Mutex::new(()),
             given_up: AtomicBool::new(false),
             generation: super::host::generation(),
+            spread: plugin.guarded,
             counting: Arc::default(),
         });
         Ok(PluginDevice {
@@ -256,7 +261,7 @@ impl PluginDevice {
     }
 
     fn verdicts(&self, run: &Subgraph<'_>, validate: bool) -> Result<Vec<Support>, HalError> {
-        let tables = GraphTables::of(run, None, &|_| None);
+        let tables = GraphTables::of(run, None, &|_| None, self.opened.spread);
         let nothing = || {
             let why = "the plugin said nothing of the node";
             Support::No(Reason::new(ReasonCode::OpUnknown, why))
@@ -486,7 +491,7 @@ impl Device for PluginDevice {
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        match (self.opened.table.has_memory(), self.options.guard_buffers) {
+        match (self.opened.table.has_memory(), self.options.guarded) {
             (true, _) => Ok(Arc::new(PluginBuffer::new(&self.opened, desc)?)),
             (false, false) => Ok(Arc::new(HostBuffer::new(desc.clone())?)),
             (false, true) => Ok(Arc::new(HostBuffer::guarded(desc.clone())?)),
@@ -506,7 +511,7 @@ impl Device for PluginDevice {
                 expected: expected.into(),
             })
         };
-        if self.options.guard_buffers {
+        if self.options.guarded {
             return refused("memory of others", "memory with guards around it");
         }
         match handle {

@@ -29,7 +29,9 @@ pub(super) fn table(path: &str) -> &'static anynpu_host {
     static TABLES: LazyLock<Mutex<HashMap<String, &'static anynpu_host>>> =
         LazyLock::new(Mutex::default);
     let mut tables = TABLES.lock();
-    tables.entry(path.to_owned()).or_insert_with(|| new_table(path))
+    tables
+        .entry(path.to_owned())
+        .or_insert_with(|| new_table(path))
 }
 
 fn new_table(path: &str) -> &'static anynpu_host {

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // a plugin's functions are called
 
 mod answers;
+mod array;
 mod buffer;
 mod device;
 pub mod export;
@@ -139,8 +140,9 @@ pub enum PluginError {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct PluginOptions {
-    /// Buffers have guards around them, and a run that wrote to them fails. For tests: buffers are not shared.
-    pub guard_buffers: bool,
+    /// For tests: buffers have guards around them, and a run that wrote to them fails; they are not shared. Elements of
+    /// arrays have more behind them than is known, as those of later versions may.
+    pub guarded: bool,
 }
 
 /// The driver in a plugin.

@@ -13,6 +13,7 @@ use anynpu_abi::*;
 use anynpu_ir::{DType, Graph, NodeId, Symbol, TensorType, ValueDef};
 
 use super::answers::{Message, read_text, reason_of};
+use super::array::Array;
 use super::device::{Opened, pair, take_bytes};
 use super::tables::{self, GraphTables, WeightBytes};
 use crate::{
@@ -182,6 +183,7 @@ fn request<R>(
     entries: &[Entry],
     options: &CompileOptions,
     weights: &dyn Fn(&str) -> Option<WeightBytes>,
+    spread: bool,
     context: &mut Context<'_>,
     call: impl FnOnce(*const anynpu_compile_request) -> R,
 ) -> Result<R, HalError> {
@@ -198,7 +200,7 @@ fn request<R>(
             found: format!("{}..{}", entry.nodes.start, entry.nodes.end),
             expected: e.to_string(),
         })?;
-        let own = GraphTables::of(&run, Some(options.state_dtype), weights);
+        let own = GraphTables::of(&run, Some(options.state_dtype), weights, spread);
         tables.push((entry, own));
     }
     let extents = |entry: &Entry| -> Vec<anynpu_extent> {
@@ -218,17 +220,17 @@ fn request<R>(
             extent_count: extents.len(),
         })
     });
-    let flat: Vec<anynpu_entry> = each.collect();
-    let pairs: Vec<anynpu_option> = options.vendor.iter().map(|(n, v)| pair(n, v)).collect();
+    let flat = Array::of(each, spread);
+    let pairs = Array::of(options.vendor.iter().map(|(n, v)| pair(n, v)), spread);
     let request = anynpu_compile_request {
         struct_size: size_of::<anynpu_compile_request>() as u32,
         reserved: 0,
         entries: flat.as_ptr(),
         entry_count: flat.len(),
-        entry_stride: size_of::<anynpu_entry>(),
+        entry_stride: flat.stride(),
         options: pairs.as_ptr(),
         option_count: pairs.len(),
-        option_stride: size_of::<anynpu_option>(),
+        option_stride: pairs.stride(),
         context: (&raw mut *context).cast(),
         progress: Some(progress),
         refuse: Some(refuse),
@@ -258,7 +260,8 @@ pub(super) fn memory_need(
         refused: Vec::new(),
     };
     let bytes = |name: &str| lent.bytes.get(name).copied();
-    let status = request(entries, options, &bytes, &mut context, |request| {
+    let spread = opened.spread;
+    let status = request(entries, options, &bytes, spread, &mut context, |request| {
         // SAFETY: all that is given lives during the call.
         unsafe { function(calling.device, request, &raw mut need, message.raw()) }
     })?;
@@ -301,7 +304,8 @@ impl PluginModule {
             Source::Compile => "compile",
             Source::Load(_) => "load",
         };
-        let status = request(entries, options, &bytes, &mut context, |request| {
+        let spread = opened.spread;
+        let status = request(entries, options, &bytes, spread, &mut context, |request| {
             let (device, module) = (calling.device, &raw mut handle);
             // SAFETY: all that is given lives during the call, and weights as long as the module.
             unsafe {

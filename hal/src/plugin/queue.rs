@@ -10,6 +10,7 @@ use anynpu_ir::Symbol;
 use parking_lot::Mutex;
 
 use super::answers::Message;
+use super::array::Array;
 use super::buffer::PluginBuffer;
 use super::device::{Kept, Opened};
 use super::host::{self, Pending};
@@ -24,20 +25,14 @@ const WAIT_LIMIT: Duration = Duration::from_secs(600);
 pub(super) struct PluginQueue {
     opened: Arc<Opened>,
     /// Room for what is bound.
-    bindings: Mutex<Bindings>,
+    bindings: Mutex<Array<anynpu_binding>>,
 }
-
-#[derive(Debug, Default)]
-struct Bindings(Vec<anynpu_binding>);
-
-// SAFETY: between submissions the list is empty.
-unsafe impl Send for Bindings {}
 
 impl PluginQueue {
     pub fn new(opened: Arc<Opened>) -> PluginQueue {
         PluginQueue {
+            bindings: Mutex::new(Array::new(opened.spread)),
             opened,
-            bindings: Mutex::default(),
         }
     }
 
@@ -95,15 +90,14 @@ impl Queue for PluginQueue {
         }
         let mut kept = self.opened.counting.room();
         let mut bindings = self.bindings.lock();
-        bindings.0.clear();
+        bindings.clear();
         for buffer in s.inputs.iter().chain(s.outputs).chain(s.states) {
-            bindings.0.push(self.binding(buffer)?);
+            bindings.push(self.binding(buffer)?);
             kept.buffers.push(buffer.clone());
         }
         kept.module = Some(s.module.clone());
         kept.nodes = info.nodes.into();
-        let (inputs, rest) = bindings.0.split_at(s.inputs.len());
-        let (outputs, states) = rest.split_at(s.outputs.len());
+        let (inputs, outputs) = (s.inputs.len(), s.outputs.len());
         let calling = self.opened.call()?;
         let done = host::expect(Pending {
             generation: self.opened.generation,
@@ -118,13 +112,13 @@ impl Queue for PluginQueue {
             reserved: 0,
             module: module.handle(),
             entry: s.entry,
-            inputs: inputs.as_ptr(),
-            input_count: inputs.len(),
-            outputs: outputs.as_ptr(),
-            output_count: outputs.len(),
-            states: states.as_ptr(),
-            state_count: states.len(),
-            binding_stride: size_of::<anynpu_binding>(),
+            inputs: bindings.at(0),
+            input_count: inputs,
+            outputs: bindings.at(inputs),
+            output_count: outputs,
+            states: bindings.at(inputs + outputs),
+            state_count: s.states.len(),
+            binding_stride: bindings.stride(),
             symbols: symbols.as_ptr(),
             symbol_count: symbols.len(),
             done,
@@ -135,7 +129,7 @@ impl Queue for PluginQueue {
         let status =
             unsafe { calling.table.submit()(calling.device, &raw const submission, message.raw()) };
         drop(calling);
-        bindings.0.clear();
+        bindings.clear();
         drop(bindings);
         if status == ANYNPU_OK {
             return Ok(());

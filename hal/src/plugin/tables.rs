@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::array::Array;
 use anynpu_abi::*;
 use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, OP_SET_VERSION, Op, ReduceOp,
@@ -27,26 +28,28 @@ pub(super) struct WeightBytes {
 pub(super) struct GraphTables {
     graph: Box<anynpu_graph>,
     /// What the tables point to; never touched again, so that it stays where it is.
-    _values: Box<[anynpu_value]>,
-    _nodes: Box<[anynpu_node]>,
-    _states: Box<[anynpu_state]>,
-    _weights: Box<[anynpu_weight]>,
+    _values: Array<anynpu_value>,
+    _nodes: Array<anynpu_node>,
+    _states: Array<anynpu_state>,
+    _weights: Array<anynpu_weight>,
     _numbers: Vec<Box<[u32]>>,
     _dims: Vec<Box<[anynpu_dim]>>,
-    _attributes: Vec<Box<[anynpu_attribute]>>,
+    _attributes: Vec<Array<anynpu_attribute>>,
     _integers: Vec<Box<[i64]>>,
     _reals: Vec<Box<[f32]>>,
 }
 
 impl GraphTables {
     /// Tables of `run`, with states kept in `state_dtype`, where that is known. `weights` tells where the bytes of a
-    /// weight are that the graph does not carry; none where a device is only asked.
+    /// weight are that the graph does not carry; none where a device is only asked. With `spread`, elements of arrays
+    /// have more behind them than is known.
     pub fn of(
         run: &Subgraph<'_>,
         state_dtype: Option<DType>,
         weights: &dyn Fn(&str) -> Option<WeightBytes>,
+        spread: bool,
     ) -> GraphTables {
-        Writer::new(run.graph()).write(run, state_dtype, weights)
+        Writer::new(run.graph(), spread).write(run, state_dtype, weights)
     }
 
     /// The tables.
@@ -71,22 +74,24 @@ struct Writer<'g> {
     graph: &'g Graph,
     /// Numbers in the tables.
     known: HashMap<ValueId, u32>,
-    values: Vec<anynpu_value>,
-    weights: Vec<anynpu_weight>,
+    spread: bool,
+    values: Array<anynpu_value>,
+    weights: Array<anynpu_weight>,
     numbers: Vec<Box<[u32]>>,
     dims: Vec<Box<[anynpu_dim]>>,
-    attributes: Vec<Box<[anynpu_attribute]>>,
+    attributes: Vec<Array<anynpu_attribute>>,
     integers: Vec<Box<[i64]>>,
     reals: Vec<Box<[f32]>>,
 }
 
 impl<'g> Writer<'g> {
-    fn new(graph: &'g Graph) -> Writer<'g> {
+    fn new(graph: &'g Graph, spread: bool) -> Writer<'g> {
         Writer {
             graph,
             known: HashMap::new(),
-            values: Vec::new(),
-            weights: Vec::new(),
+            spread,
+            values: Array::new(spread),
+            weights: Array::new(spread),
             numbers: Vec::new(),
             dims: Vec::new(),
             attributes: Vec::new(),
@@ -101,7 +106,7 @@ impl<'g> Writer<'g> {
         state_dtype: Option<DType>,
         weights: &dyn Fn(&str) -> Option<WeightBytes>,
     ) -> GraphTables {
-        let mut nodes = Vec::with_capacity(run.nodes().len());
+        let mut nodes = Array::new(self.spread);
         for (number, (_, node)) in run.nodes().enumerate() {
             let inputs = node
                 .inputs
@@ -116,7 +121,7 @@ impl<'g> Writer<'g> {
                 .collect();
             let (outputs, output_count) = self.list(outputs);
             let attributes = self.attributes_of(&node.op, run.states());
-            let attributes: Box<[anynpu_attribute]> = attributes.into();
+            let attributes = Array::of(attributes, self.spread);
             nodes.push(anynpu_node {
                 name: text(&node.name),
                 op: op_code(&node.op),
@@ -127,7 +132,7 @@ impl<'g> Writer<'g> {
                 output_count,
                 attributes: attributes.as_ptr(),
                 attribute_count: attributes.len(),
-                attribute_stride: size_of::<anynpu_attribute>(),
+                attribute_stride: attributes.stride(),
             });
             self.attributes.push(attributes);
         }
@@ -143,14 +148,12 @@ impl<'g> Writer<'g> {
                 reserved: 0,
             }
         });
-        let states: Box<[anynpu_state]> = states.collect();
+        let states = Array::of(states, self.spread);
         let inputs: Vec<u32> = run.inputs().iter().map(|id| self.known[id]).collect();
         let (inputs, input_count) = self.list(inputs);
         let outputs: Vec<u32> = run.outputs().iter().map(|id| self.known[id]).collect();
         let (outputs, output_count) = self.list(outputs);
-        let values: Box<[anynpu_value]> = self.values.into();
-        let nodes: Box<[anynpu_node]> = nodes.into();
-        let weights: Box<[anynpu_weight]> = self.weights.into();
+        let (values, weights) = (self.values, self.weights);
         GraphTables {
             graph: Box::new(anynpu_graph {
                 struct_size: size_of::<anynpu_graph>() as u32,
@@ -158,16 +161,16 @@ impl<'g> Writer<'g> {
                 name: text(self.graph.name()),
                 values: values.as_ptr(),
                 value_count: values.len(),
-                value_stride: size_of::<anynpu_value>(),
+                value_stride: values.stride(),
                 nodes: nodes.as_ptr(),
                 node_count: nodes.len(),
-                node_stride: size_of::<anynpu_node>(),
+                node_stride: nodes.stride(),
                 states: states.as_ptr(),
                 state_count: states.len(),
-                state_stride: size_of::<anynpu_state>(),
+                state_stride: states.stride(),
                 weights: weights.as_ptr(),
                 weight_count: weights.len(),
-                weight_stride: size_of::<anynpu_weight>(),
+                weight_stride: weights.stride(),
                 inputs,
                 input_count,
                 outputs,

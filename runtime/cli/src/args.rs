@@ -568,8 +568,7 @@ pub struct QuantizeArgs {
 pub struct CompileArgs {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The device: qnn:CHIP, e.g. qnn:SM8650
-    #[arg(long, value_name = "TARGET")]
+    #[arg(long, value_name = "TARGET", help = Target::help())]
     pub target: Target,
     /// The folder to make; it must not be there yet
     #[arg(short, long, value_name = "DIR")]

@@ -77,6 +77,10 @@ fn what_was_compiled_ahead_of_time_is_loaded_and_left_as_it_is() {
         let manifest = json(&[&args, &["-o", &to][..], more].concat());
         assert_eq!(manifest["target"], "qnn:SM8650");
         assert!(manifest["device"].as_str().unwrap().starts_with("HTP v75"));
+        let needs = |what: &str| manifest["needs"][what].as_str().unwrap().to_owned();
+        assert_eq!(needs("arch"), "v75");
+        assert!(needs("core_api").starts_with("2."), "{manifest}");
+        assert!(needs("sdk").starts_with("v2."), "{manifest}");
         let file = &manifest["files"][0];
         let path = folder
             .path()
@@ -148,6 +152,8 @@ fn targets_that_are_none_are_refused_and_leave_nothing() {
         2,
         &["'tpu:1' is no target", "qnn:SM8650"],
     );
+    let help = text(&anynpu(&["compile", "--help"]).stdout);
+    assert!(help.contains("SM8350") && help.contains("SM8850"), "{help}");
     refuses(compile("qnn:SM1", &[]), 2, &["no chip 'SM1'", "SM8850"]);
     refuses(
         compile("qnn:SM8350", &[]),
@@ -172,8 +178,14 @@ fn a_library_or_chip_that_is_not_there_is_named_with_what_to_do() {
     };
     let e = failed(&["--qnn-library", "/nowhere/libQnnHtp.so"]);
     assert!(e.contains("/nowhere/libQnnHtp.so"), "{e}");
+    assert!(e.contains("install Qualcomm's AI runtime"), "{e}");
+    let e = failed(&[
+        "--qnn-library",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+    ]);
+    assert!(e.contains("invalid ELF header"), "{e}");
     let e = failed(&["--qnn-library", "/nowhere/libQnnHtp.so", "--qnn-soc", "SM1"]);
-    assert!(e.contains("no chip 'SM1'"), "{e}");
+    assert!(e.contains("no chip 'SM1'; name one of SM8350"), "{e}");
     let e = failed(&["--qnn-soc", "SM8450", "--qnn-weights", "blocks"]);
     assert!(e.contains("SM8450 computes no weights in blocks"), "{e}");
     let words = ["'int2'", "f16, int8, int4, blocks or lpbq"];
@@ -302,6 +314,72 @@ fn a_vote_for_clocks_changes_no_token() {
     refused(&["run", "--qnn-power", "turbo"], 2, &words);
 }
 
+/// Library of another version than those that were tried.
+#[test]
+fn newer_libraries_are_used_once_they_were_tried_and_older_ones_tell_the_program_s_results_nothing()
+{
+    let test = "newer_libraries_are_used_once_they_were_tried…";
+    let Some(real) = std::env::var_os("ANYNPU_QNN_LIBRARY").filter(|p| !p.is_empty()) else {
+        println!("SKIPPED {test}: ANYNPU_QNN_LIBRARY is not set");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (library, cache) = (path("libQnnHtp.so"), path("cache"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qnn_other.c");
+    let compiler = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", &library, source, "-ldl"])
+        .status();
+    assert!(compiler.unwrap().success());
+    let system = std::path::Path::new(&real).with_file_name("libQnnSystem.so");
+    std::os::unix::fs::symlink(system, path("libQnnSystem.so")).unwrap();
+    let go = |minor: &str, arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_anynpu"))
+            .args(arguments)
+            .args(["--cache-dir", &cache, "--qnn-library", &library])
+            .envs([
+                ("QNN_REAL", real.as_os_str()),
+                ("QNN_MINOR", minor.as_ref()),
+            ])
+            .output()
+            .unwrap()
+    };
+    let place = ["--device", "cpu,qnn", "--place", "layers.*=qnn"];
+    let run = [RUN, &place, &["--ctx", "64"]].concat();
+    let cpu = json(&[RUN, &["--device", "cpu", "--ctx", "64"]].concat());
+    let ran = |minor: &str| {
+        let out = go(minor, &run);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let found: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(found["tokens"], cpu["tokens"]);
+        text(&out.stderr)
+    };
+    // too old
+    let out = go("35", &run);
+    assert_eq!(out.status.code(), Some(1));
+    let told = text(&out.stderr);
+    assert!(told.contains("core API 2.35, needed is 2.36"), "{told}");
+    // newer
+    let out = go("41", &run);
+    assert_eq!(out.status.code(), Some(1));
+    let told = text(&out.stderr);
+    assert!(told.contains("core API 2.41.0, newer than any"), "{told}");
+    assert!(
+        told.contains("anynpu operations --qnn-soc SM8650"),
+        "{told}"
+    );
+    let out = go("41", &["operations"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let told = ran("41");
+    assert!(told.contains("newer than 2.40, the newest"), "{told}");
+    // older, which writes of what it compiles, and does not take what a newer one compiled
+    let told = ran("39");
+    assert!(told.contains("Starting stage"), "{told}");
+    let kept = std::fs::read_dir(&cache).unwrap();
+    let kept = kept.map(|f| f.unwrap().path());
+    assert_eq!(kept.filter(|f| f.is_file()).count(), 1);
+}
+
 /// Inputs and outputs in memory of a library like `libcdsprpc.so`, which notes what is taken and given back. The
 /// emulator does not take what stands for it, and is given the bytes.
 #[test]
@@ -414,9 +492,15 @@ fn models_run_with_activations_in_fixed_point_in_ranges_that_were_measured() {
             "0",
             "--json",
         ];
-        json(&[&command[..], more].concat())["tokens"].clone()
+        let found = json(&[&command[..], more].concat());
+        assert_eq!(found["executed"]["devices"]["qnn"]["dtype"], "u16");
+        let warned = found["warnings"].to_string();
+        assert!(warned.contains("device 'qnn' computes in u16"), "{warned}");
+        found["tokens"].clone()
     };
     assert_eq!(told(&run), told(&[&fixed[..], &["--ctx", "64"]].concat()));
+    let isolated = ["--ctx", "64", "--isolate"];
+    assert_eq!(told(&run), told(&[&fixed[..], &isolated].concat()));
 
     // chips without floating point take activations in 8 bits
     let eight = path("eight.json");

@@ -109,9 +109,11 @@ impl Cache {
         compatibility: &[u8],
     ) -> Option<Arc<dyn Module>> {
         let file = format!("{key}.{EXTENSION}");
+        let mut absent = !self.given.is_empty();
         let given = self.given.iter().find_map(|folder| {
             let path = folder.join(&file);
             let blob = read(&path, u64::MAX, key);
+            absent &= matches!(blob, Ok(None));
             let blob = blob.inspect_err(|e| self.not_used(&path, e)).ok()??;
             let module = request.device.load(&blob, request.weights.clone());
             let module = module.inspect_err(|e| self.not_used(&path, e)).ok()?;
@@ -119,6 +121,14 @@ impl Cache {
         });
         if given.is_some() {
             return given;
+        }
+        if absent {
+            let folders = self.given.iter().map(|f| f.display().to_string());
+            self.note(format!(
+                "nothing is loaded from {}: no compiled form there is of this model, chip and options; compile for \
+                 them, or give the options that its manifest.json lists",
+                folders.collect::<Vec<_>>().join(", ")
+            ));
         }
         let path = self.folder.as_ref()?.join(&file);
         let blob = match read(&path, self.limit, key) {

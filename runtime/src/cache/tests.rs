@@ -352,9 +352,12 @@ fn a_given_folder_is_looked_into_first_and_never_written() {
     let given = vec![setting.folder.path().join("compiled")];
     setting.cache = Arc::new(Cache::new(None, given, 0));
     assert_eq!(setting.compile("a"), 1);
+    assert!(setting.cache.take_notes().is_empty());
+    // what is not in it is compiled, and that is told
     assert_eq!(setting.compile("b"), 2);
     assert_eq!(setting.files().len(), 1);
-    assert!(setting.cache.take_notes().is_empty());
+    let notes = setting.cache.take_notes();
+    assert!(notes[0].contains("nothing is loaded from"), "{notes:?}");
     let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;

@@ -122,7 +122,7 @@ impl Executed {
     ) -> Self {
         let used = counts.filter(|(_, c)| c.is_used());
         let devices = used.map(|(device, c)| {
-            let dtype = device.device().capabilities().compute.first();
+            let dtype = device.device().capabilities().computes_in();
             let executed = ExecutedDevice {
                 nodes: c.device.nodes,
                 segments: c.device.submissions,
@@ -130,7 +130,7 @@ impl Executed {
                 copies_out: c.copies_out,
                 bytes: c.bytes,
                 us: c.device.busy_ns / 1000,
-                dtype: dtype.map_or("unknown", |d| d.name()),
+                dtype: dtype.unwrap_or("unknown"),
             };
             (device.name().to_owned(), executed)
         });

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use anynpu_backends::{BackendOptions, drivers_for};
 use anynpu_hal::isolate::{Helper, IsolatedDriver, own_output, serve};
 use anynpu_hal::plugin::{PluginDriver, PluginOptions, name_of};
-use anynpu_hal::{Driver, ExposedDevice, OpenOptions};
+use anynpu_hal::{Driver, ExposedDevice, HalError, OpenOptions};
 use anynpu_tests::conformance::{
     Certificate, Expectations, Glob, Progress, Selection, Subject, Suite, SuiteOptions, junit, run,
 };
@@ -199,15 +199,38 @@ fn subject(arguments: &Arguments) -> anyhow::Result<Subject> {
             .with_context(|| format!("option '{option}' is not NAME=VALUE"))?;
         options.options.insert(name.to_owned(), value.to_owned());
     }
-    let (driver, device) = match isolated(arguments) {
-        true => {
-            let driver: Arc<dyn Driver> = Arc::new(helper(arguments)?);
-            let device = choose(&*driver, arguments)?;
-            (driver, device)
+    if !isolated(arguments) {
+        let (driver, device) = find(arguments)?;
+        return Ok(Subject::of_driver(driver, device, options));
+    }
+    let (name, helper) = helper(arguments)?;
+    if let Some(path) = &arguments.driver {
+        std::fs::metadata(path).with_context(|| path.display().to_string())?;
+        if let Err(e) = PluginDriver::try_first(path, &helper, TRIAL) {
+            return Ok(broken(name, e.to_string()));
         }
-        false => find(arguments)?,
-    };
-    Ok(Subject::of_driver(driver, device, options))
+    }
+    let driver: Arc<dyn Driver> = Arc::new(IsolatedDriver::new(name.as_str(), helper));
+    match driver.enumerate() {
+        Ok(found) => {
+            let device = choose(found, arguments)?;
+            Ok(Subject::of_driver(driver, device, options))
+        }
+        Err(e) => Ok(broken(name, e.reason)),
+    }
+}
+
+/// How long a plugin may take to be loaded and to tell of its devices.
+const TRIAL: Duration = Duration::from_secs(20);
+
+/// A device that does not open.
+fn broken(name: String, why: String) -> Subject {
+    Subject::new(move || {
+        Err(HalError::DeviceLost {
+            device: name.clone(),
+            why: why.clone(),
+        })
+    })
 }
 
 /// Whether the device runs in a helper.
@@ -215,8 +238,8 @@ fn isolated(arguments: &Arguments) -> bool {
     !arguments.serve && (arguments.isolate || (arguments.driver.is_some() && !arguments.in_process))
 }
 
-/// The driver in this program, started again.
-fn helper(arguments: &Arguments) -> anyhow::Result<IsolatedDriver> {
+/// The driver's name and this program, started again to serve it.
+fn helper(arguments: &Arguments) -> anyhow::Result<(String, Helper)> {
     let mut call: Vec<OsString> = vec!["--serve".into()];
     let name = match (&arguments.driver, &arguments.device) {
         (Some(path), _) => {
@@ -234,24 +257,23 @@ fn helper(arguments: &Arguments) -> anyhow::Result<IsolatedDriver> {
         program,
         arguments: call,
     };
-    Ok(IsolatedDriver::new(name, helper))
+    Ok((name, helper))
 }
 
 /// The plugin at `path`, in this process, and its device. Its buffers have guards.
 fn plugin(arguments: &Arguments, path: &Path) -> anyhow::Result<(Arc<dyn Driver>, ExposedDevice)> {
     let mut options = PluginOptions::default();
-    options.guard_buffers = true;
+    options.guarded = true;
     let driver = PluginDriver::load(path, options).with_context(|| path.display().to_string())?;
     let driver: Arc<dyn Driver> = Arc::new(driver);
-    let device = choose(&*driver, arguments)?;
+    let found = driver.enumerate();
+    let found = found.map_err(|e| anyhow::anyhow!("{}: {}", e.driver, e.reason))?;
+    let device = choose(found, arguments)?;
     Ok((driver, device))
 }
 
 /// The device that is named, or the first.
-fn choose(driver: &dyn Driver, arguments: &Arguments) -> anyhow::Result<ExposedDevice> {
-    let found = driver
-        .enumerate()
-        .map_err(|e| anyhow::anyhow!("{}: {}", e.driver, e.reason))?;
+fn choose(found: Vec<ExposedDevice>, arguments: &Arguments) -> anyhow::Result<ExposedDevice> {
     let names: Vec<String> = found.iter().map(|d| d.info.name.clone()).collect();
     let named = arguments
         .device

@@ -153,8 +153,10 @@ impl Certificate {
     }
 
     /// The device did not open: nothing can be certified.
-    pub(super) fn device_absent(&mut self, error: &HalError) {
+    pub(super) fn device_absent(&mut self, error: &HalError, cases: usize) {
         self.verdict = "failed";
+        self.complete = false;
+        self.counts.skipped = cases;
         self.device.description = format!("did not open: {}", describe(error));
     }
 

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use anynpu_hal::BufferDesc;
+use anynpu_hal::isolate::helper_process;
+
 use super::outcome::{Check, Finding, Outcome, Stop};
 use super::report::{CaseRecord, Certificate};
 use super::{Context, Expectations, Selection, Subject, Suite, SuiteOptions, TestCase};
@@ -23,7 +26,7 @@ pub struct Progress<'a> {
 /// Runs the selected cases of `suite` on `subject`, one after the other, and tells `progress` of each.
 ///
 /// A case that does not end by its deadline has failed; it is left behind with its device and the next case
-/// gets another. So does one after a device that was lost.
+/// gets another. So does one after a device that was lost. Where the device does not open at first, no case is run.
 pub fn run(
     suite: &Suite,
     subject: &Arc<Subject>,
@@ -35,7 +38,10 @@ pub fn run(
     let mut certificate = Certificate::new(suite);
     match subject.device() {
         Ok(device) => certificate.describe(&*device),
-        Err(e) => certificate.device_absent(&e),
+        Err(e) => {
+            certificate.device_absent(&e, suite.cases().len());
+            return certificate;
+        }
     }
     let chosen = |case: &&TestCase| selection.admits(case.id());
     let total = suite.cases().iter().filter(chosen).count();
@@ -67,7 +73,9 @@ fn perform(case: &TestCase, subject: &Arc<Subject>, options: &SuiteOptions) -> O
         let check = catch_unwind(AssertUnwindSafe(|| {
             let context = Context::new(subject_there, options_there);
             let context = context.map_err(|e| Stop::error(&e, "a device that opens"))?;
-            own.check(&context)
+            let helper = helper_process(context.device());
+            let checked = own.check(&context);
+            survived(&context, helper).and(checked)
         }));
         // whoever waited may have given up
         let _ = to.send(check.unwrap_or_else(|panic| Err(panicked(&*panic))));
@@ -89,6 +97,25 @@ fn perform(case: &TestCase, subject: &Arc<Subject>, options: &SuiteOptions) -> O
         subject.forget();
     }
     check.into()
+}
+
+/// That the helper which served the device before a case does so after it: one that died between calls is
+/// replaced without a word.
+fn survived(context: &Context, helper: Option<u32>) -> Check {
+    if helper.is_none() {
+        return Ok(());
+    }
+    // calls are answered in order, so what it was told before this is done
+    context
+        .device()
+        .allocate(&BufferDesc::host("still there", 1))?;
+    match helper_process(context.device()) == helper {
+        true => Ok(()),
+        false => Err(Stop::failed(
+            "crashed: its process ended between calls",
+            "a process that goes on",
+        )),
+    }
 }
 
 fn finding(found: String, expected: &str) -> Finding {

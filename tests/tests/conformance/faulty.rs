@@ -271,7 +271,7 @@ impl Device for Faulty {
             });
         }
         if self.fault == Fault::Leaks {
-            self.kept.lock().push(vec![1; 64 << 10]);
+            self.kept.lock().push(vec![1; 256 << 10]);
         }
         let inner = self.inner.compile(&entries, options, weights, progress)?;
         Ok(Arc::new(FaultyModule { inner, ops, limits }))

@@ -1,14 +1,15 @@
 //! A device in a helper that dies or hangs: one failed case, and the rest goes on in another helper.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anynpu_hal::isolate::{Helper, IsolatedDriver};
 use anynpu_hal::{BufferDesc, Driver, OpenOptions};
 use anynpu_tests::conformance::{
-    Expectations, Selection, Stop, Subject, Suite, SuiteOptions, TestCase, run,
+    Expectations, Selection, Subject, Suite, SuiteOptions, TestCase, run,
 };
 
 /// Argument by which this test's helpers are told from others.
@@ -25,6 +26,18 @@ fn helpers() -> Vec<u32> {
         }
     }
     found
+}
+
+/// Ends them as a wild pointer would.
+fn kill() {
+    for process in helpers() {
+        let mut killed = Command::new("kill");
+        killed
+            .args(["-SEGV", &process.to_string()])
+            .stderr(Stdio::null());
+        // it may have ended meanwhile
+        let _ = killed.status();
+    }
 }
 
 #[test]
@@ -47,20 +60,41 @@ fn a_helper_that_dies_fails_its_case_alone() {
         })
     };
     let dies = TestCase::new("dies", Some("Linear"), |context| {
-        for process in helpers() {
-            let killed = Command::new("kill")
-                .args(["-SEGV", &process.to_string()])
-                .status();
-            assert!(killed.is_ok_and(|s| s.success()));
-        }
-        // until it is seen to be gone
-        for _ in 0..500 {
-            context.device().allocate(&BufferDesc::host("b", 64))?;
+        let seen = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !seen.load(Ordering::Relaxed) {
+                    kill();
+                    std::thread::sleep(Duration::from_millis(30));
+                }
+            });
+            // one that dies between calls is replaced, so a call must be waiting
+            let ended = (0..100_000).try_for_each(|_| {
+                let buffer = context.device().allocate(&BufferDesc::host("b", 64));
+                buffer.map(|_| ())
+            });
+            seen.store(true, Ordering::Relaxed);
+            Ok(ended?)
+        })
+    });
+    let dies_unseen = TestCase::new("dies_unseen", None, |_| {
+        while !helpers().is_empty() {
+            kill();
             std::thread::sleep(Duration::from_millis(10));
         }
-        Err(Stop::failed("a helper that lives on", "none"))
+        Ok(())
     });
-    let suite = Suite::of(vec![works("before"), dies, works("after")], options).expect("a suite");
+    let suite = Suite::of(
+        vec![
+            works("before"),
+            dies,
+            works("after"),
+            dies_unseen,
+            works("at_last"),
+        ],
+        options,
+    )
+    .expect("a suite");
     let certificate = run(
         &suite,
         &Arc::new(subject),
@@ -73,14 +107,14 @@ fn a_helper_that_dies_fails_its_case_alone() {
         .iter()
         .map(|c| (c.id.as_str(), c.outcome))
         .collect();
-    assert_eq!(
-        outcomes,
-        [
-            ("before", "passed"),
-            ("dies", "failed"),
-            ("after", "passed")
-        ]
-    );
+    let wanted = [
+        ("before", "passed"),
+        ("dies", "failed"),
+        ("after", "passed"),
+        ("dies_unseen", "failed"),
+        ("at_last", "passed"),
+    ];
+    assert_eq!(outcomes, wanted);
     let detail = certificate.cases()[1].detail.as_ref().expect("a detail");
     assert!(detail.found.starts_with("crashed: "), "{}", detail.found);
     assert!(detail.found.contains("signal: 11"), "{}", detail.found);

@@ -5,6 +5,8 @@ mod faulty;
 #[cfg(target_os = "linux")]
 mod helper;
 mod nodes;
+#[cfg(unix)]
+mod plugin;
 mod program;
 
 use std::sync::Arc;
@@ -14,8 +16,18 @@ use anynpu_tests::conformance::{
     Certificate, Expectations, Glob, Selection, Subject, Suite, SuiteOptions, run,
 };
 
-/// The suite, and what it says of the first device of `driver`.
+/// What the suite says of the first device of `driver`.
 fn certify(driver: impl Driver + 'static, options: SuiteOptions, only: &[&str]) -> Certificate {
+    certify_but(driver, options, only, &Expectations::default())
+}
+
+/// As [`certify`], with expected failures.
+fn certify_but(
+    driver: impl Driver + 'static,
+    options: SuiteOptions,
+    only: &[&str],
+    expectations: &Expectations,
+) -> Certificate {
     let exposed = driver.enumerate().expect("a device").remove(0);
     let subject = Subject::of_driver(Arc::new(driver), exposed, OpenOptions::default());
     let suite = Suite::new(options).expect("a suite");
@@ -23,12 +35,11 @@ fn certify(driver: impl Driver + 'static, options: SuiteOptions, only: &[&str]) 
         only: only.iter().map(|&glob| Glob::new(glob)).collect(),
         skip: Vec::new(),
     };
-    let expectations = Expectations::default();
     run(
         &suite,
         &Arc::new(subject),
         &selection,
-        &expectations,
+        expectations,
         &mut |_| {},
     )
 }

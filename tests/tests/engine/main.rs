@@ -19,6 +19,6 @@ fn plugin(test: &str) -> Option<PluginDriver> {
         return None;
     };
     let mut options = PluginOptions::default();
-    options.guard_buffers = true;
+    options.guarded = true;
     Some(PluginDriver::load(Path::new(&path), options).unwrap())
 }

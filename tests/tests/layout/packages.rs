@@ -182,8 +182,8 @@ fn dependency_faults(packages: &[Package]) -> Vec<String> {
     faults
 }
 
-/// Faults in what `manifest`, the text of `name`'s Cargo.toml, says.
-fn manifest_faults(name: &str, manifest: &str) -> Vec<String> {
+/// Faults in what `manifest`, the text of `name`'s Cargo.toml in `folder`, says.
+fn manifest_faults(name: &str, folder: &str, manifest: &str) -> Vec<String> {
     let table: toml::Table = match manifest.parse() {
         Ok(table) => table,
         Err(e) => return vec![format!("{name}: {e}")],
@@ -199,7 +199,10 @@ fn manifest_faults(name: &str, manifest: &str) -> Vec<String> {
         faults.push(format!("{name}: add `[lints] workspace = true`"));
     }
     for field in ["version", "edition", "rust-version", "license", "publish"] {
-        if !inherits(table.get("package").and_then(|p| p.get(field))) {
+        let found = table.get("package").and_then(|p| p.get(field));
+        // that the licence is the folder's own is checked with all packages' licences
+        let own = field == "license" && licence(folder) == "0BSD";
+        if !own && !inherits(found) {
             faults.push(format!("{name}: write `{field}.workspace = true`"));
         }
     }
@@ -294,12 +297,21 @@ fn packages_depend_only_on_what_lies_below_them() {
     report("who may depend on whom:", &dependency_faults(&packages));
 }
 
+/// The licence of the package in `folder`: templates may be taken anywhere.
+fn licence(folder: &str) -> &'static str {
+    match folder.starts_with("backends/template/") {
+        true => "0BSD",
+        false => "MIT OR Apache-2.0",
+    }
+}
+
 #[test]
 fn every_package_carries_the_projects_licence() {
     for p in workspace() {
+        let expected = licence(&p.folder);
         assert_eq!(
             p.licence.as_deref(),
-            Some("MIT OR Apache-2.0"),
+            Some(expected),
             "licence of {}",
             p.name
         );
@@ -315,7 +327,7 @@ fn manifests_inherit_lints_and_versions_from_the_workspace() {
     for p in workspace() {
         let path = root().join(&p.folder).join("Cargo.toml");
         let manifest = std::fs::read_to_string(&path).expect("manifest");
-        faults.extend(manifest_faults(&p.name, &manifest));
+        faults.extend(manifest_faults(&p.name, &p.folder, &manifest));
     }
     report("what every Cargo.toml says:", &faults);
 }
@@ -387,7 +399,7 @@ fn a_planted_manifest_fault_is_found() {
                 edition.workspace = true\nrust-version.workspace = true\n\
                 license.workspace = true\npublish.workspace = true\n[lints]\nworkspace = true\n\
                 [dependencies]\nhalf.workspace = true\n";
-    assert_eq!(manifest_faults("x", good), Vec::<String>::new());
+    assert_eq!(manifest_faults("x", "hal", good), Vec::<String>::new());
     for (from, to, fault) in [
         ("half.workspace = true", "half = '2'", "half"),
         ("[lints]\nworkspace = true\n", "", "[lints]"),
@@ -399,9 +411,40 @@ fn a_planted_manifest_fault_is_found() {
             "libc",
         ),
     ] {
-        let faults = manifest_faults("x", &good.replace(from, to));
+        let faults = manifest_faults("x", "hal", &good.replace(from, to));
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].contains(fault), "{faults:?}");
+    }
+    let own = good.replace("license.workspace = true", "license = '0BSD'");
+    assert_eq!(
+        manifest_faults("x", "backends/template/x", &own),
+        Vec::<String>::new()
+    );
+}
+
+/// Most lines of a template: what a newcomer reads before changing it.
+const TEMPLATE_LINES: usize = 300;
+
+#[test]
+fn templates_are_short_and_may_be_taken_anywhere() {
+    let folder = root().join("backends/template");
+    assert!(folder.join("LICENSE-0BSD").is_file());
+    for (template, files) in [("c", &["template.c"][..]), ("rust/src", &["lib.rs"][..])] {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder.join(template)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let text = std::fs::read_to_string(&path).expect("a source");
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let lines = text.lines().count();
+            assert!(lines <= TEMPLATE_LINES, "{name} has {lines} lines");
+            let first = text.lines().next().unwrap_or_default();
+            assert!(
+                first.ends_with("SPDX-License-Identifier: 0BSD"),
+                "{name}: {first}"
+            );
+            found.push(name.into_owned());
+        }
+        assert_eq!(found, files, "what is in {template}");
     }
 }
 

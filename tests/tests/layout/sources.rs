@@ -38,6 +38,18 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tests/src/device.rs", "maps a device's buffers"),
     ("tests/src/conformance/memory.rs", "maps a device's buffers"),
     (
+        "tests/tests/plugins/exported.rs",
+        "loads a driver that it exports itself",
+    ),
+    (
+        "graphs/fuzz/fuzz_targets/plugin.rs",
+        "the C interface, from a plugin's side",
+    ),
+    (
+        "tests/tests/conformance/plugin.rs",
+        "the C interface, from a plugin's side",
+    ),
+    (
         "tests/tests/conformance/faulty.rs",
         "a device that writes where it must not",
     ),

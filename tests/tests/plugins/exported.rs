@@ -11,9 +11,9 @@ use anynpu_tests::{Expectation, Report, cases, run_on};
 
 anynpu_hal::export_driver!(anynpu_cpu::CpuDriver);
 
-fn plugin(guard_buffers: bool) -> PluginDriver {
+fn plugin(guarded: bool) -> PluginDriver {
     let mut options = PluginOptions::default();
-    options.guard_buffers = guard_buffers;
+    options.guarded = guarded;
     // SAFETY: the function is the one that was exported above.
     #[allow(unsafe_code)]
     let loaded = unsafe { PluginDriver::from_query("exported", anynpu_backend_query, options) };
@@ -27,8 +27,8 @@ fn open(driver: &PluginDriver) -> Arc<dyn Device> {
 
 #[test]
 fn every_case_gives_the_same_through_the_interface() {
-    for guard_buffers in [false, true] {
-        let device = open(&plugin(guard_buffers));
+    for guarded in [false, true] {
+        let device = open(&plugin(guarded));
         let mut report = Report::default();
         for case in cases::all() {
             let symbols = SymbolValues::default();

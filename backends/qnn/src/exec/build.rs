@@ -246,8 +246,10 @@ pub(super) fn build(context: &Arc<Context>, graph: &Graph) -> Result<Executable,
     }
     let call = "graphFinalize";
     let finalize = table.graph_finalize.ok_or(QnnError::Missing { call })?;
+    let quiet = sys::Quiet::compiling(device.core_api());
     // SAFETY: the graph was made above; neither profile nor signal are given.
     let code = unsafe { finalize(handle, std::ptr::null_mut(), std::ptr::null_mut()) };
+    drop(quiet);
     if code != 0 {
         return failed(call, &graph.name, code);
     }

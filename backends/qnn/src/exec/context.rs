@@ -144,12 +144,8 @@ impl Context {
         info: &BinaryInfo,
         group: Option<Group>,
     ) -> Result<Arc<Context>, QnnError> {
-        if info.soc != device.soc().id {
-            return Err(QnnError::Binary {
-                what: "its chip's number",
-                found: info.soc.to_string(),
-                expected: format!("{}, of {}", device.soc().id, device.soc().name),
-            });
+        if let Some(why) = info.fits(device)? {
+            tracing::debug!("{why}");
         }
         let call = "contextCreateFromBinary";
         let create = device.table().context_create_from_binary;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::error::NO_MEMORY;
 use super::{QnnError, log};
 use crate::Soc;
 use crate::sys::{
@@ -93,21 +94,27 @@ impl Device {
         self.backend.loaded.core
     }
 
-    /// The library: its core API, and its build if it tells that.
-    pub fn library(&self) -> String {
-        let core = self.core_api();
+    /// The library's build, which begins with the version of its SDK, if it tells that.
+    pub fn build(&self) -> Option<String> {
         let mut build: *const std::ffi::c_char = std::ptr::null();
-        let code = match self.table().backend_get_build_id {
-            // SAFETY: the function writes a pointer to a text of its own.
-            Some(get) => unsafe { get(&raw mut build) },
-            None => return format!("core API {core}"),
-        };
+        let get = self.table().backend_get_build_id?;
+        // SAFETY: the function writes a pointer to a text of its own.
+        let code = unsafe { get(&raw mut build) };
         if code != 0 || build.is_null() {
-            return format!("core API {core}");
+            return None;
         }
         // SAFETY: the text ends in 0 and lives as long as the library.
         let build = unsafe { CStr::from_ptr(build) };
-        format!("core API {core}, build {}", build.to_string_lossy())
+        Some(build.to_string_lossy().into_owned())
+    }
+
+    /// The library: its core API, and its build if it tells that.
+    pub fn library(&self) -> String {
+        let core = self.core_api();
+        match self.build() {
+            None => format!("core API {core}"),
+            Some(build) => format!("core API {core}, build {build}"),
+        }
     }
 
     /// The names of the operations that the library has for any chip.
@@ -234,6 +241,12 @@ impl Backend {
                 .trim_end()
                 .to_owned(),
             _ => "the library does not say why".to_owned(),
+        };
+        let text = match (call, code) {
+            ("graphFinalize", NO_MEMORY) => format!(
+                "{text} The library says so too of an operation that it can't compile; `anynpu operations` tries each"
+            ),
+            _ => text,
         };
         QnnError::Call {
             call,

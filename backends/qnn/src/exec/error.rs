@@ -1,6 +1,9 @@
 //! What goes wrong in the library.
 
+use std::ops::Range;
+
 use anynpu_hal::{HalError, Reason, ReasonCode};
+use anynpu_ir::NodeId;
 use thiserror::Error;
 
 use crate::htp::GraphError;
@@ -81,7 +84,7 @@ pub enum QnnError {
 }
 
 /// The library has no memory, or can't make an op.
-const NO_MEMORY: u64 = 1002;
+pub(super) const NO_MEMORY: u64 = 1002;
 /// Codes of a backend that finds no chip.
 const NO_BACKEND: u64 = 4000;
 /// First and last codes that concern compiled forms.
@@ -99,6 +102,29 @@ impl QnnError {
     /// Whether the library finds no chip that it could use.
     pub const fn finds_no_chip(&self) -> bool {
         matches!(self.code(), Some(NO_BACKEND))
+    }
+
+    /// The error of compiling the nodes `nodes` as device `device` tells it: a refusal of them, if the library refused
+    /// the graph that they became.
+    pub fn of_nodes(self, device: &str, nodes: Range<u32>) -> HalError {
+        let refused = matches!(
+            &self,
+            QnnError::Call {
+                call: "tensorCreateGraphTensor"
+                    | "backendValidateOpConfig"
+                    | "graphAddNode"
+                    | "graphFinalize",
+                ..
+            }
+        );
+        if !refused {
+            return self.of_device(device);
+        }
+        let reason = Reason::new(ReasonCode::VendorRejected, self.to_string());
+        HalError::CompileRejected {
+            device: device.into(),
+            nodes: nodes.map(|n| (NodeId(n), reason.clone())).collect(),
+        }
     }
 
     /// The error as device `device` tells it.
@@ -163,6 +189,18 @@ mod tests {
             code,
             text: "no".into(),
         };
+        let HalError::CompileRejected { nodes, .. } = QnnError::Call {
+            call: "graphFinalize",
+            what: "'g'".into(),
+            code: NO_MEMORY,
+            text: "no".into(),
+        }
+        .of_nodes("qnn", 3..5) else {
+            panic!("what the library can't compile is no lost device");
+        };
+        assert_eq!(nodes.iter().map(|n| n.0.0).collect::<Vec<_>>(), [3, 4]);
+        assert!(nodes[0].1.detail.contains("graphFinalize of 'g'"));
+        assert_eq!(call(6000).of_nodes("qnn", 3..5).scope(), Scope::Device);
         let scope = |code| call(code).of_device("qnn").scope();
         assert_eq!(scope(NO_BACKEND), Scope::Device);
         assert!(call(NO_BACKEND).finds_no_chip() && !call(6000).finds_no_chip());

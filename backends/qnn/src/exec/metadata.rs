@@ -3,13 +3,17 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use super::{Device, QnnError};
-use crate::sys::{self, SystemTable};
+use crate::sys::{self, SystemTable, Version};
 
 /// What is in a compiled form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinaryInfo {
     /// Number of the chip that it is for.
     pub soc: u32,
+    /// The core API of the library that compiled it.
+    pub core: Version,
+    /// The build of that library.
+    pub build: String,
     /// The most that any of its graphs spills into memory that contexts can have in common.
     pub spill_bytes: u64,
     /// Its graphs.
@@ -43,6 +47,46 @@ pub struct TensorInfo {
 }
 
 impl BinaryInfo {
+    /// Whether `device` loads it, as far as this tells. If it does but its library would compile it anew otherwise, why.
+    ///
+    /// # Errors
+    /// It is for another chip, or was compiled by a newer library.
+    pub fn fits(&self, device: &Device) -> Result<Option<String>, QnnError> {
+        let (soc, own) = (device.soc(), device.core_api());
+        if self.soc != soc.id {
+            return Err(QnnError::Binary {
+                what: "its chip's number",
+                found: self.soc.to_string(),
+                expected: format!("{}, of {}", soc.id, soc.name),
+            });
+        }
+        if self.core > own {
+            return Err(QnnError::Binary {
+                what: "the core API that compiled it",
+                found: self.core.to_string(),
+                expected: format!(
+                    "at most {own}, the library's; install a newer one, or compile anew"
+                ),
+            });
+        }
+        let build = device.build().unwrap_or_default();
+        let same = self.core == own && self.build == build;
+        Ok((!same).then(|| {
+            format!(
+                "the library of core API {} ({}) compiled it, and that of {own} ({build}) is here",
+                self.core, self.build
+            )
+        }))
+    }
+
+    /// What is in `binary`.
+    ///
+    /// # Errors
+    /// No compiled form that the library knows.
+    pub fn read(device: &Device, binary: &[u8]) -> Result<BinaryInfo, QnnError> {
+        read(device, binary)
+    }
+
     /// The names of the graphs, for people.
     pub(super) fn names(&self) -> String {
         let names: Vec<&str> = self.graphs.iter().map(|g| g.name.as_str()).collect();
@@ -124,6 +168,18 @@ unsafe fn copy(info: *const u8) -> Result<BinaryInfo, QnnError> {
             pointer(info, INFO + 96),
         )
     };
+    // SAFETY: as before.
+    let (build, core) = unsafe {
+        let core = INFO + 16;
+        (
+            text(pointer(info, INFO + 8).cast()),
+            Version {
+                major: number(info, core),
+                minor: number(info, core + 4),
+                patch: number(info, core + 8),
+            },
+        )
+    };
     let mut all = Vec::new();
     let mut spill_bytes = 0;
     for i in 0..bounded("its number of graphs", count)? {
@@ -152,6 +208,8 @@ unsafe fn copy(info: *const u8) -> Result<BinaryInfo, QnnError> {
     }
     Ok(BinaryInfo {
         soc,
+        core,
+        build,
         spill_bytes,
         graphs: all,
     })

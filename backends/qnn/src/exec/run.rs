@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -105,6 +106,8 @@ pub struct QnnModule {
 pub(crate) struct LoweredPart {
     /// The entry's number.
     pub entry: usize,
+    /// Its nodes, by their numbers in the graph.
+    pub nodes: Range<u32>,
     /// The number of the context that it is in.
     pub context: usize,
     /// What the part needs bound.

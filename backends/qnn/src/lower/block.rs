@@ -33,6 +33,10 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<TensorId
             let width = dims.last().copied().unwrap_or(1);
             let rows = dims.iter().rev().skip(1).product();
             let flat = [rows, width];
+            // core APIs 2.36 and 2.37 say yes to a norm without it, and then can't compile it
+            if inputs.len() == 2 {
+                inputs.push(l.zeros(width));
+            }
             // over the last of three dimensions the library gives other numbers, without a word
             if dims.len() != 2 {
                 inputs[0] = l.op(&format!("{name}.flat"), "Reshape", &inputs[..1], &flat, &[]);

@@ -233,6 +233,22 @@ impl Lowering<'_> {
         made
     }
 
+    /// A static tensor of so many zeros in F16.
+    fn zeros(&mut self, count: u32) -> TensorId {
+        // no numbers have this key, as theirs begin with dimensions
+        let key = vec![u32::MAX, count];
+        if let Some(&known) = self.constants.get(&key) {
+            return known;
+        }
+        let kind = TensorKind::Static(vec![0; 2 * count as usize]);
+        let name = format!("zeros.{count}");
+        let made = self
+            .out
+            .tensor(name, kind, DataType::F16, &[count], Encoding::None);
+        self.constants.insert(key, made);
+        made
+    }
+
     /// An input of the graph that the host fills as `feed` says.
     fn input(&mut self, name: String, dtype: DataType, dims: &[u32], feed: Feed) -> TensorId {
         if let Some(at) = self.feeds.iter().position(|f| *f == feed) {

@@ -537,9 +537,10 @@ fn rows(add: &mut Add<'_>) {
         move |b: &mut Builder| {
             let (x, gamma) = (b.x(dims), b.w(&[64], 0.5, 1.5));
             let mut x = vec![x, gamma];
-            if op == "LayerNorm" {
-                x.push(b.w(&[64], -0.5, 0.5));
-            }
+            x.push(match op {
+                "LayerNorm" => b.w(&[64], -0.5, 0.5),
+                _ => b.w(&[64], 0.0, 0.0),
+            });
             let axes = b.list(&[1], &[dims.len() as u32 - 1]);
             let epsilon = ("epsilon", Param::Scalar(Scalar::F32(1e-5)));
             b.op(op, &x, dims, &[epsilon, ("axes", axes)]);

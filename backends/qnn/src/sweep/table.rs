@@ -131,7 +131,7 @@ pub enum TableError {
 
 impl SupportTable {
     /// The version of tables, which is another one whenever forms or bounds change.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// The table of `soc` by `library`.
     pub fn new(library: String, soc: &str, forms: Vec<(String, Verdict)>) -> SupportTable {

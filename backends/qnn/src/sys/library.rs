@@ -19,6 +19,8 @@ const OLDEST: Version = Version {
 };
 /// The newest core API that was tried.
 const NEWEST_MINOR: u32 = 40;
+/// The oldest core API 2.x that writes nothing while it compiles.
+const FIRST_QUIET_MINOR: u32 = 40;
 
 /// A library that can't be used.
 #[derive(Debug, Error)]
@@ -111,50 +113,74 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     })
 }
 
-/// Sends to standard error what goes to standard output: a library says a word there when it is loaded, where programs
-/// have their results.
-struct Quiet {
-    /// Standard output, if it could be kept.
-    #[cfg(unix)]
-    output: Option<std::os::fd::OwnedFd>,
-}
+/// Sends to standard error what goes to standard output, where programs have their results: a library says a word there
+/// when it is loaded, and ones before core API 2.40 tell there how far a graph is compiled.
+///
+/// There is one standard output for all threads: what others write meanwhile goes to standard error too.
+#[derive(Debug)]
+pub struct Quiet(());
+
+/// How many [`Quiet`] there are, and what standard output was before the first, if it could be kept.
+#[cfg(unix)]
+static QUIET: parking_lot::Mutex<(usize, Option<std::os::fd::OwnedFd>)> =
+    parking_lot::Mutex::new((0, None));
 
 impl Quiet {
-    #[cfg(unix)]
-    fn begin() -> Quiet {
-        use std::os::fd::AsFd;
+    /// Until it is dropped.
+    pub fn begin() -> Quiet {
+        #[cfg(unix)]
+        {
+            use std::os::fd::AsFd;
 
-        let output = std::io::stdout().as_fd().try_clone_to_owned().ok();
-        if output.is_some() {
-            // SAFETY: both descriptors are the program's own; the second is put back when this is dropped.
-            unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) };
+            let mut quiet = QUIET.lock();
+            if quiet.0 == 0 {
+                quiet.1 = std::io::stdout().as_fd().try_clone_to_owned().ok();
+                if quiet.1.is_some() {
+                    // SAFETY: both descriptors are the program's own; the second is put back by the last `drop`.
+                    unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) };
+                }
+            }
+            quiet.0 += 1;
         }
-        Quiet { output }
+        Quiet(())
     }
 
-    #[cfg(not(unix))]
-    fn begin() -> Quiet {
-        Quiet {}
+    /// While a library of this version compiles, if it does not keep quiet by itself.
+    pub fn compiling(core: Version) -> Option<Quiet> {
+        (core.minor < FIRST_QUIET_MINOR).then(Quiet::begin)
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
         #[cfg(unix)]
-        if let Some(output) = &self.output {
+        {
             use std::os::fd::AsRawFd;
 
-            // SAFETY: null stands for every stream; what C's library still holds goes where it was meant to go.
-            unsafe { libc::fflush(std::ptr::null_mut()) };
-            // SAFETY: as in `begin`; `output` is what the descriptor was.
-            unsafe { libc::dup2(output.as_raw_fd(), libc::STDOUT_FILENO) };
+            let mut quiet = QUIET.lock();
+            quiet.0 -= 1;
+            if quiet.0 == 0
+                && let Some(output) = quiet.1.take()
+            {
+                // SAFETY: null stands for every stream; what C's library still holds goes where it was meant to go.
+                unsafe { libc::fflush(std::ptr::null_mut()) };
+                // SAFETY: as in `begin`; `output` is what the descriptor was.
+                unsafe { libc::dup2(output.as_raw_fd(), libc::STDOUT_FILENO) };
+            }
         }
+    }
+}
+
+impl Version {
+    /// Whether this core API, or a newer one, was tried.
+    pub const fn was_tried(self) -> bool {
+        self.minor <= NEWEST_MINOR
     }
 }
 
 fn loaded(path: Option<&Path>, shown: String, core: Version, table: Table) -> Loaded {
     let mut warnings = Vec::new();
-    if core.minor > NEWEST_MINOR {
+    if !core.was_tried() {
         warnings.push(format!(
             "{shown} has core API {}.{}, newer than 2.{NEWEST_MINOR}, the newest that was tried",
             core.major, core.minor

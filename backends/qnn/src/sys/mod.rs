@@ -23,7 +23,7 @@ pub use interface::{
     ErrorCode, HTP_BACKEND, Handle, Interface, LogCallback, OpName, Providers, SystemInterface,
     SystemProviders, SystemTable, Table, Version,
 };
-pub use library::{LoadError, Loaded, load};
+pub use library::{LoadError, Loaded, Quiet, load};
 pub use memory::{MEMORY_ION, MemoryDescriptor, MemoryInfo, MemoryShape};
 pub use op::{
     OP_CONFIG_V1, OpConfig, PARAM_SCALAR, PARAM_TENSOR, Param, ParamValue, Scalar, ScalarValue,

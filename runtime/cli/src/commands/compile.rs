@@ -11,7 +11,7 @@ use anynpu_backends::{BackendOptions, Soc};
 use serde::Serialize;
 
 use crate::args::CompileArgs;
-use crate::commands::load;
+use crate::commands::{load, operations};
 use crate::output;
 
 /// What is compiled for.
@@ -19,6 +19,17 @@ use crate::output;
 pub enum Target {
     /// A Qualcomm chip.
     Qnn(Soc),
+}
+
+impl Target {
+    /// What targets there are.
+    pub fn help() -> String {
+        format!("The device: qnn:CHIP, CHIP being one of {}", chips())
+    }
+}
+
+fn chips() -> String {
+    Soc::ALL.map(|s| s.name).join(", ")
 }
 
 impl FromStr for Target {
@@ -30,7 +41,7 @@ impl FromStr for Target {
                 Some(soc) => Ok(Target::Qnn(soc)),
                 None => Err(format!(
                     "there is no chip '{chip}'; expected one of {}",
-                    Soc::ALL.map(|s| s.name).join(", ")
+                    chips()
                 )),
             },
             _ => Err(format!(
@@ -45,9 +56,9 @@ impl FromStr for Target {
 struct Manifest {
     schema_version: u32,
     target: String,
-    /// The device as it was emulated: its generation, and the interface of the library that compiled for it. The
-    /// library on the device must be as new.
+    /// The device as it was emulated.
     device: String,
+    needs: Needs,
     model: String,
     /// Tokens of the context that it was compiled for.
     context: u32,
@@ -63,6 +74,17 @@ struct Manifest {
     files: Vec<File>,
     /// What to give `anynpu run` on the device, besides the model.
     run: Vec<String>,
+}
+
+/// What there must be on the device.
+#[derive(Serialize)]
+struct Needs {
+    /// The generation of the chip's HTP, as `v75`. Files are for this very chip.
+    arch: String,
+    /// The oldest core API of a library that loads the files: that of the one that compiled them.
+    core_api: String,
+    /// The build of the library that compiled, which begins with its SDK's version; null if it does not tell.
+    sdk: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -97,6 +119,7 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
     backends.qnn.ranges.clone_from(&args.qnn_ranges);
     backends.qnn.context_bytes = args.qnn_context_mib.map(|mib| u64::from(mib) << 20);
     backends.qnn.share_weights = !args.for_emulator;
+    backends.qnn.tables = load::tables(None, false);
     let runtime = Runtime::builder()
         .drivers(anynpu_backends::drivers_with(&backends))
         .device("cpu")
@@ -117,11 +140,12 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
     }
     let bytes: u64 = manifest.files.iter().map(|f| f.bytes).sum();
     Ok(output::print_line(&format!(
-        "{}: {} nodes for {}, {:.1} MB; on the device:\n  anynpu run MODEL {}",
+        "{}: {} nodes for {}, {:.1} MB; on the device, with a library of core API {} or newer:\n  anynpu run MODEL {}",
         output.display(),
         manifest.nodes,
         manifest.target,
         bytes as f64 / 1e6,
+        manifest.needs.core_api,
         quoted(&manifest.run)
     ))?)
 }
@@ -188,6 +212,12 @@ fn manifest(
     let device = runtime.devices();
     let device = device.iter().find(|d| d.info().name == "qnn");
     let Target::Qnn(soc) = args.target;
+    let library = backends.qnn.chip().map_err(operations::missing)?;
+    let needs = Needs {
+        arch: format!("v{}", soc.generation),
+        core_api: library.core_api().to_string(),
+        sdk: library.build(),
+    };
     let weights = backends.qnn.weight_form()?.to_string();
     let kv_type = model.kv_dtype().name().to_owned();
     let mut run: Vec<String> = ["--device", "cpu,qnn"].map(String::from).into();
@@ -207,6 +237,7 @@ fn manifest(
         schema_version: 1,
         target: format!("qnn:{}", soc.name),
         device: device.map_or_else(String::new, |d| d.info().description.clone()),
+        needs,
         model: model.info().name.clone(),
         context: model.context(),
         kv_type,

@@ -4,6 +4,7 @@ use anynpu_hal::{Capabilities, OpenOptions, Registry};
 use serde::Serialize;
 
 use crate::args::ListArgs;
+use crate::commands::load;
 use crate::output;
 
 #[derive(Serialize)]
@@ -42,6 +43,8 @@ struct Claims {
     asynchronous: bool,
     states: String,
     compute: Vec<&'static str>,
+    /// What activations are held in instead, where they are in fixed point.
+    fixed_point: Option<&'static str>,
     weights: Vec<&'static str>,
     memory: Vec<String>,
     memory_limit_bytes: Option<u64>,
@@ -56,7 +59,7 @@ struct Unavailable {
 
 /// Lists the devices.
 pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
-    let mut drivers = anynpu_backends::drivers();
+    let mut drivers = load::drivers();
     drivers.extend(args.plugins.listed()?);
     let document = collect(&Registry::new(drivers));
     if args.json.json {
@@ -68,7 +71,9 @@ pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
             output::print_line(&format!(
                 "         op set {}, computes in {}, reads weights in {}{}",
                 claims.op_set,
-                claims.compute.join(" "),
+                claims
+                    .fixed_point
+                    .map_or_else(|| claims.compute.join(" "), str::to_owned),
                 claims.weights.join(" "),
                 if claims.baseline {
                     ", runs every op"
@@ -151,6 +156,7 @@ fn claims(c: &Capabilities) -> Claims {
         asynchronous: c.features.asynchronous,
         states: format!("{:?}", c.states),
         compute: c.compute.iter().map(|d| d.name()).collect(),
+        fixed_point: c.fixed_point.map(|f| f.name()),
         weights: c.weights.iter().map(|d| d.name()).collect(),
         memory: c.memory.iter().map(|m| format!("{m:?}")).collect(),
         memory_limit_bytes: c.memory_limit,

@@ -4,6 +4,7 @@ use anynpu_hal::{OpenOptions, Registry};
 use serde::Serialize;
 
 use crate::args::ListArgs;
+use crate::commands::load;
 use crate::output;
 
 #[derive(Serialize)]
@@ -36,7 +37,7 @@ struct Backend {
 
 /// Examines the machine and every driver.
 pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
-    let mut drivers = anynpu_backends::drivers();
+    let mut drivers = load::drivers();
     drivers.extend(args.plugins.listed()?);
     let variables = drivers.iter().flat_map(|d| d.variables());
     let variables: Vec<&str> = variables.map(|v| v.name).collect();

@@ -288,6 +288,13 @@ fn matrix_types(graph: &Graph) -> Vec<DType> {
     types
 }
 
+/// The drivers as the environment says, with the tables in the folder for caches.
+pub fn drivers() -> Drivers {
+    let mut options = BackendOptions::default();
+    options.qnn.tables = tables(None, false);
+    anynpu_backends::drivers_with(&options)
+}
+
 /// The folder of tables of what chips compute right, in the folder for caches.
 pub fn tables(cache_dir: Option<&Path>, no_cache: bool) -> Option<PathBuf> {
     let set = || std::env::var_os("ANYNPU_CACHE_DIR").filter(|d| !d.is_empty());

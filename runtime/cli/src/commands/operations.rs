@@ -55,7 +55,8 @@ pub fn execute(args: &OperationsArgs) -> anyhow::Result<()> {
     Ok(output::print_line(&text(&table))?)
 }
 
-fn missing(why: Unavailable) -> anyhow::Error {
+/// The error of a chip that is not there.
+pub(super) fn missing(why: Unavailable) -> anyhow::Error {
     match why.remedy {
         Some(remedy) => anyhow::anyhow!("{}: {}; {remedy}", why.driver, why.reason),
         None => anyhow::anyhow!("{}: {}", why.driver, why.reason),

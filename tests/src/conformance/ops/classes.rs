@@ -86,10 +86,10 @@ pub(crate) fn class_of(op: &Op, inputs: &[Tensor]) -> Class {
             BinaryOp::Pow => Class::Function,
             _ => Class::Exact,
         },
-        Op::Reduce { op, .. } => match op {
-            ReduceOp::Sum | ReduceOp::Mean => Class::Sum,
-            _ => Class::Exact,
-        },
+        Op::Reduce {
+            op: ReduceOp::Sum | ReduceOp::Mean,
+            ..
+        } => Class::Sum,
         Op::Cast { .. } | Op::Dequantize { .. } => Class::Rounded,
         _ => Class::Exact,
     }

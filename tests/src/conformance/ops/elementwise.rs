@@ -64,7 +64,7 @@ fn domain(positive: bool, tensor: Tensor) -> Tensor {
     }
     let values = tensor.to_f32().unwrap_or_default();
     let values = values.iter().map(|x| x.abs() + 0.25).collect();
-    float_tensor(tensor.dtype(), &tensor.shape().to_vec(), values)
+    float_tensor(tensor.dtype(), tensor.shape(), values)
 }
 
 fn unary(maker: &mut Maker<'_>) {

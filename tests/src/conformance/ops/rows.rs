@@ -63,7 +63,7 @@ fn norms(maker: &mut Maker<'_>) {
         maker.add(Op::LayerNorm { eps }, variant, inputs);
     }
     let mut v = maker.values("norm edges");
-    let inputs = vec![v.tensor(DType::F32, &[3, 8]), v.tensor(DType::F32, &[8])];
+    let inputs = [v.tensor(DType::F32, &[3, 8]), v.tensor(DType::F32, &[8])];
     for (name, value) in [("edge_nan", f32::NAN), ("edge_zero", 0.0)] {
         let mut x = inputs[0].to_f32().unwrap_or_default();
         match value.is_nan() {

@@ -13,16 +13,43 @@ use crate::conformance::suite::{Context, TestCase};
 /// Most tokens it is compiled for.
 const MOST: u32 = 9;
 
-/// The cases `op/SLUG/TYPE/symbolic`.
+/// Tokens of a long step.
+const LONG: u32 = 300;
+
+/// The cases `op/SLUG/TYPE/symbolic` and `op/SLUG/TYPE/largest`.
 pub(super) fn cases() -> Vec<TestCase> {
     let make = |&sample: &Sample| {
         let dtype = if sample.0 == "iota" { "i32" } else { "f32" };
-        let id = format!("op/{}/{dtype}/symbolic", sample.0);
-        TestCase::new(id, sample.op(), move |context| {
-            sizes_up_to_a_limit(context, sample)
-        })
+        let id = |variant: &str| format!("op/{}/{dtype}/{variant}", sample.0);
+        [
+            TestCase::new(id("symbolic"), sample.op(), move |context| {
+                sizes_up_to_a_limit(context, sample)
+            }),
+            TestCase::new(id("largest"), sample.op(), move |context| {
+                largest(context, sample)
+            }),
+        ]
     };
-    SAMPLES.iter().map(make).collect()
+    SAMPLES.iter().flat_map(make).collect()
+}
+
+/// The largest step that the device is compiled for; a long one where it states none.
+fn largest(context: &Context, sample: Sample) -> Check {
+    let capabilities = context.capabilities();
+    let fixed = capabilities.fixed_shapes.as_ref();
+    let most = |sizes: Option<&Vec<u32>>, long: u32| {
+        let most = sizes.and_then(|sizes| sizes.iter().max());
+        most.copied().unwrap_or(long)
+    };
+    let tokens = most(fixed.map(|f| &f.tokens), LONG);
+    let capacity = most(fixed.map(|f| &f.capacities), tokens + 2);
+    let symbols = sizes(capabilities, tokens, 2, tokens, capacity);
+    let job = sample.job(symbols, context.options().seed)?;
+    if let Some(why) = obstacle(context.device(), &job.run())? {
+        return Err(Stop::NotClaimed(why));
+    }
+    let found = job.run_on(context.bench())?;
+    check(context, &job, &found.outputs, &reference(&job)?)
 }
 
 fn sizes_up_to_a_limit(context: &Context, sample: Sample) -> Check {
