@@ -23,6 +23,8 @@
 //!
 //! Products with block-quantised weights may quantise the other operand to 8 bits a block, as fast kernels do,
 //! which moves each factor by up to 1/254 of its block's largest.
+//!
+//! Where ONNX's node tests quantise what earlier nodes computed in a narrower type than F32, a code may be off by one.
 
 use anynpu_cpu::reference::Tensor;
 use anynpu_hal::Capabilities;

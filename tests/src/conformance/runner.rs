@@ -75,7 +75,10 @@ fn perform(case: &TestCase, subject: &Arc<Subject>, options: &SuiteOptions) -> O
             let context = context.map_err(|e| Stop::error(&e, "a device that opens"))?;
             let helper = helper_process(context.device());
             let checked = own.check(&context);
-            survived(&context, helper).and(checked)
+            match checked {
+                Err(Stop::Failed(_)) => checked,
+                other => survived(&context, helper).and(other),
+            }
         }));
         // whoever waited may have given up
         let _ = to.send(check.unwrap_or_else(|panic| Err(panicked(&*panic))));

@@ -95,8 +95,8 @@ fn the_cpu_backend_is_certified() {
 }
 
 #[test]
-fn simulated_devices_in_f32_are_certified() {
-    for name in ["reference-f32", "reference-static"] {
+fn the_simulated_reference_devices_are_certified() {
+    for name in ["reference-f32", "reference-f16", "reference-static"] {
         passes(
             anynpu_backends::simulated(name).unwrap(),
             SuiteOptions::default(),
