@@ -3,6 +3,7 @@
 
 mod cases;
 mod models;
+mod suite;
 
 use std::path::Path;
 

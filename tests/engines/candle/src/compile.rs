@@ -193,7 +193,7 @@ fn load(
         false => Ok(t),
     });
     let tensor = tensor.map_err(|e| match e {
-        Fault::Engine(e) => failed(e.to_string()),
+        Fault::Engine(e) => failed(crate::told(&e)),
         Fault::Hal(e) => failed(e.to_string()),
     })?;
     if weight.inline.is_none() {

@@ -117,8 +117,16 @@ impl Fault {
                 device: NAME.into(),
                 call: call.into(),
                 code: -1,
-                text: error.to_string(),
+                text: told(&error),
             },
         }
+    }
+}
+
+/// What candle says, without the stack that it adds where `RUST_BACKTRACE` is set.
+fn told(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => told(inner),
+        other => other.to_string(),
     }
 }

@@ -21,18 +21,19 @@ pub(super) fn matmul(
     transpose_a: bool,
     transpose_b: bool,
 ) -> Result<Tensor, Fault> {
+    let shape = call.shape();
+    let lead = &shape[..shape.len().saturating_sub(2)];
+    // stacks of matrices in one row: candle's own broadcasting trips over axes of size 1
     let side = |i: usize, transposed: bool| -> Result<Tensor, Fault> {
         let x = call.float(i)?;
-        Ok(match transposed {
-            true => x.t()?.contiguous()?,
-            false => x.contiguous()?,
-        })
+        let x = if transposed { x.t()? } else { x };
+        let matrix = &x.dims()[x.rank().saturating_sub(2)..];
+        let flat = [&[lead.iter().product()][..], matrix].concat();
+        let x = x.broadcast_as([lead, matrix].concat())?;
+        Ok(x.contiguous()?.reshape(flat)?)
     };
-    let (a, b) = (side(0, transpose_a)?, side(1, transpose_b)?);
-    if a.elem_count() == 0 {
-        return Ok(Tensor::zeros(call.shape(), DType::F32, &Device::Cpu)?);
-    }
-    Ok(a.broadcast_matmul(&b)?)
+    let product = side(0, transpose_a)?.matmul(&side(1, transpose_b)?)?;
+    Ok(product.reshape(shape)?)
 }
 
 pub(super) fn embedding(call: &Call<'_>) -> Result<Tensor, Fault> {
