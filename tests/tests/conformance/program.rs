@@ -157,3 +157,19 @@ fn a_device_in_a_process_of_its_own_is_certified() {
         text(&out.stderr)
     );
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_cpu_backend_and_the_simulated_reference_devices_leak_nothing() {
+    for device in [
+        "cpu",
+        "sim:reference-f32",
+        "sim:reference-f16",
+        "sim:reference-static",
+    ] {
+        let out = cts(&["--device", device, "--filter", "leak/*"]);
+        let told = text(&out.stdout);
+        assert_eq!(out.status.code(), Some(0), "{device}: {told}");
+        assert!(told.contains("3 passed, 0 failed, 0 not claimed"), "{told}");
+    }
+}
