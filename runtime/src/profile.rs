@@ -14,7 +14,7 @@ use anynpu_ir::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use claims::{Claims, OpCheck};
+pub use claims::{Claims, OpCheck, StatedRates};
 
 /// The schema that this version reads and writes.
 pub const PROFILE_VERSION: u32 = 1;

@@ -1,6 +1,6 @@
 //! What a device said of itself, and what came of trying it.
 
-use anynpu_hal::{Capabilities, FixedShapes, MemoryKind, StateSupport};
+use anynpu_hal::{Capabilities, ClaimedRates, FixedShapes, MemoryKind, StateSupport};
 use anynpu_ir::DType;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,55 @@ pub struct Claims {
     /// Most bytes it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<u64>,
+    /// The speed that its driver states, if any: what was not measured is priced by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<StatedRates>,
+}
+
+/// A speed that a driver states. Nobody measured it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatedRates {
+    /// Operations per second of products with weights of each type, the usual type first.
+    pub operations: Vec<(String, f64)>,
+    /// Bytes per second read from memory.
+    pub bytes_per_second: f64,
+    /// Microseconds of starting a run of nodes.
+    pub dispatch_us: f64,
+    /// Watts while busy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_watts: Option<f64>,
+}
+
+impl StatedRates {
+    /// Those of a device; none if a number of them is none.
+    fn of(claimed: &ClaimedRates) -> Option<StatedRates> {
+        let own = StatedRates {
+            operations: claimed
+                .operations
+                .iter()
+                .map(|(dtype, rate)| (dtype.name().to_owned(), *rate))
+                .collect(),
+            bytes_per_second: claimed.bytes_per_second,
+            dispatch_us: claimed.dispatch_us,
+            busy_watts: claimed.busy_watts,
+        };
+        let finite = own.numbers().all(f64::is_finite);
+        finite.then_some(own)
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = f64> + '_ {
+        let others = [self.bytes_per_second, self.dispatch_us];
+        let rates = self.operations.iter().map(|o| o.1);
+        rates.chain(others).chain(self.busy_watts)
+    }
+
+    fn claimed(&self) -> ClaimedRates {
+        let rate = |(name, rate): &(String, f64)| Some((name.parse().ok()?, *rate));
+        let operations = self.operations.iter().filter_map(rate).collect();
+        let mut claimed = ClaimedRates::new(operations, self.bytes_per_second, self.dispatch_us);
+        claimed.busy_watts = self.busy_watts;
+        claimed
+    }
 }
 
 /// What came of trying one kind of node.
@@ -68,6 +117,10 @@ impl Claims {
             capacities: fixed.capacities,
             host_memory: capabilities.memory.contains(&MemoryKind::Host),
             memory_limit: capabilities.memory_limit,
+            rates: capabilities
+                .claimed_rates
+                .as_ref()
+                .and_then(StatedRates::of),
         }
     }
 
@@ -87,6 +140,7 @@ impl Claims {
             false => MemoryKind::DeviceLocal,
         }];
         capabilities.memory_limit = self.memory_limit;
+        capabilities.claimed_rates = self.rates.as_ref().map(StatedRates::claimed);
         capabilities.fixed_shapes = (!self.dynamic_shapes).then(|| FixedShapes {
             tokens: self.tokens.clone(),
             capacities: self.capacities.clone(),
@@ -105,6 +159,19 @@ impl Claims {
         if !STATES.iter().any(|(name, _)| *name == self.states) {
             let expected = "none, slice_io, in_place_io or native";
             return Some(("states", format!("'{}'", self.states), expected));
+        }
+        if let Some(rates) = &self.rates {
+            let odd = |o: &&(String, f64)| o.0.parse::<DType>().is_err();
+            if let Some((name, _)) = rates.operations.iter().find(odd) {
+                return Some((
+                    "rates.operations",
+                    format!("'{name}'"),
+                    "element types such as f16",
+                ));
+            }
+            if let Some(odd) = rates.numbers().find(|n| !n.is_finite() || *n < 0.0) {
+                return Some(("rates", odd.to_string(), "numbers from 0"));
+            }
         }
         let sizes = [("tokens", &self.tokens), ("capacities", &self.capacities)];
         let odd = |sizes: &&Vec<u32>| {

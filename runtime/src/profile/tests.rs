@@ -77,6 +77,12 @@ fn full() -> Profile {
             tokens: vec![1, 32],
             capacities: vec![512],
             memory_limit: Some(1 << 30),
+            rates: Some(StatedRates {
+                operations: vec![("q4_0".into(), 4e12)],
+                bytes_per_second: 6e10,
+                dispatch_us: 90.0,
+                busy_watts: Some(2.5),
+            }),
             ..Claims::default()
         }),
         checks: vec![
@@ -150,6 +156,7 @@ fn claims_are_those_of_the_device_again_and_the_worst_check_of_a_kind_counts() {
     let claims = device.claims.as_ref().unwrap();
     let capabilities = claims.capabilities();
     assert_eq!(Claims::of(&capabilities), *claims);
+    assert_eq!(capabilities.claimed_rates.unwrap().busy_watts, Some(2.5));
     assert_eq!(capabilities.fixed_shapes.unwrap().tokens, [1, 32]);
     let outcome = |op, weights| device.check(op, weights).map(|c| &c.outcome);
     let lost = outcome("Linear", Some("q4_0"));
@@ -161,12 +168,20 @@ fn claims_are_those_of_the_device_again_and_the_worst_check_of_a_kind_counts() {
 #[test]
 fn claims_that_make_no_sense_are_named() {
     type Change = fn(&mut Claims);
-    let cases: [(Change, &str); 5] = [
+    let cases: [(Change, &str); 7] = [
         (|c| c.compute[0] = "f15".into(), "claims.compute is 'f15'"),
         (|c| c.weights.push(String::new()), "claims.weights is ''"),
         (|c| c.states = "yes".into(), "claims.states is 'yes'"),
         (|c| c.tokens = vec![0, 1], "claims.tokens is [0, 1]"),
         (|c| c.capacities = vec![8, 8], "claims.capacities is [8, 8]"),
+        (
+            |c| c.rates.as_mut().unwrap().operations[0].0 = "q99".into(),
+            "claims.rates.operations is 'q99'",
+        ),
+        (
+            |c| c.rates.as_mut().unwrap().dispatch_us = -1.0,
+            "claims.rates is -1",
+        ),
     ];
     for (change, told) in cases {
         let mut profile = full();
