@@ -254,13 +254,13 @@ impl RuntimeBuilder {
             )
         }));
         let cost = CostModel::new(profiles).preferring(self.preferred);
-        warnings.extend(devices.iter().filter_map(|d| {
-            cost.is_preferred(d.device().info(), d.device().capabilities()).then(|| {
-                format!(
-                    "'{}' was not measured: it is given all that it can run, until a profile says how fast it is (see `anynpu probe --save`)",
-                    d.name()
-                )
-            })
+        let preferred =
+            |d: &&Arc<OpenDevice>| cost.is_preferred(d.device().info(), d.device().capabilities());
+        warnings.extend(devices.iter().filter(preferred).map(|d| {
+            format!(
+                "'{}' was not measured: it is given all that it can run, until a profile says how fast it is (see `anynpu probe --save`)",
+                d.name()
+            )
         }));
         let baseline = |d: &Arc<OpenDevice>| d.device().capabilities().features.baseline;
         if devices.is_empty() {

@@ -375,11 +375,8 @@ impl<'g> Writer<'g> {
                     list.integer(ANYNPU_KEY_AXIS, axis.into());
                 }
             }
-            Op::Dequantize { axis } => {
-                if let Some(axis) = axis {
-                    list.integer(ANYNPU_KEY_AXIS, axis.into());
-                }
-            }
+            Op::Dequantize { axis: Some(axis) } => list.integer(ANYNPU_KEY_AXIS, axis.into()),
+            Op::Dequantize { axis: None } => {}
             Op::TopK { k } => list.integer(ANYNPU_KEY_COUNT, k.into()),
             Op::Conv1d {
                 stride,

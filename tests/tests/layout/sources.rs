@@ -50,14 +50,6 @@ const UNSAFE: &[(&str, &str)] = &[
         "the C interface, from a plugin's side",
     ),
     (
-        "tests/tests/plugins/exported.rs",
-        "the C interface, from a plugin's side",
-    ),
-    (
-        "graphs/fuzz/fuzz_targets/plugin.rs",
-        "the C interface, from a hostile plugin's side",
-    ),
-    (
         "tests/tests/conformance/faulty.rs",
         "a device that writes where it must not",
     ),

@@ -68,14 +68,14 @@ impl Exported {
     /// The table of `driver`, whose own version is `version`.
     pub fn new(driver: Box<dyn Driver>, version: &'static str) -> Exported {
         // a plugin is never unloaded, nor is its driver ever dropped
-        let driver: &'static Box<dyn Driver> = Box::leak(Box::new(driver));
+        let driver = Box::leak(Box::new(driver));
         let table = anynpu_backend {
             struct_size: size_of::<anynpu_backend>() as u32,
             major: ANYNPU_ABI_MAJOR,
             minor: ANYNPU_ABI_MINOR,
             name: text(driver.name()),
             version: text(version),
-            context: (&raw const *driver).cast_mut().cast(),
+            context: (&raw mut *driver).cast(),
             enumerate: Some(enumerate),
             open: Some(open),
             close: Some(close),
