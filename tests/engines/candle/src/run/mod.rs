@@ -96,8 +96,8 @@ fn check_apart(s: &Submission<'_>) -> Result<(), HalError> {
 /// Fails where the results of all nodes do not fit in memory together, as candle ends the process then.
 fn check_room(graph: &Graph, nodes: &[Node], symbols: &SymbolValues) -> Result<(), HalError> {
     let types = nodes.iter().flat_map(|n| &n.outputs).map(|&v| graph.ty(v));
-    let bytes = types.map(|ty| ty.bytes(symbols));
-    let total = bytes.fold(Some(0usize), |sum, bytes| sum?.checked_add(bytes?));
+    let mut bytes = types.map(|ty| ty.bytes(symbols));
+    let total = bytes.try_fold(0usize, |sum, bytes| sum.checked_add(bytes?));
     match total {
         Some(total) if Vec::<u8>::new().try_reserve_exact(total).is_ok() => Ok(()),
         _ => Err(HalError::OutOfMemory {
