@@ -13,7 +13,9 @@ fuzz_target!(|bytes: &[u8]| {
     };
     if let Ok(description) = Description::parse(text, "fuzzed.toml") {
         let driver = SimDriver::new(description, Box::new(CpuDriver));
-        let found = driver.enumerate().expect("a simulated device is always there");
+        let found = driver
+            .enumerate()
+            .expect("a simulated device is always there");
         let mut options = OpenOptions::default();
         options.threads = Some(1);
         driver.open(&found[0], &options).expect("it opens");

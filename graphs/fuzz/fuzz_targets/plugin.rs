@@ -3,6 +3,7 @@
 
 #![no_main]
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,7 +51,14 @@ fn number() -> u32 {
 }
 
 /// Names and messages, good and bad; they live as long as the process.
-const TEXTS: [&[u8]; 6] = [b"npu", b"npu-2", b"", b"NPU 1", b"\xff\xfe", b"a message of some length"];
+const TEXTS: [&[u8]; 6] = [
+    b"npu",
+    b"npu-2",
+    b"",
+    b"NPU 1",
+    b"\xff\xfe",
+    b"a message of some length",
+];
 
 fn text() -> anynpu_text {
     let chosen = TEXTS[byte() as usize % TEXTS.len()];
@@ -75,7 +83,9 @@ fn status(message: *mut anynpu_message) -> anynpu_status {
     unsafe {
         if let Some(message) = message.as_mut() {
             let room = std::slice::from_raw_parts_mut(message.text.cast::<u8>(), message.capacity);
-            room.iter_mut().take(byte() as usize).for_each(|b| *b = byte());
+            room.iter_mut()
+                .take(byte() as usize)
+                .for_each(|b| *b = byte());
             message.length = number() as usize;
             message.vendor_code = i64::from(word());
             message.bytes = word().into();
@@ -232,7 +242,9 @@ unsafe extern "C" fn submit(
 ) -> anynpu_status {
     // SAFETY: the submission and the host's table are the host's.
     unsafe {
-        let host = (*HOST.lock().unwrap() as *const anynpu_host).as_ref().unwrap();
+        let host = (*HOST.lock().unwrap() as *const anynpu_host)
+            .as_ref()
+            .unwrap();
         let done = (*submission).done;
         LATE.lock().unwrap().push(done);
         for _ in 0..byte() % 3 {
@@ -296,7 +308,11 @@ unsafe extern "C" fn link(_: *mut c_void, _: anynpu_text, _: u32, link: *mut any
 }
 
 /// A table, and what a later version would have behind it.
-static TABLE: Mutex<Option<Box<(anynpu_backend, [u64; 32])>>> = Mutex::new(None);
+type Table = (anynpu_backend, [u64; 32]);
+
+thread_local! {
+    static TABLE: RefCell<Option<Box<Table>>> = const { RefCell::new(None) };
+}
 
 unsafe extern "C" fn query(_: u16, _: u16, host: *const anynpu_host) -> *const anynpu_backend {
     *HOST.lock().unwrap() = host as usize;
@@ -333,8 +349,10 @@ unsafe extern "C" fn query(_: u16, _: u16, host: *const anynpu_host) -> *const a
         counters: Some(counters),
         link: Some(link),
     };
-    let mut table = TABLE.lock().unwrap();
-    &raw const table.insert(Box::new((backend, [u64::MAX; 32]))).0
+    TABLE.with_borrow_mut(|table| {
+        let table = table.insert(Box::new((backend, [u64::MAX; 32])));
+        &raw const table.0
+    })
 }
 
 /// Every weight is so many zeros.
@@ -343,7 +361,10 @@ struct Zeros(Graph);
 
 impl WeightSource for Zeros {
     fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError> {
-        let id = self.0.find_value(name).expect("the graph names its weights");
+        let id = self
+            .0
+            .find_value(name)
+            .expect("the graph names its weights");
         let ty = self.0.ty(id);
         let bytes = ty.bytes(&SymbolValues::default()).unwrap_or(0);
         Ok(WeightView {
@@ -365,7 +386,9 @@ fn graph(input: &[u8]) -> Graph {
     let gain = graph
         .add_weight("gain", TensorType::new(DType::F32, [Dim::Fixed(4)]))
         .unwrap();
-    let y = graph.add("norm", Op::RmsNorm { eps: 1e-5 }, &[x, gain]).unwrap();
+    let y = graph
+        .add("norm", Op::RmsNorm { eps: 1e-5 }, &[x, gain])
+        .unwrap();
     let z = graph.add("soft", Op::Softmax { axis: 1 }, &[y]).unwrap();
     graph.set_output(z).unwrap();
     graph
@@ -400,7 +423,11 @@ fn use_it(device: &dyn Device, graph: &Arc<Graph>) {
     }
     let info = &module.entries()[0];
     let symbols = SymbolValues::step(2, 1, 1, 3);
-    let allocate = |bytes: usize| device.allocate(&BufferDesc::host("b", bytes.min(1 << 16))).unwrap();
+    let allocate = |bytes: usize| {
+        device
+            .allocate(&BufferDesc::host("b", bytes.min(1 << 16)))
+            .unwrap()
+    };
     let bind = |ports: &[anynpu_hal::Port]| -> Vec<_> {
         ports.iter().map(|p| allocate(p.max_bytes)).collect()
     };
@@ -437,7 +464,9 @@ fuzz_target!(|bytes: &[u8]| {
     // SAFETY: the functions above keep the rules on pointers.
     let loaded = unsafe { PluginDriver::from_query("fuzzed", query, options) };
     let Ok(driver) = loaded else { return };
-    let Ok(found) = driver.enumerate() else { return };
+    let Ok(found) = driver.enumerate() else {
+        return;
+    };
     let graph = Arc::new(graph(text));
     for exposed in &found {
         if let Ok(device) = driver.open(exposed, &OpenOptions::default()) {
