@@ -1,6 +1,7 @@
 //! Certifies a device: runs the conformance suite on it and writes what it came to.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -129,10 +130,7 @@ fn program(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         bail!("no case is called so; --list shows all ids");
     }
     if arguments.list {
-        let mut out = std::io::stdout().lock();
-        for id in chosen {
-            writeln!(out, "{id}")?;
-        }
+        tell(&(chosen.join("\n") + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let expectations = match &arguments.expect {
@@ -144,21 +142,21 @@ fn program(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let subject = Arc::new(subject(arguments)?);
     let terminal = std::io::stderr().is_terminal();
-    let mut tell = |progress: &Progress<'_>| {
+    let mut show = |progress: &Progress<'_>| {
         if terminal {
             let Progress { done, total, case } = progress;
             eprint!("\r\x1b[K{done}/{total} {}", case.id);
         }
     };
-    let certificate = run(&suite, &subject, &selection, &expectations, &mut tell);
+    let certificate = run(&suite, &subject, &selection, &expectations, &mut show);
     if terminal {
         eprint!("\r\x1b[K");
     }
     write(arguments.report.as_deref(), &certificate.to_json())?;
     write(arguments.junit.as_deref(), &junit(&certificate))?;
     match arguments.json {
-        true => println!("{}", certificate.to_json()),
-        false => summary(&certificate),
+        true => tell(&(certificate.to_json() + "\n"))?,
+        false => tell(&summary(&certificate)?)?,
     }
     Ok(match certificate.certified() {
         true => ExitCode::SUCCESS,
@@ -295,61 +293,77 @@ fn write(file: Option<&Path>, text: &str) -> anyhow::Result<()> {
     std::fs::write(file, text).with_context(|| format!("{} can't be written", file.display()))
 }
 
-fn summary(certificate: &Certificate) {
+/// Writes to standard output. A reader that went away wants no more.
+fn tell(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        told => told,
+    }
+}
+
+fn summary(certificate: &Certificate) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
     let device = certificate.device();
     let suite = certificate.suite();
-    println!("{}: {}", device.name, device.description);
-    println!(
+    writeln!(out, "{}: {}", device.name, device.description)?;
+    writeln!(
+        out,
         "suite {} of {} cases, hash {}, seed {}{}",
         suite.version,
         suite.cases,
         &suite.hash[..16.min(suite.hash.len())],
         suite.seed,
         if suite.quick { ", quick" } else { "" }
-    );
+    )?;
     for case in certificate.cases() {
         let Some(detail) = &case.detail else { continue };
         let known = match &case.reason {
             Some(reason) => format!("expected failure ({reason})"),
             None => "FAILED".into(),
         };
-        println!("{known} {}", case.id);
+        writeln!(out, "{known} {}", case.id)?;
         if let Some(op) = &case.op {
-            println!("  op:       {op}");
+            writeln!(out, "  op:       {op}")?;
         }
         if !detail.at.is_empty() {
-            println!("  where:    {}", detail.at);
+            writeln!(out, "  where:    {}", detail.at)?;
         }
-        println!("  found:    {}", detail.found);
-        println!("  expected: {}", detail.expected);
+        writeln!(out, "  found:    {}", detail.found)?;
+        writeln!(out, "  expected: {}", detail.expected)?;
         if let Some(bound) = &detail.bound {
-            println!("  bound:    {bound}");
+            writeln!(out, "  bound:    {bound}")?;
         }
     }
     let per_op = certificate.per_op();
     if !per_op.is_empty() {
-        println!(
+        writeln!(
+            out,
             "{:<28} {:>7} {:>7} {:>12}",
             "op", "passed", "failed", "not claimed"
-        );
+        )?;
     }
     for (op, n) in per_op {
-        println!(
+        writeln!(
+            out,
             "{op:<28} {:>7} {:>7} {:>12}",
             n.passed, n.failed, n.not_claimed
-        );
+        )?;
     }
     let counts = certificate.counts();
-    println!(
+    writeln!(
+        out,
         "{} passed, {} failed, {} not claimed, {} expected failures, {} skipped",
         counts.passed, counts.failed, counts.not_claimed, counts.expected_failures, counts.skipped
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "{}",
         match (certificate.certified(), certificate.complete()) {
             (true, true) => "certified",
             (true, false) => "certified for the cases that were selected",
             (false, _) => "failed",
         }
-    );
+    )?;
+    Ok(out)
 }
