@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-use anynpu_ir::{DType, Graph, GraphError, StateId, Subgraph, Symbol, TensorType, ValueId};
+use anynpu_ir::{
+    DType, Graph, GraphError, StateId, Subgraph, Symbol, TensorType, ValueDef, ValueId,
+};
 
 use crate::HalError;
 
@@ -196,6 +198,24 @@ impl EntryInfo {
             nodes: subgraph.nodes().len() as u32,
         })
     }
+}
+
+/// Names of the weights that entries use and their graphs do not carry, each once.
+pub(crate) fn weight_names(entries: &[Entry]) -> Vec<&str> {
+    let mut names = std::collections::BTreeSet::new();
+    for entry in entries {
+        let run = entry.nodes.start as usize..entry.nodes.end as usize;
+        let nodes = entry.graph.nodes().get(run).unwrap_or_default();
+        for &value in nodes.iter().flat_map(|n| &n.inputs) {
+            if let ValueDef::Weight(id) = entry.graph.value(value).def {
+                let weight = entry.graph.weight(id);
+                if weight.inline.is_none() {
+                    names.insert(weight.name.as_str());
+                }
+            }
+        }
+    }
+    names.into_iter().collect()
 }
 
 /// Memory that compiling entries will take, in bytes, known before any of it is taken.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anynpu_ir::{Subgraph, ValueDef};
+use anynpu_ir::Subgraph;
 use parking_lot::Mutex;
 
 use super::host::Host;
 use super::wire::{self, Answer, Call, WireCompile, WireWeight};
 use super::{Helper, shared};
+use crate::module::weight_names;
 use crate::{
     Buffer, BufferDesc, Capabilities, CompileOptions, Counters, Device, DeviceInfo, Entry,
     EntryInfo, ExternalHandle, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, OpenOptions,
@@ -239,21 +240,8 @@ fn named_weights(
     entries: &[Entry],
     weights: &dyn WeightSource,
 ) -> Result<Vec<(String, &'static str, u64)>, HalError> {
-    let mut names = std::collections::BTreeSet::new();
-    for entry in entries {
-        let run = entry.nodes.start as usize..entry.nodes.end as usize;
-        let nodes = entry.graph.nodes().get(run).unwrap_or_default();
-        for &value in nodes.iter().flat_map(|n| &n.inputs) {
-            if let ValueDef::Weight(id) = entry.graph.value(value).def {
-                let weight = entry.graph.weight(id);
-                if weight.inline.is_none() {
-                    names.insert(weight.name.as_str());
-                }
-            }
-        }
-    }
     let mut found = Vec::new();
-    for name in names {
+    for name in weight_names(entries) {
         let view = weights.weight(name)?;
         found.push((name.to_owned(), view.dtype.name(), view.bytes.len() as u64));
     }

@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anynpu_abi::*;
-use anynpu_ir::{DType, Graph, NodeId, Symbol, TensorType, ValueDef};
+use anynpu_ir::{DType, Graph, NodeId, Symbol, TensorType};
 
 use super::answers::{Message, read_text, reason_of};
 use super::array::Array;
 use super::device::{Opened, pair, take_bytes};
 use super::tables::{self, GraphTables, WeightBytes};
+use crate::module::weight_names;
 use crate::{
     Bounds, CompileOptions, Entry, EntryInfo, Extent, FormWriter, HalError, MemoryNeed, Module,
     Reason, Submission, WeightSource,
@@ -73,7 +74,7 @@ impl Lent {
     fn of(entries: &[Entry], source: &dyn WeightSource) -> Result<Lent, HalError> {
         let mut bytes = HashMap::new();
         let (mut made, mut files) = (Vec::new(), HashMap::new());
-        for name in names(entries) {
+        for name in weight_names(entries) {
             let view = source.weight(name)?;
             let (data, length) = match view.bytes {
                 Cow::Borrowed(lent) => (lent.as_ptr(), lent.len()),
@@ -104,24 +105,6 @@ impl Lent {
             _files: files,
         })
     }
-}
-
-/// Names of the weights that entries use and their graphs do not carry, each once.
-fn names(entries: &[Entry]) -> Vec<&str> {
-    let mut names = std::collections::BTreeSet::new();
-    for entry in entries {
-        let run = entry.nodes.start as usize..entry.nodes.end as usize;
-        let nodes = entry.graph.nodes().get(run).unwrap_or_default();
-        for &value in nodes.iter().flat_map(|n| &n.inputs) {
-            if let ValueDef::Weight(id) = entry.graph.value(value).def {
-                let weight = entry.graph.weight(id);
-                if weight.inline.is_none() {
-                    names.insert(weight.name.as_str());
-                }
-            }
-        }
-    }
-    names.into_iter().collect()
 }
 
 /// The descriptor of a file that stays open, or -1.
