@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! one token        →  a tile of 1
-//! more tokens      →  tiles of `Isa::TILE` and one of 4, 8 or 12 for the rest, padded with zeros
+//! more tokens      →  tiles of `Isa::TILE`, plain ones of `Isa::PLAIN_TILE`, and one of 4, 8 or 12 for the
+//!                     rest, padded with zeros
 //! quantised tile: XBlock<N> for each block of 32 columns     (48 bytes per token and block)
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
 //! ```
@@ -28,19 +29,19 @@ pub(super) const fn padded(tokens: usize) -> usize {
     }
 }
 
-/// Runs `$body` with the constant `$n` equal to `$width`, a [`tile_width`].
+/// Runs `$body` with the constant `$n` equal to `$width`, a [`tile_width`] of the constant `$widest`.
 macro_rules! with_width {
-    ($isa:ty, $width:expr, $n:ident => $body:expr) => {
+    ($widest:expr, $width:expr, $n:ident => $body:expr) => {
         match $width {
             4 => {
                 const $n: usize = 4;
                 $body
             }
-            8 if <$isa>::TILE >= 8 => {
+            8 if $widest >= 8 => {
                 const $n: usize = 8;
                 $body
             }
-            12 if <$isa>::TILE >= 12 => {
+            12 if $widest >= 12 => {
                 const $n: usize = 12;
                 $body
             }
@@ -56,7 +57,7 @@ pub(super) fn quantise_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize
     if width == 1 {
         return quantise_rows::<I, 1>(isa, x, cols, out);
     }
-    with_width!(I, width, N => quantise_rows::<I, N>(isa, x, cols, out));
+    with_width!(I::TILE, width, N => quantise_rows::<I, N>(isa, x, cols, out));
 }
 
 #[inline(always)]

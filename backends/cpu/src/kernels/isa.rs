@@ -27,6 +27,7 @@ macro_rules! intrinsics {
 }
 pub(super) use intrinsics;
 
+use super::matmul::{self, Column};
 use super::sources::Source;
 
 /// Token-interleaved quantised activations of one block of 32 for `N` tokens.
@@ -80,9 +81,14 @@ pub(super) trait Quads<I: Isa>: Copy {
 pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// The widest tile of tokens that keeps the accumulators in registers: 1, 2, 4, 8 or 12.
     const TILE: usize;
+    /// The same for plain weights.
+    const PLAIN_TILE: usize = Self::TILE;
     /// Whether eight columns lie side by side, in activations ([`XBlock::quad_mut`]) and in panels
     /// ([`Isa::pair`]).
     const PAIRED: bool = false;
+
+    /// Whether panels hold signed codes where the format's count from another number than 0.
+    const SIGNED_PANELS: bool = false;
 
     /// 16 × f32.
     type F: Copy;
@@ -147,12 +153,25 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// Nearest, half to even.
     fn to_f32(self, a: Self::I) -> Self::F;
 
+    /// From 16 bytes without sign.
+    #[inline(always)]
+    fn load_u8_as_f32(self, x: &[u8; 16]) -> Self::F {
+        self.to_f32(self.load_u8(x))
+    }
+    /// From 16 signed bytes.
+    #[inline(always)]
+    fn load_i8_as_f32(self, x: &[u8; 16]) -> Self::F {
+        self.to_f32(self.load_i8(x))
+    }
+
     // bytes
     fn load_b(self, x: &[u8; 64]) -> Self::B;
     fn store_b(self, x: Self::B, to: &mut [u8; 64]);
     /// `x & mask` in each byte.
     fn and_b(self, x: Self::B, mask: u8) -> Self::B;
     fn or_b(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `x − by` in each byte, wrapping.
+    fn sub_b(self, x: Self::B, by: u8) -> Self::B;
     /// `(x << shift) & mask` in each byte; `mask` has no bit below `shift`.
     fn shl_and_b(self, x: Self::B, shift: u32, mask: u8) -> Self::B;
     /// `(x >> shift) & mask` in each byte; `mask` has no bit above `7 − shift`.
@@ -163,6 +182,17 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn pair(self, quads: [Self::B; 2]) -> [Self::B; 2] {
         quads
+    }
+
+    /// `acc[t] += Σₖ w[k] · x[k][t]`, in order.
+    #[inline(always)]
+    fn plain_tile<C: Column<Self>, const N: usize>(
+        self,
+        w: &[C],
+        x: &[[f32; N]],
+        acc: &mut [Self::F; N],
+    ) {
+        matmul::plain_tile(self, w, x, acc);
     }
 
     /// `acc[t] += Σ` over the blocks of `x`, in order, by the formula of the module

@@ -183,16 +183,32 @@ impl Kernels {
         let quantise = self.table.quantise_tile;
         if quantised {
             let token = quantised_bytes(cols);
-            self.lay_out(pool, x, tokens, for_blocks, token, |x, width, out| {
-                // SAFETY: `self.features` proves that the processor has the instructions.
-                unsafe { quantise(x, cols, width, out) }
-            });
+            let widest = self.table.tile;
+            self.lay_out(
+                pool,
+                x,
+                tokens,
+                for_blocks,
+                (token, widest),
+                |x, width, out| {
+                    // SAFETY: `self.features` proves that the processor has the instructions.
+                    unsafe { quantise(x, cols, width, out) }
+                },
+            );
         }
         if plain {
             let token = plain_bytes(cols);
-            self.lay_out(pool, x, tokens, for_plain, token, |x, width, out| {
-                interleave_tile(x, cols, width, out);
-            });
+            let widest = self.table.plain_tile;
+            self.lay_out(
+                pool,
+                x,
+                tokens,
+                for_plain,
+                (token, widest),
+                |x, width, out| {
+                    interleave_tile(x, cols, width, out);
+                },
+            );
         }
         for some in products.chunks_mut(AT_ONCE) {
             let mut parts = [None; AT_ONCE];
@@ -219,17 +235,17 @@ impl Kernels {
         Ok(())
     }
 
-    /// Lays out the rows of `x` in tiles of `token` bytes per token.
+    /// Lays out the rows of `x` in tiles of up to `widest` tokens of `token` bytes each.
     fn lay_out(
         &self,
         pool: &Pool,
         x: &[f32],
         tokens: usize,
         out: &mut [u8],
-        token: usize,
+        (token, widest): (usize, usize),
         lay_out: impl Fn(&[f32], usize, &mut [u8]) + Sync,
     ) {
-        let (cols, widest) = (x.len() / tokens, self.table.tile);
+        let cols = x.len() / tokens;
         let out = Shared::new(out);
         let task = |i: usize| {
             let t = i * widest;

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::activations::{plain_tile, quantised_tile, tile_width, with_width};
+use super::activations::{self, quantised_tile, tile_width, with_width};
 use super::buffer::{Pod, Shared, cast};
 use super::isa::{Dot, Isa, Quads, XBlock};
 use super::pack::{PackedMatrix, ROWS, SUPER};
@@ -138,6 +138,7 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize>(
     } else {
         S::OFFSET
     };
+    let source = source.first(x.len());
     let mut supers = [isa.splat(0.0); 2];
     for (b, x) in x.iter().enumerate() {
         supers = next_supers(isa, source, b, supers);
@@ -199,7 +200,7 @@ pub(super) struct PanelTile<'a> {
 #[inline(always)]
 pub(super) unsafe fn panel_tile<I: Isa, K: Kind>(isa: I, task: PanelTile<'_>) {
     let source = Panel::<K>::new(task.panel);
-    with_width!(I, task.width, N => {
+    with_width!(I::TILE, task.width, N => {
         let mut acc = [isa.splat(0.0); N];
         if task.resume {
             // SAFETY: the caller's contract.
@@ -285,7 +286,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
     let cols = task.weights.cols();
     let column = |g: usize| cast::<C>(task.weights.group(g).0);
     if task.tokens == 1 {
-        let x = plain_tile::<1>(task.x, 0, cols);
+        let x = activations::plain_tile::<1>(task.x, 0, cols);
         let mut g = task.groups.start;
         while g + PLAIN_GROUPS <= task.groups.end {
             let w = [column(g), column(g + 1), column(g + 2), column(g + 3)];
@@ -314,23 +315,23 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
         }
         for g in g..task.groups.end {
             let mut acc = [isa.splat(0.0)];
-            plain_tokens(isa, column(g), x, &mut acc);
+            isa.plain_tile(column(g), x, &mut acc);
             // SAFETY: the caller's contract.
             unsafe { task.sums(g, 0, 1, true).write(isa, &acc) };
         }
         return;
     }
-    let chunk = chunk_tokens(cols * 4, I::TILE);
+    let chunk = chunk_tokens(cols * 4, I::PLAIN_TILE);
     let mut start = 0;
     while start < task.tokens {
         let end = task.tokens.min(start + chunk);
         for g in task.groups.clone() {
             let mut t = start;
             while t < end {
-                let width = tile_width(end - t, I::TILE);
-                with_width!(I, width, N => {
+                let width = tile_width(end - t, I::PLAIN_TILE);
+                with_width!(I::PLAIN_TILE, width, N => {
                     let mut acc = [isa.splat(0.0); N];
-                    plain_tokens(isa, column(g), plain_tile::<N>(task.x, t, cols), &mut acc);
+                    isa.plain_tile(column(g), activations::plain_tile::<N>(task.x, t, cols), &mut acc);
                     // SAFETY: the caller's contract.
                     unsafe { task.sums(g, t, N, true).write(isa, &acc) };
                 });
@@ -341,9 +342,9 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
     }
 }
 
-/// `acc[t] += Σₖ w[k] · x[k][t]`, in order.
+/// [`Isa::plain_tile`] with all sums in registers.
 #[inline(always)]
-fn plain_tokens<I: Isa, C: Column<I>, const N: usize>(
+pub(super) fn plain_tile<I: Isa, C: Column<I>, const N: usize>(
     isa: I,
     w: &[C],
     x: &[[f32; N]],

@@ -28,6 +28,8 @@ pub(super) trait Source<I: Isa>: Copy {
     const OFFSET: Option<u32>;
     /// Whether [`SUPER`] blocks share numbers.
     const SUPERS: bool;
+    /// Only the first `blocks` blocks. A loop over just as many pays for no checks of bounds.
+    fn first(self, blocks: usize) -> Self;
     /// What the blocks `SUPER · s ..` share, for [`Source::block`]; only where there is any.
     fn supers(self, isa: I, s: usize) -> [I::F; 2];
     fn block(self, isa: I, b: usize, supers: [I::F; 2]) -> Block<I, Self::Codes>;
@@ -49,83 +51,152 @@ pub(super) fn next_supers<I: Isa, S: Source<I>>(
     }
 }
 
-/// A block format's records, as [`super::pack`] draws them.
-pub(super) trait Format: Copy {
-    const CODES: usize;
-    const BITS: u32;
-    const OFFSET: Option<u32>;
-    const SCALES: ScalesOf;
+/// Scales of a block format, in the records that [`super::pack`] draws.
+pub(super) trait Scales: Copy {
+    /// Of a block.
+    type Record: Pod;
+    /// Of [`SUPER`] blocks.
+    type Super: Pod;
+    /// As [`Source::MIN`].
+    const MIN: bool = false;
+    /// As [`Source::HALVES`].
+    const HALVES: bool = false;
+    /// As [`Source::SUPERS`].
+    const SUPERS: bool = false;
+    /// As [`Source::supers`].
+    #[inline(always)]
+    fn supers<I: Isa>(isa: I, _: &Self::Super) -> [I::F; 2] {
+        [isa.splat(0.0); 2]
+    }
+    /// [`Block::d`] and [`Block::e`].
+    fn block<I: Isa>(isa: I, record: &Self::Record, supers: [I::F; 2]) -> (I::F, I::F);
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScalesOf {
-    /// One binary16.
-    Half,
-    /// Scale and minimum in binary16.
-    HalfMin,
-    /// 6-bit scale and minimum times binary16 ones.
-    SuperMin,
-    /// Signed 8-bit scales of the halves times a binary16 one.
-    SuperHalves,
+/// One binary16.
+#[derive(Clone, Copy)]
+pub(super) struct Half;
+impl Scales for Half {
+    type Record = [u16; 16];
+    type Super = [u16; 16];
+    #[inline(always)]
+    fn block<I: Isa>(isa: I, d: &[u16; 16], _: [I::F; 2]) -> (I::F, I::F) {
+        let d = isa.load_f16(d);
+        (d, d)
+    }
+}
+
+/// Scale and minimum in binary16.
+#[derive(Clone, Copy)]
+pub(super) struct HalfMin;
+impl Scales for HalfMin {
+    type Record = [[u16; 16]; 2];
+    type Super = [u16; 16];
+    const MIN: bool = true;
+    #[inline(always)]
+    fn block<I: Isa>(isa: I, record: &[[u16; 16]; 2], _: [I::F; 2]) -> (I::F, I::F) {
+        (isa.load_f16(&record[0]), isa.load_f16(&record[1]))
+    }
+}
+
+/// 6-bit scale and minimum times binary16 ones.
+#[derive(Clone, Copy)]
+pub(super) struct SuperMin;
+impl Scales for SuperMin {
+    type Record = [[u8; 16]; 2];
+    type Super = [[u16; 16]; 2];
+    const MIN: bool = true;
+    const SUPERS: bool = true;
+    #[inline(always)]
+    fn supers<I: Isa>(isa: I, record: &[[u16; 16]; 2]) -> [I::F; 2] {
+        [isa.load_f16(&record[0]), isa.load_f16(&record[1])]
+    }
+    #[inline(always)]
+    fn block<I: Isa>(isa: I, record: &[[u8; 16]; 2], [d, m]: [I::F; 2]) -> (I::F, I::F) {
+        let scale = isa.load_u8_as_f32(&record[0]);
+        let min = isa.load_u8_as_f32(&record[1]);
+        (isa.mul(d, scale), isa.mul(m, min))
+    }
+}
+
+/// Signed 8-bit scales of the halves times a binary16 one.
+#[derive(Clone, Copy)]
+pub(super) struct SuperHalves;
+impl Scales for SuperHalves {
+    type Record = [[u8; 16]; 2];
+    type Super = [u16; 16];
+    const HALVES: bool = true;
+    const SUPERS: bool = true;
+    #[inline(always)]
+    fn supers<I: Isa>(isa: I, record: &[u16; 16]) -> [I::F; 2] {
+        [isa.load_f16(record); 2]
+    }
+    #[inline(always)]
+    fn block<I: Isa>(isa: I, record: &[[u8; 16]; 2], [d, _]: [I::F; 2]) -> (I::F, I::F) {
+        let low = isa.load_i8_as_f32(&record[0]);
+        let high = isa.load_i8_as_f32(&record[1]);
+        (isa.mul(d, low), isa.mul(d, high))
+    }
+}
+
+/// A block format's records, as [`super::pack`] draws them.
+pub(super) trait Format: Copy {
+    /// Vectors of codes of a block.
+    type Codes: Pod + AsRef<[[u8; 64]]>;
+    const BITS: u32;
+    const OFFSET: Option<u32>;
+    type Scales: Scales;
 }
 
 macro_rules! formats {
-    ($($name:ident: $codes:literal, $bits:literal, $offset:expr, $scales:ident;)*) => {
+    ($($name:ident: $vectors:literal, $bits:literal, $offset:expr, $scales:ident;)*) => {
         $(
             #[derive(Clone, Copy)]
             pub(super) struct $name;
             impl Format for $name {
-                const CODES: usize = $codes;
+                type Codes = [[u8; 64]; $vectors];
                 const BITS: u32 = $bits;
                 const OFFSET: Option<u32> = $offset;
-                const SCALES: ScalesOf = ScalesOf::$scales;
+                type Scales = $scales;
             }
         )*
     };
 }
 
 formats! {
-    Q40: 256, 4, Some(3), Half;
-    Q41: 256, 4, None, HalfMin;
-    Q50: 320, 5, Some(4), Half;
-    Q51: 320, 5, None, HalfMin;
-    Q80: 512, 8, None, Half;
-    Q4K: 256, 4, None, SuperMin;
-    Q5K: 320, 5, None, SuperMin;
-    Q6K: 384, 6, Some(5), SuperHalves;
+    Q40: 4, 4, Some(3), Half;
+    Q41: 4, 4, None, HalfMin;
+    Q50: 5, 5, Some(4), Half;
+    Q51: 5, 5, None, HalfMin;
+    Q80: 8, 8, None, Half;
+    Q4K: 4, 4, None, SuperMin;
+    Q5K: 5, 5, None, SuperMin;
+    Q6K: 6, 6, Some(5), SuperHalves;
 }
 
 /// The packed codes of a block of format `F`.
-pub(super) struct Packed<'a, F> {
-    /// `F::CODES` bytes.
-    bytes: &'a [u8],
-    format: PhantomData<F>,
+pub(super) struct Packed<'a, F: Format> {
+    codes: &'a F::Codes,
 }
 
-impl<F> Clone for Packed<'_, F> {
+impl<F: Format> Clone for Packed<'_, F> {
     #[inline(always)]
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<F> Copy for Packed<'_, F> {}
-
-/// 64 bytes at `at`.
-#[inline(always)]
-fn vector(bytes: &[u8], at: usize) -> &[u8; 64] {
-    &cast::<[u8; 64]>(&bytes[at..at + 64])[0]
-}
+impl<F: Format> Copy for Packed<'_, F> {}
 
 impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
     const BITS: u32 = F::BITS;
 
     #[inline(always)]
     fn quad(self, isa: I, j: usize) -> I::B {
+        let vectors = self.codes.as_ref();
         if F::BITS == 8 {
-            return isa.prepare_signed(isa.load_b(vector(self.bytes, j * 64)));
+            return isa.prepare_signed(isa.load_b(&vectors[j]));
         }
-        let both = isa.load_b(vector(self.bytes, j % 4 * 64));
+        let both = isa.load_b(&vectors[j % 4]);
         let low = if j < 4 {
             isa.and_b(both, 0x0f)
         } else {
@@ -136,7 +207,7 @@ impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
         }
         let high_bits = F::BITS - 4;
         let quads = 8 / high_bits as usize;
-        let high = isa.load_b(vector(self.bytes, 256 + j / quads * 64));
+        let high = isa.load_b(&vectors[4 + j / quads]);
         let mask = ((1 << high_bits) - 1) << 4;
         // The bits are to move from `from` to 4.
         let from = (j % quads) as u32 * high_bits;
@@ -155,84 +226,60 @@ impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
 }
 
 /// One group read as it is packed.
-pub(super) struct Direct<'a, F> {
-    codes: &'a [u8],
-    scales: &'a [u8],
-    supers: &'a [u8],
-    format: PhantomData<F>,
+pub(super) struct Direct<'a, F: Format> {
+    codes: &'a [F::Codes],
+    scales: &'a [<F::Scales as Scales>::Record],
+    supers: &'a [<F::Scales as Scales>::Super],
 }
 
-impl<F> Clone for Direct<'_, F> {
+impl<F: Format> Clone for Direct<'_, F> {
     #[inline(always)]
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<F> Copy for Direct<'_, F> {}
+impl<F: Format> Copy for Direct<'_, F> {}
 
 impl<'a, F: Format> Direct<'a, F> {
     #[inline(always)]
     pub(super) fn group(weights: &'a PackedMatrix, g: usize) -> Direct<'a, F> {
         let (codes, scales, supers) = weights.group(g);
         Direct {
-            codes,
-            scales,
-            supers,
-            format: PhantomData,
+            codes: cast(codes),
+            scales: cast(scales),
+            supers: cast(supers),
         }
     }
 }
 
 impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
     type Codes = Packed<'a, F>;
-    const MIN: bool = matches!(F::SCALES, ScalesOf::HalfMin | ScalesOf::SuperMin);
-    const HALVES: bool = matches!(F::SCALES, ScalesOf::SuperHalves);
+    const MIN: bool = F::Scales::MIN;
+    const HALVES: bool = F::Scales::HALVES;
     const OFFSET: Option<u32> = F::OFFSET;
-    const SUPERS: bool = matches!(F::SCALES, ScalesOf::SuperMin | ScalesOf::SuperHalves);
+    const SUPERS: bool = F::Scales::SUPERS;
+
+    #[inline(always)]
+    fn first(self, blocks: usize) -> Self {
+        Direct {
+            codes: &self.codes[..blocks],
+            scales: &self.scales[..blocks],
+            supers: self.supers,
+        }
+    }
 
     #[inline(always)]
     fn supers(self, isa: I, s: usize) -> [I::F; 2] {
-        let halves = cast::<[u16; 16]>(self.supers);
-        match F::SCALES {
-            ScalesOf::SuperMin => [
-                isa.load_f16(&halves[2 * s]),
-                isa.load_f16(&halves[2 * s + 1]),
-            ],
-            _ => [isa.load_f16(&halves[s]); 2],
-        }
+        F::Scales::supers(isa, &self.supers[s])
     }
 
     #[inline(always)]
     fn block(self, isa: I, b: usize, supers: [I::F; 2]) -> Block<I, Packed<'a, F>> {
         let codes = Packed {
-            bytes: &self.codes[b * F::CODES..][..F::CODES],
-            format: PhantomData,
+            codes: &self.codes[b],
         };
-        let halves = |bytes: &'a [u8], i: usize| -> &'a [u16; 16] { &cast::<[u16; 16]>(bytes)[i] };
-        let bytes = |i: usize| -> &'a [u8; 16] { &cast::<[u8; 16]>(self.scales)[i] };
-        let (d, e) = match F::SCALES {
-            ScalesOf::Half => {
-                let d = isa.load_f16(halves(self.scales, b));
-                (d, d)
-            }
-            ScalesOf::HalfMin => (
-                isa.load_f16(halves(self.scales, 2 * b)),
-                isa.load_f16(halves(self.scales, 2 * b + 1)),
-            ),
-            ScalesOf::SuperMin => {
-                let [d, m] = supers;
-                let scale = isa.to_f32(isa.load_u8(bytes(2 * b)));
-                let min = isa.to_f32(isa.load_u8(bytes(2 * b + 1)));
-                (isa.mul(d, scale), isa.mul(m, min))
-            }
-            ScalesOf::SuperHalves => {
-                let [d, _] = supers;
-                let low = isa.to_f32(isa.load_i8(bytes(2 * b)));
-                let high = isa.to_f32(isa.load_i8(bytes(2 * b + 1)));
-                (isa.mul(d, low), isa.mul(d, high))
-            }
-        };
+        let (d, e) = F::Scales::block(isa, &self.scales[b], supers);
         Block { codes, d, e }
     }
 }
@@ -328,8 +375,13 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
     type Codes = Unpacked<'a, K>;
     const MIN: bool = K::MIN;
     const HALVES: bool = K::HALVES;
-    const OFFSET: Option<u32> = K::OFFSET;
+    const OFFSET: Option<u32> = if I::SIGNED_PANELS { None } else { K::OFFSET };
     const SUPERS: bool = false;
+
+    #[inline(always)]
+    fn first(self, blocks: usize) -> Self {
+        Panel::new(&self.blocks[..blocks])
+    }
 
     #[inline(always)]
     fn supers(self, isa: I, _s: usize) -> [I::F; 2] {
@@ -350,7 +402,8 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
     }
 }
 
-/// Unpacks blocks `first ..` of group `g` into `panel`; `first` is a multiple of [`SUPER`].
+/// Unpacks blocks `first ..` of group `g` into `panel`; `first` is a multiple of [`SUPER`]. Where
+/// [`Isa::SIGNED_PANELS`] holds, codes then count from 0.
 #[inline(always)]
 pub(super) fn unpack<I: Isa, F: Format>(
     isa: I,
@@ -365,7 +418,13 @@ pub(super) fn unpack<I: Isa, F: Format>(
         supers = next_supers(isa, group, first + i, supers);
         let block = group.block(isa, first + i, supers);
         for j in [0, 2, 4, 6] {
-            let pair = block.codes.pair(isa, j);
+            let mut pair = block.codes.pair(isa, j);
+            if let (true, Some(offset)) = (I::SIGNED_PANELS, F::OFFSET) {
+                pair = [
+                    isa.sub_b(pair[0], 1 << offset),
+                    isa.sub_b(pair[1], 1 << offset),
+                ];
+            }
             isa.store_b(pair[0], &mut out.codes[j]);
             isa.store_b(pair[1], &mut out.codes[j + 1]);
         }

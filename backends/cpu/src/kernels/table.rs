@@ -39,6 +39,8 @@ pub(super) enum Products {
 pub(super) struct Table {
     /// The widest tile of tokens.
     pub tile: usize,
+    /// The same for plain weights.
+    pub plain_tile: usize,
     pub quantise_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
@@ -130,6 +132,7 @@ macro_rules! table {
             table! { @panel $(#[$feature])? halves = $isa, $ty, Halves }
             Table {
                 tile: <$ty as Isa>::TILE,
+                plain_tile: <$ty as Isa>::PLAIN_TILE,
                 quantise_tile,
                 rms_norm,
                 layer_norm,

@@ -9,6 +9,7 @@ use std::arch::aarch64::*;
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
 use super::isa::{Isa, XBlock, intrinsics};
+use super::matmul::{self, Column};
 use super::sources::Source;
 
 /// NEON; from `LEVEL` 1 on with the dot product instructions, from 2 on with the 8-bit matrix
@@ -78,9 +79,24 @@ unsafe fn transpose_4(r: [float32x4_t; 4]) -> [float32x4_t; 4] {
     }
 }
 
+/// Table indices that put byte `4r + i` at byte `at` of lane `i`, and zeros beside it.
+const fn spread(at: usize) -> [[u8; 16]; 4] {
+    let mut indices = [[0xff; 16]; 4];
+    let mut byte = 0;
+    while byte < 16 {
+        indices[byte / 4][byte % 4 * 4 + at] = byte as u8;
+        byte += 1;
+    }
+    indices
+}
+static SPREAD: [[u8; 16]; 4] = spread(0);
+static SPREAD_HIGH: [[u8; 16]; 4] = spread(3);
+
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
-    const TILE: usize = 4;
+    const TILE: usize = if LEVEL >= 2 { 8 } else { 4 };
+    const PLAIN_TILE: usize = 12;
     const PAIRED: bool = LEVEL >= 2;
+    const SIGNED_PANELS: bool = true;
     type F = F;
     type I = I;
     type B = B;
@@ -185,6 +201,23 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             vgetq_lane_f32::<0>(a) + vgetq_lane_f32::<1>(a)
         }
 
+        // One table lookup puts a byte into each lane, its other bytes zero.
+        fn load_u8_as_f32(self, x: &[u8; 16]) -> F {
+            let x = vld1q_u8(x.as_ptr());
+            four!(r => {
+                let spread = vqtbl1q_u8(x, vld1q_u8(SPREAD[r].as_ptr()));
+                vcvtq_f32_u32(vreinterpretq_u32_u8(spread))
+            })
+        }
+        // The same with the byte at the top of its lane, as a number of 2⁻²⁴ths.
+        fn load_i8_as_f32(self, x: &[u8; 16]) -> F {
+            let x = vld1q_u8(x.as_ptr());
+            four!(r => {
+                let spread = vqtbl1q_u8(x, vld1q_u8(SPREAD_HIGH[r].as_ptr()));
+                vcvtq_n_f32_s32::<24>(vreinterpretq_s32_u8(spread))
+            })
+        }
+
         fn load_b(self, x: &[u8; 64]) -> B { four!(r => vld1q_u8(x.as_ptr().add(16 * r))) }
         fn store_b(self, x: B, to: &mut [u8; 64]) {
             for r in 0..4 {
@@ -196,6 +229,10 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             four!(r => vandq_u8(x[r], mask))
         }
         fn or_b(self, a: B, b: B) -> B { four!(r => vorrq_u8(a[r], b[r])) }
+        fn sub_b(self, x: B, by: u8) -> B {
+            let by = vdupq_n_u8(by);
+            four!(r => vsubq_u8(x[r], by))
+        }
         fn shl_and_b(self, x: B, shift: u32, mask: u8) -> B {
             let (shift, mask) = (vdupq_n_s8(shift as i8), vdupq_n_u8(mask));
             four!(r => vandq_u8(vshlq_u8(x[r], shift), mask))
@@ -243,6 +280,23 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             unsafe { products::pair(quads) }
         } else {
             quads
+        }
+    }
+
+    #[inline(always)]
+    fn plain_tile<C: Column<Self>, const N: usize>(
+        self,
+        w: &[C],
+        x: &[[f32; N]],
+        acc: &mut [F; N],
+    ) {
+        if N <= 4 {
+            return matmul::plain_tile(self, w, x, acc);
+        }
+        // SAFETY: `self` proves NEON; such tiles are of 8 or 12 tokens.
+        unsafe {
+            products::plain::<LEVEL, N, 0, C>(self, w, x, acc);
+            products::plain::<LEVEL, N, 2, C>(self, w, x, acc);
         }
     }
 

@@ -9,9 +9,11 @@
 
 use std::arch::aarch64::*;
 use std::arch::asm;
+use std::hint::black_box;
 
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
+use crate::kernels::matmul::Column;
 use crate::kernels::sources::{Source, next_supers};
 
 /// `acc[i] + Σ_c w[4i + c] · x[4·LANE + c]`.
@@ -120,10 +122,10 @@ macro_rules! for_quads {
     };
 }
 
-/// The numbers of the four tokens that `t` is among; of a single token, the same four times.
+/// The numbers of the tokens `t .. t + 4`; of a single token, the same four times.
 ///
 /// # Safety
-/// The processor has NEON; `N` is 1 or a multiple of 4, and `t < N`.
+/// The processor has NEON; `N` is 1 or `t + 4 ≤ N`.
 #[inline(always)]
 unsafe fn numbers<const N: usize>(of: &[f32; N], t: usize) -> float32x4_t {
     // SAFETY: the caller's contract keeps the loads inside `of`.
@@ -131,7 +133,7 @@ unsafe fn numbers<const N: usize>(of: &[f32; N], t: usize) -> float32x4_t {
         if N == 1 {
             vld1q_dup_f32(of.as_ptr())
         } else {
-            vld1q_f32(of.as_ptr().add(t / 4 * 4))
+            vld1q_f32(of.as_ptr().add(t))
         }
     }
 }
@@ -139,13 +141,13 @@ unsafe fn numbers<const N: usize>(of: &[f32; N], t: usize) -> float32x4_t {
 /// `acc[t] = w·x[t] + acc[t]`, rounded once.
 ///
 /// # Safety
-/// As [`numbers`].
+/// The processor has NEON; `N` is 1 or a multiple of 4.
 #[inline(always)]
 pub(super) unsafe fn fma_each<const N: usize>(w: F, x: &[f32; N], acc: &mut [F; N]) {
     // SAFETY: the caller's contract.
     unsafe {
         for t in 0..N {
-            let x = numbers(x, t);
+            let x = numbers(x, t / 4 * 4);
             for r in 0..4 {
                 acc[t][r] = by_lane!(vfmaq_laneq_f32, t, acc[t][r], w[r], x);
             }
@@ -153,28 +155,28 @@ pub(super) unsafe fn fma_each<const N: usize>(w: F, x: &[f32; N], acc: &mut [F; 
     }
 }
 
-/// What integer sums over the quads `FROM..TO` of a block start at, for the four tokens that `t` is
-/// among: the correction for codes that count from `2^shift`.
+/// What integer sums over the quads `FROM..TO` of a block start at, for the `COUNT` tokens (1, 2 or 4) from `t` on, over
+/// and over: the correction for codes that count from `2^shift`.
 ///
 /// # Safety
-/// As [`numbers`].
+/// The processor has NEON, and `t + COUNT ≤ N`.
 #[inline(always)]
-unsafe fn starts<const N: usize, const FROM: usize, const TO: usize>(
+unsafe fn starts<const COUNT: usize, const N: usize, const FROM: usize, const TO: usize>(
     x: &XBlock<N>,
     t: usize,
     shift: Option<u32>,
 ) -> int32x4_t {
-    let Some(shift) = shift else {
-        // SAFETY: the caller's contract.
-        return unsafe { vdupq_n_s32(0) };
-    };
-    // SAFETY: the caller's contract keeps the loads inside the arrays.
+    // SAFETY: the caller's contract; bits are moved only.
     unsafe {
+        let Some(shift) = shift else {
+            return vdupq_n_s32(0);
+        };
         let load = |of: &[i32; N]| {
-            if N == 1 {
-                vld1q_dup_s32(of.as_ptr())
-            } else {
-                vld1q_s32(of.as_ptr().add(t / 4 * 4))
+            let at = of.as_ptr().add(t);
+            match COUNT {
+                1 => vld1q_dup_s32(at),
+                2 => vcombine_s32(vld1_s32(at), vld1_s32(at)),
+                _ => vld1q_s32(at),
             }
         };
         let sum = match (FROM, TO) {
@@ -197,22 +199,26 @@ pub(super) unsafe fn tile<const LEVEL: u8, const N: usize, S: Source<Neon<LEVEL>
     x: &[XBlock<N>],
     acc: &mut [F; N],
 ) {
-    // SAFETY: the caller's contract.
+    let source = source.first(x.len());
+    // SAFETY: the caller's contract; the parts cover all tokens and rows, each in its bounds.
     unsafe {
         if N == 1 {
-            by_rows::<LEVEL, N, 0, 4, S>(isa, source, x, acc);
-        } else if LEVEL >= 2 {
-            by_matrix::<LEVEL, N, 0, S>(isa, source, x, acc);
-            by_matrix::<LEVEL, N, 2, S>(isa, source, x, acc);
-        } else {
-            by_rows::<LEVEL, N, 0, 2, S>(isa, source, x, acc);
-            by_rows::<LEVEL, N, 2, 2, S>(isa, source, x, acc);
+            return by_rows::<LEVEL, N, 1, 0, 4, S>(isa, source, x, acc, 0);
+        }
+        for t in (0..N).step_by(4) {
+            if LEVEL >= 2 {
+                by_matrix::<LEVEL, N, 0, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 2, S>(isa, source, x, acc, t);
+            } else {
+                by_rows::<LEVEL, N, 4, 0, 2, S>(isa, source, x, acc, t);
+                by_rows::<LEVEL, N, 4, 2, 2, S>(isa, source, x, acc, t);
+            }
         }
     }
 }
 
-/// [`tile`] for `COUNT` registers of rows, from register `FIRST` on, by dot products or widening
-/// multiplications.
+/// [`tile`] for the `M` tokens (1 or 4) from the `from`th on, a multiple of `M`, and for `COUNT` registers of
+/// rows from register `FIRST` on, by dot products or widening multiplications.
 ///
 /// # Safety
 /// As [`tile`].
@@ -220,6 +226,7 @@ pub(super) unsafe fn tile<const LEVEL: u8, const N: usize, S: Source<Neon<LEVEL>
 unsafe fn by_rows<
     const LEVEL: u8,
     const N: usize,
+    const M: usize,
     const FIRST: usize,
     const COUNT: usize,
     S: Source<Neon<LEVEL>>,
@@ -228,13 +235,16 @@ unsafe fn by_rows<
     source: S,
     x: &[XBlock<N>],
     acc: &mut [F; N],
+    from: usize,
 ) {
+    // What another part works on is to be in memory meanwhile, not in registers.
+    let acc = black_box(acc);
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sums = [[vdupq_n_f32(0.0); COUNT]; N];
-        for t in 0..N {
+        let mut sums = [[vdupq_n_f32(0.0); COUNT]; M];
+        for t in 0..M {
             for r in 0..COUNT {
-                sums[t][r] = acc[t][FIRST + r];
+                sums[t][r] = acc[from + t][FIRST + r];
             }
         }
         let mut supers = [isa.splat(0.0); 2];
@@ -242,14 +252,35 @@ unsafe fn by_rows<
             supers = next_supers(isa, source, b, supers);
             let block = source.block(isa, b, supers);
             if S::HALVES {
-                part::<LEVEL, N, FIRST, COUNT, 0, 4, S>(isa, block.codes, &block.d, x, &mut sums);
-                part::<LEVEL, N, FIRST, COUNT, 4, 8, S>(isa, block.codes, &block.e, x, &mut sums);
+                part::<LEVEL, N, M, FIRST, COUNT, 0, 4, S>(
+                    isa,
+                    block.codes,
+                    &block.d,
+                    x,
+                    from,
+                    &mut sums,
+                );
+                part::<LEVEL, N, M, FIRST, COUNT, 4, 8, S>(
+                    isa,
+                    block.codes,
+                    &block.e,
+                    x,
+                    from,
+                    &mut sums,
+                );
             } else {
-                part::<LEVEL, N, FIRST, COUNT, 0, 8, S>(isa, block.codes, &block.d, x, &mut sums);
+                part::<LEVEL, N, M, FIRST, COUNT, 0, 8, S>(
+                    isa,
+                    block.codes,
+                    &block.d,
+                    x,
+                    from,
+                    &mut sums,
+                );
             }
             if S::MIN {
-                for t in 0..N {
-                    let ds = numbers(&x.ds, t);
+                let ds = numbers(&x.ds, from);
+                for t in 0..M {
                     for r in 0..COUNT {
                         let m = block.e[FIRST + r];
                         sums[t][r] = by_lane!(vfmaq_laneq_f32, t, sums[t][r], m, ds);
@@ -257,9 +288,9 @@ unsafe fn by_rows<
                 }
             }
         }
-        for t in 0..N {
+        for t in 0..M {
             for r in 0..COUNT {
-                acc[t][FIRST + r] = sums[t][r];
+                acc[from + t][FIRST + r] = sums[t][r];
             }
         }
     }
@@ -273,6 +304,7 @@ unsafe fn by_rows<
 unsafe fn part<
     const LEVEL: u8,
     const N: usize,
+    const M: usize,
     const FIRST: usize,
     const COUNT: usize,
     const FROM: usize,
@@ -283,24 +315,25 @@ unsafe fn part<
     codes: S::Codes,
     d: &F,
     x: &XBlock<N>,
-    sums: &mut [[float32x4_t; COUNT]; N],
+    from: usize,
+    sums: &mut [[float32x4_t; COUNT]; M],
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        let mut whole = [[vdupq_n_s32(0); COUNT]; N];
-        for t in 0..N {
-            let start = starts::<N, FROM, TO>(x, t, S::OFFSET);
+        let mut whole = [[vdupq_n_s32(0); COUNT]; M];
+        let start = starts::<M, N, FROM, TO>(x, from, S::OFFSET);
+        for t in 0..M {
             for r in 0..COUNT {
                 whole[t][r] = by_lane!(vdupq_laneq_s32, t, start);
             }
         }
         if LEVEL >= 1 {
-            dot::<LEVEL, N, FIRST, COUNT, FROM, TO, _>(isa, codes, x, &mut whole);
+            dot::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         } else {
-            widening::<LEVEL, N, FIRST, COUNT, FROM, TO, _>(isa, codes, x, &mut whole);
+            widening::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         }
-        for t in 0..N {
-            let dx = numbers(&x.d, t);
+        let dx = numbers(&x.d, from);
+        for t in 0..M {
             for r in 0..COUNT {
                 let d = by_lane!(vmulq_laneq_f32, t, d[FIRST + r], dx);
                 sums[t][r] = vfmaq_f32(sums[t][r], d, vcvtq_f32_s32(whole[t][r]));
@@ -312,11 +345,12 @@ unsafe fn part<
 /// Adds to `acc` by dot products: four rows and one token an instruction.
 ///
 /// # Safety
-/// The processor has the dot product instructions; `N` is 1 or a multiple of 4.
+/// As [`by_rows`]; the processor has the dot product instructions.
 #[inline(always)]
 unsafe fn dot<
     const LEVEL: u8,
     const N: usize,
+    const M: usize,
     const FIRST: usize,
     const COUNT: usize,
     const FROM: usize,
@@ -326,18 +360,19 @@ unsafe fn dot<
     isa: Neon<LEVEL>,
     w: Q,
     x: &XBlock<N>,
-    acc: &mut [[int32x4_t; COUNT]; N],
+    from: usize,
+    acc: &mut [[int32x4_t; COUNT]; M],
 ) {
     // SAFETY: the caller's contract; four quads of a single token lie side by side, as four tokens
     // of a quad do, so the loads stay inside `x.q`.
     unsafe {
         for_quads!(j in FROM..TO {
             let w = w.quad(isa, j);
-            for t in 0..N {
+            for t in 0..M {
                 let (at, lane) = if N == 1 {
                     (j / 4 * 4, j)
                 } else {
-                    (j * N + t / 4 * 4, t)
+                    (j * N + from, t)
                 };
                 let x = vld1q_s8(x.q.as_ptr().cast::<i8>().add(4 * at));
                 for r in 0..COUNT {
@@ -362,11 +397,12 @@ const fn quads_in_16_bits(bits: u32) -> usize {
 /// Adds to `acc` by multiplications into 16 bits: two rows and one token an instruction.
 ///
 /// # Safety
-/// The processor has NEON.
+/// As [`by_rows`].
 #[inline(always)]
 unsafe fn widening<
     const LEVEL: u8,
     const N: usize,
+    const M: usize,
     const FIRST: usize,
     const COUNT: usize,
     const FROM: usize,
@@ -376,17 +412,18 @@ unsafe fn widening<
     isa: Neon<LEVEL>,
     w: Q,
     x: &XBlock<N>,
-    acc: &mut [[int32x4_t; COUNT]; N],
+    from: usize,
+    acc: &mut [[int32x4_t; COUNT]; M],
 ) {
     let group = quads_in_16_bits(Q::BITS);
     // SAFETY: the caller's contract.
     unsafe {
-        let mut low = [[vdupq_n_s16(0); COUNT]; N];
+        let mut low = [[vdupq_n_s16(0); COUNT]; M];
         let mut high = low;
         for_quads!(j in FROM..TO {
             let w = w.quad(isa, j);
-            for t in 0..N {
-                let x = vreinterpretq_s8_s32(vld1q_dup_s32(x.q[j][t].as_ptr().cast()));
+            for t in 0..M {
+                let x = vreinterpretq_s8_s32(vld1q_dup_s32(x.q[j][from + t].as_ptr().cast()));
                 for r in 0..COUNT {
                     let w = vreinterpretq_s8_u8(w[FIRST + r]);
                     let (l, h) = (low[t][r], high[t][r]);
@@ -405,19 +442,17 @@ unsafe fn widening<
     }
 }
 
-/// Of the four tokens that `t` is among, `t` (even) twice and `t + 1` twice.
+/// The number of token `t` twice, then that of `t + 1` twice.
 ///
 /// # Safety
-/// The processor has NEON.
+/// The processor has NEON, and `t + 2 ≤ N`.
 #[inline(always)]
-unsafe fn twice(of: float32x4_t, t: usize) -> float32x4_t {
-    // SAFETY: the caller's contract.
+unsafe fn twice<const N: usize>(of: &[f32; N], t: usize) -> float32x4_t {
+    // SAFETY: the caller's contract keeps the load inside `of`.
     unsafe {
-        if t.is_multiple_of(4) {
-            vzip1q_f32(of, of)
-        } else {
-            vzip2q_f32(of, of)
-        }
+        let two = vld1_f32(of.as_ptr().add(t));
+        let two = vcombine_f32(two, two);
+        vzip1q_f32(two, two)
     }
 }
 
@@ -456,26 +491,29 @@ unsafe fn halves(a: float32x4_t, b: float32x4_t) -> [float32x4_t; 2] {
 
 /// Sums of two registers of rows, from register `FIRST` on: `[t][r][h]`, for even `t`, holds the
 /// tokens `t` and `t + 1` of rows `4·(FIRST + r) + 2h` and the next.
-type Pairs<T, const N: usize> = [[[T; 2]; 2]; N];
+type Pairs<T> = [[[T; 2]; 2]; 4];
 
-/// [`tile`] for the two registers of rows from `FIRST` on, by matrix products: two rows and two
-/// tokens an instruction.
+/// [`tile`] for the four tokens from the `from`th on and the two registers of rows from `FIRST` on, by matrix
+/// products: two rows and two tokens an instruction.
 ///
 /// # Safety
-/// As [`tile`], and `N` is not 1.
+/// As [`tile`], and `from + 4 ≤ N`.
 #[inline(always)]
 unsafe fn by_matrix<const LEVEL: u8, const N: usize, const FIRST: usize, S: Source<Neon<LEVEL>>>(
     isa: Neon<LEVEL>,
     source: S,
     x: &[XBlock<N>],
     acc: &mut [F; N],
+    from: usize,
 ) {
+    // What another part works on is to be in memory meanwhile, not in registers.
+    let acc = black_box(acc);
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sums: Pairs<float32x4_t, N> = [[[vdupq_n_f32(0.0); 2]; 2]; N];
-        for t in (0..N).step_by(2) {
+        let mut sums: Pairs<float32x4_t> = [[[vdupq_n_f32(0.0); 2]; 2]; 4];
+        for t in (0..4).step_by(2) {
             for r in 0..2 {
-                sums[t][r] = halves(acc[t][FIRST + r], acc[t + 1][FIRST + r]);
+                sums[t][r] = halves(acc[from + t][FIRST + r], acc[from + t + 1][FIRST + r]);
             }
         }
         let mut supers = [isa.splat(0.0); 2];
@@ -483,14 +521,35 @@ unsafe fn by_matrix<const LEVEL: u8, const N: usize, const FIRST: usize, S: Sour
             supers = next_supers(isa, source, b, supers);
             let block = source.block(isa, b, supers);
             if S::HALVES {
-                matrix_part::<LEVEL, N, FIRST, 0, 4, S>(isa, block.codes, &block.d, x, &mut sums);
-                matrix_part::<LEVEL, N, FIRST, 4, 8, S>(isa, block.codes, &block.e, x, &mut sums);
+                matrix_part::<LEVEL, N, FIRST, 0, 4, S>(
+                    isa,
+                    block.codes,
+                    &block.d,
+                    x,
+                    from,
+                    &mut sums,
+                );
+                matrix_part::<LEVEL, N, FIRST, 4, 8, S>(
+                    isa,
+                    block.codes,
+                    &block.e,
+                    x,
+                    from,
+                    &mut sums,
+                );
             } else {
-                matrix_part::<LEVEL, N, FIRST, 0, 8, S>(isa, block.codes, &block.d, x, &mut sums);
+                matrix_part::<LEVEL, N, FIRST, 0, 8, S>(
+                    isa,
+                    block.codes,
+                    &block.d,
+                    x,
+                    from,
+                    &mut sums,
+                );
             }
             if S::MIN {
-                for t in (0..N).step_by(2) {
-                    let ds = twice(numbers(&x.ds, t), t);
+                for t in (0..4).step_by(2) {
+                    let ds = twice(&x.ds, from + t);
                     for r in 0..2 {
                         for h in 0..2 {
                             let m = rows_twice(block.e[FIRST + r], h);
@@ -500,11 +559,11 @@ unsafe fn by_matrix<const LEVEL: u8, const N: usize, const FIRST: usize, S: Sour
                 }
             }
         }
-        for t in (0..N).step_by(2) {
+        for t in (0..4).step_by(2) {
             for r in 0..2 {
                 let [first, second] = halves(sums[t][r][0], sums[t][r][1]);
-                acc[t][FIRST + r] = first;
-                acc[t + 1][FIRST + r] = second;
+                acc[from + t][FIRST + r] = first;
+                acc[from + t + 1][FIRST + r] = second;
             }
         }
     }
@@ -527,21 +586,23 @@ unsafe fn matrix_part<
     codes: S::Codes,
     d: &F,
     x: &XBlock<N>,
-    sums: &mut Pairs<float32x4_t, N>,
+    from: usize,
+    sums: &mut Pairs<float32x4_t>,
 ) {
     // SAFETY: the caller's contract; `Neon<2>` is paired, so two tokens' eight elements lie side by
     // side inside `x.q`.
     unsafe {
-        let mut whole: Pairs<int32x4_t, N> = [[[vdupq_n_s32(0); 2]; 2]; N];
-        for t in (0..N).step_by(2) {
-            let start = vreinterpretq_f32_s32(starts::<N, FROM, TO>(x, t, S::OFFSET));
-            whole[t] = [[vreinterpretq_s32_f32(twice(start, t)); 2]; 2];
+        let mut whole: Pairs<int32x4_t> = [[[vdupq_n_s32(0); 2]; 2]; 4];
+        for t in (0..4).step_by(2) {
+            let start = starts::<2, N, FROM, TO>(x, from + t, S::OFFSET);
+            whole[t] = [[vzip1q_s32(start, start); 2]; 2];
         }
         for_quads!(j in FROM..TO {
             if j.is_multiple_of(2) {
                 let rows = two_quads::<LEVEL, FIRST, _>(isa, codes, j);
-                for t in (0..N).step_by(2) {
-                    let x = vld1q_s8(x.q.as_ptr().cast::<i8>().add(8 * (j / 2 * N + t)));
+                for t in (0..4).step_by(2) {
+                    let at = 8 * (j / 2 * N + from + t);
+                    let x = vld1q_s8(x.q.as_ptr().cast::<i8>().add(at));
                     for r in 0..2 {
                         for h in 0..2 {
                             whole[t][r][h] = smmla(whole[t][r][h], x, rows[2 * r + h]);
@@ -550,8 +611,8 @@ unsafe fn matrix_part<
                 }
             }
         });
-        for t in (0..N).step_by(2) {
-            let dx = twice(numbers(&x.d, t), t);
+        for t in (0..4).step_by(2) {
+            let dx = twice(&x.d, from + t);
             for r in 0..2 {
                 for h in 0..2 {
                     let d = vmulq_f32(rows_twice(d[FIRST + r], h), dx);
@@ -560,6 +621,43 @@ unsafe fn matrix_part<
                 }
             }
         }
+    }
+}
+
+/// `acc[t] += Σₖ w[k] · x[k][t]`, in order, for the two registers of rows from `FIRST` on: 8 rows by up to 12 tokens
+/// stay in registers.
+///
+/// # Safety
+/// The processor has NEON; `N` is a multiple of 4.
+#[inline(always)]
+pub(super) unsafe fn plain<
+    const LEVEL: u8,
+    const N: usize,
+    const FIRST: usize,
+    C: Column<Neon<LEVEL>>,
+>(
+    isa: Neon<LEVEL>,
+    w: &[C],
+    x: &[[f32; N]],
+    acc: &mut [F; N],
+) {
+    // What another part works on is to be in memory meanwhile, not in registers.
+    let acc = black_box(acc);
+    let mut sums = acc.map(|acc| [acc[FIRST], acc[FIRST + 1]]);
+    // SAFETY: the caller's contract.
+    unsafe {
+        for (w, x) in w.iter().zip(x) {
+            let w = w.load(isa);
+            for t in 0..N {
+                let x = numbers(x, t / 4 * 4);
+                for r in 0..2 {
+                    sums[t][r] = by_lane!(vfmaq_laneq_f32, t, sums[t][r], w[FIRST + r], x);
+                }
+            }
+        }
+    }
+    for t in 0..N {
+        [acc[t][FIRST], acc[t][FIRST + 1]] = sums[t];
     }
 }
 

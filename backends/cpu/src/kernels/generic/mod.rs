@@ -176,6 +176,11 @@ impl Isa for Generic {
         bytes!(i, x[i] & mask)
     }
     #[inline(always)]
+    fn sub_b(self, x: [u8; 64], by: u8) -> [u8; 64] {
+        x.map(|x| x.wrapping_sub(by))
+    }
+
+    #[inline(always)]
     fn or_b(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         bytes!(i, a[i] | b[i])
     }

@@ -205,6 +205,10 @@ impl Isa for Avx2 {
             [_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask)]
         }
         fn or_b(self, a: I, b: I) -> I { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+        fn sub_b(self, x: I, by: u8) -> I {
+            let by = _mm256_set1_epi8(by as i8);
+            [_mm256_sub_epi8(x[0], by), _mm256_sub_epi8(x[1], by)]
+        }
         fn shl_and_b(self, x: I, shift: u32, mask: u8) -> I {
             let (s, mask) = (_mm_cvtsi32_si128(shift as i32), _mm256_set1_epi8(mask as i8));
             [

@@ -109,6 +109,9 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
             _mm512_and_si512(x, _mm512_set1_epi8(mask as i8))
         }
         fn or_b(self, a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+        fn sub_b(self, x: __m512i, by: u8) -> __m512i {
+            _mm512_sub_epi8(x, _mm512_set1_epi8(by as i8))
+        }
         fn shl_and_b(self, x: __m512i, shift: u32, mask: u8) -> __m512i {
             let shifted = _mm512_sll_epi16(x, _mm_cvtsi32_si128(shift as i32));
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
