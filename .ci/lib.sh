@@ -148,9 +148,9 @@ emulated() {
 # Packages whose tests run under the emulator, which of their tests, and the list of the test programs: a
 # line "folder name program" each. All are built by one command, so that they share their dependencies;
 # with a test of the command line comes the program itself, in $aarch64_program.
-aarch64_folders=(backends/cpu tests)
-aarch64_packages=(-p anynpu-cpu -p anynpu-tests -p anynpu-cli)
-aarch64_programs=(--test device --test ops --test models --test quantize)
+aarch64_folders=(backends/cpu)
+aarch64_packages=(-p anynpu-cpu)
+aarch64_programs=(--test device --test ops)
 aarch64_list=$logs/aarch64-programs.txt
 aarch64_program=target/aarch64/aarch64-unknown-linux-gnu/debug/anynpu
 aarch64_build() {
@@ -180,12 +180,6 @@ aarch64_tests() {
     done <"$aarch64_list"
   done
   return $status
-}
-
-# Whole models. The quantiser has no code of its own for a processor, and many minutes of work under
-# the emulator.
-aarch64_models() { # aarch64_models CPU FOLDER[:NAME]…
-  skipped_under_emulation="--skip quantised" aarch64_tests "$@"
 }
 
 # Type checks of the library packages and the command line for a target without a linker here.
