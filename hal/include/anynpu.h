@@ -10,7 +10,8 @@
  *   there only if the major versions are equal, `struct_size` covers it and it is not null. Members are only ever
  *   added at the end, each with a new minor version.
  * - Sizes. Structures begin with `struct_size`, the bytes that their maker knew. Elements of arrays have no size of
- *   their own: the distance between two is the array's stride, which may be more than the size known here.
+ *   their own: the distance between two is the array's stride, which may be more than the size known here. Arrays
+ *   without a stride, of plain numbers, of symbols' extents and of dimensions, hold elements that never grow.
  * - Texts are UTF-8, have a length and end in no zero byte.
  * - Lifetimes. What a call is given is valid until it returns, and so is what a callback is given. Weights are
  *   valid until their module is destroyed; what a submission binds, until its point is signalled.
