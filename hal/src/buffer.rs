@@ -165,7 +165,7 @@ impl HostBuffer {
     pub fn guarded(desc: BufferDesc) -> Result<Self, HalError> {
         let guard = desc.align.max(HOST_ALIGN);
         let wanted = desc.bytes.checked_add(2 * guard);
-        let whole = HostBuffer::new(BufferDesc {
+        let mut whole = HostBuffer::new(BufferDesc {
             bytes: wanted.unwrap_or(usize::MAX),
             ..desc.clone()
         })?;
@@ -173,18 +173,15 @@ impl HostBuffer {
             return Ok(whole);
         };
         let start = whole.as_ptr();
-        std::mem::forget(whole);
         // SAFETY: the allocation has both guards and the buffer between them.
-        let memory = unsafe {
+        whole.memory = unsafe {
             start.write_bytes(GUARD, guard);
             start.add(guard + desc.bytes).write_bytes(GUARD, guard);
             NonNull::new_unchecked(start.add(guard))
         };
-        Ok(HostBuffer {
-            desc,
-            memory,
-            owner: Owner::Guarded(layout, guard),
-        })
+        whole.owner = Owner::Guarded(layout, guard);
+        whole.desc = desc;
+        Ok(whole)
     }
 
     /// Where the first byte of the guards is that was written, counted from the buffer's own first byte; `None` if none
@@ -370,6 +367,23 @@ mod tests {
             assert!(read_bytes(&b, 97, &mut out).is_err());
             assert!(write_bytes(&b, usize::MAX, &[1]).is_err());
         }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn buffers_that_are_dropped_leave_nothing_behind() {
+        // names so long that one left behind each time is told from what other tests hold
+        let name = "n".repeat(4 << 20);
+        let rounds = || {
+            for _ in 0..32 {
+                let desc = BufferDesc::host(&name, 100);
+                drop(HostBuffer::new(desc.clone()).unwrap());
+                drop(HostBuffer::guarded(desc).unwrap());
+            }
+            crate::heap_bytes().unwrap()
+        };
+        let (first, second) = (rounds(), rounds());
+        assert!(second < first + (64 << 20), "{first} {second}");
     }
 
     #[test]

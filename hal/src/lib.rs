@@ -19,6 +19,7 @@ mod device;
 pub mod driver;
 mod error;
 mod form;
+mod heap;
 pub mod isolate;
 mod library;
 mod link;
@@ -43,6 +44,7 @@ pub use device::{
 pub use driver::{Driver, DriverVariable, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};
 pub use form::{FormError, FormReader, FormWriter, MOST as MOST_IN_FORMS, has_form};
+pub use heap::heap_bytes;
 pub use library::{Library, LibraryError};
 pub use link::{Link, LinkMode};
 pub use module::{Bounds, Entry, EntryInfo, Extent, MemoryNeed, Module, Port, StatePort};

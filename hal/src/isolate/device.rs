@@ -93,6 +93,17 @@ pub fn helper_process(device: &dyn Device) -> Option<u32> {
     (!host.is_lost()).then(|| host.process())
 }
 
+/// What [`heap_bytes`](crate::heap_bytes) says in the process that serves `device`; `None` also if it is in no helper, or
+/// its helper is gone.
+pub fn helper_heap(device: &dyn Device) -> Option<u64> {
+    let device = device.as_any().downcast_ref::<IsolatedDevice>()?;
+    let host = device.queue.host.lock().clone();
+    match host.call(Call::Heap) {
+        Ok(Answer::Heap(bytes)) => bytes,
+        _ => None,
+    }
+}
+
 #[derive(Debug)]
 struct IsolatedDevice {
     info: DeviceInfo,

@@ -27,7 +27,7 @@ use crate::{Device, Driver, DriverVariable, ExposedDevice, HalError, OpenOptions
 use host::Host;
 use wire::{Answer, Call, Request};
 
-pub use device::helper_process;
+pub use device::{helper_heap, helper_process};
 pub use serve::{ServeError, own_output, serve};
 
 /// The program that serves a driver: it must call [`serve`] with it on its standard input and output.

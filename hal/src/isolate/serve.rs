@@ -21,7 +21,7 @@ use super::wire::{
 };
 use crate::{
     Buffer, BufferDesc, Device, Driver, ExternalHandle, HalError, Module, OpenOptions, Submission,
-    Timeline, WeightSource, WeightView, read_bytes, write_bytes,
+    Timeline, WeightSource, WeightView, heap_bytes, read_bytes, write_bytes,
 };
 
 /// Why a helper stopped serving before it was told to.
@@ -222,6 +222,7 @@ impl Server<'_> {
                 symbols,
             } => self.submit(module, entry, [&inputs, &outputs, &states], &symbols),
             Call::Trim => Ok(Answer::Trimmed(self.device()?.trim())),
+            Call::Heap => Ok(Answer::Heap(heap_bytes())),
             Call::Cancel(_) => Ok(Answer::Done),
         }
     }

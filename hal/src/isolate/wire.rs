@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Version of the messages; a helper of another one is refused.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Most bytes of a frame: graphs are the largest thing sent.
 const FRAME_LIMIT: usize = 256 << 20;
@@ -105,6 +105,8 @@ pub(super) enum Call {
         symbols: Vec<u32>,
     },
     Trim,
+    /// What [`heap_bytes`](crate::heap_bytes) says there.
+    Heap,
 }
 
 /// What the helper answers.
@@ -138,6 +140,7 @@ pub(super) enum Answer {
     /// A submission ended; the device's counters after it: submissions, nodes, nanoseconds.
     Ran([u64; 3]),
     Trimmed(u64),
+    Heap(Option<u64>),
     Done,
 }
 
@@ -155,6 +158,7 @@ impl Answer {
             Answer::Allocated => "a buffer",
             Answer::Ran(_) => "a run",
             Answer::Trimmed(_) => "freed memory",
+            Answer::Heap(_) => "its heap",
             Answer::Done => "that it is done",
         }
     }

@@ -115,6 +115,7 @@ fn program(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut options = SuiteOptions::default();
     options.seed = arguments.seed;
     options.quick = arguments.quick;
+    options.alone = true;
     options.patience = Duration::from_secs(arguments.patience);
     options.deadline = Duration::from_secs(arguments.deadline);
     options.onnx = arguments.onnx.clone();

@@ -25,6 +25,8 @@ pub struct SuiteOptions {
     pub patience: Duration,
     /// How long one case may take.
     pub deadline: Duration,
+    /// Nothing else runs in this process, so that what is left of its heap can be counted to the byte.
+    pub alone: bool,
     /// The ONNX project's node tests, `onnx/backend/test/data/node` of the Python package.
     pub onnx: Option<PathBuf>,
 }
@@ -36,6 +38,7 @@ impl Default for SuiteOptions {
             quick: false,
             patience: Duration::from_secs(20),
             deadline: Duration::from_secs(120),
+            alone: false,
             onnx: None,
         }
     }

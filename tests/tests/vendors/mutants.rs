@@ -49,6 +49,7 @@ mutants! {
     an_end_that_is_never_told: "host->signal(host->context, s->done, ANYNPU_OK, (anynpu_text)TEXT(\"\"));" => "", "op/rms_norm/f32*", "RmsNorm";
     a_refusal_that_is_forgotten: "if (refused) return" => "if (refused > 1000000) return", "verdict/*", "verdict/";
     a_progress_past_the_end: "r->progress(r->context, m->count," => "r->progress(r->context, m->count + 1,", "compile/*", "compile/progress";
+    steps_that_are_leaked: "free(p->tensors), free(p->steps), p++" => "free(p->tensors), p++", "leak/100_rounds", "leak/";
     a_module_that_is_leaked: "free(m->programs), free(m);" => "memset(host->allocate(host->context, 1 << 17, 64), 1, 1 << 17);", "leak/100_rounds", "leak/";
     a_crash: "const program *p = &m->programs[s->entry];" => "const program *p = NULL;", "op/rms_norm/f32*", "RmsNorm";
 }
