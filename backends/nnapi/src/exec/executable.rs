@@ -2,101 +2,13 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{BuiltModel, Device, NnapiError, SharedMemory, check, function};
 use crate::FeatureLevel;
 use crate::model::{Model, OperandId};
+use crate::settings::CompileSettings;
 use crate::sys::{self, Runtime};
-
-/// What a compilation is to be like.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CompileSettings {
-    /// What it is to be good at.
-    pub preference: Option<Preference>,
-    /// How urgent its runs are beside those of others, from feature level 4 on.
-    pub priority: Option<Priority>,
-    /// The longest that compiling, and that a run may take, in nanoseconds, from feature level 4 on.
-    pub timeout: Option<u64>,
-    /// The folder in which drivers keep what they compiled, and what tells models apart there.
-    pub cache: Option<(PathBuf, [u8; sys::BYTE_SIZE_OF_CACHE_TOKEN])>,
-}
-
-/// What a compilation is to be good at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Preference {
-    /// Little power.
-    LowPower,
-    /// One answer that comes soon.
-    FastSingleAnswer,
-    /// Many answers one after the other.
-    SustainedSpeed,
-}
-
-/// How urgent runs are beside those of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Priority {
-    /// Less than usual.
-    Low,
-    /// As usual.
-    Medium,
-    /// More than usual.
-    High,
-}
-
-/// Gives an enum its words.
-macro_rules! words {
-    ($enum:ident, $code:ident: $($variant:ident $word:literal $number:ident),+) => {
-        impl $enum {
-            /// All of them.
-            pub const ALL: &[$enum] = &[$($enum::$variant),+];
-
-            /// Its name in options.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $($enum::$variant => $word),+
-                }
-            }
-
-            /// The interface's number.
-            const fn $code(self) -> i32 {
-                match self {
-                    $($enum::$variant => sys::$number),+
-                }
-            }
-        }
-
-        impl std::str::FromStr for $enum {
-            type Err = WordError;
-
-            fn from_str(s: &str) -> Result<Self, WordError> {
-                let found = $enum::ALL.iter().copied().find(|x| x.name() == s);
-                found.ok_or_else(|| WordError {
-                    found: s.into(),
-                    expected: [$($word),+].join(", "),
-                })
-            }
-        }
-    };
-}
-words!(Preference, code:
-    LowPower "low-power" PREFER_LOW_POWER,
-    FastSingleAnswer "fast" PREFER_FAST_SINGLE_ANSWER,
-    SustainedSpeed "sustained" PREFER_SUSTAINED_SPEED);
-words!(Priority, code: Low "low" PRIORITY_LOW, Medium "medium" PRIORITY_MEDIUM, High "high" PRIORITY_HIGH);
-
-/// A word that is none of those expected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{found}' is none of {expected}")]
-pub struct WordError {
-    /// The word.
-    pub found: String,
-    /// Those expected.
-    pub expected: String,
-}
 
 /// Least alignment of inputs and outputs in their memory, in bytes.
 const ALIGN: u32 = 64;
@@ -256,6 +168,11 @@ impl Executable {
         let slot = slot.map(|s| s.offset..s.offset + s.bytes);
         let bytes = self.memory.bytes();
         slot.and_then(|s| bytes.get(s)).unwrap_or_default()
+    }
+
+    /// Bytes of its inputs and outputs.
+    pub fn bytes(&self) -> u64 {
+        self.memory.bytes().len() as u64
     }
 
     /// Runs it on what its inputs hold. Tells the nanoseconds that it took in the driver, if the driver measures them.

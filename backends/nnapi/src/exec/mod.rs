@@ -9,12 +9,16 @@ mod error;
 mod executable;
 mod memory;
 mod model;
+mod run;
 
+pub use crate::settings::CompileSettings;
 pub use device::{Device, DeviceType, devices};
 pub use error::NnapiError;
-pub use executable::{CompileSettings, Executable, Preference, Priority};
+pub use executable::Executable;
 pub use memory::{SharedMemory, Store};
 pub use model::{BuiltModel, supported};
+pub use run::NnapiModule;
+pub(crate) use run::{NnapiQueue, Program};
 
 /// The function, or an error that names it.
 macro_rules! function {
