@@ -359,7 +359,8 @@ impl Device for NnapiDevice {
             let model = &lowered.model;
             for id in model.inputs.iter().chain(&model.outputs) {
                 let bytes = model.operand(*id).and_then(|o| o.bytes()).unwrap_or(0);
-                need.resident = need.resident.saturating_add(bytes as u64);
+                let aligned = bytes.saturating_add(exec::MOST_ALIGN as usize);
+                need.resident = need.resident.saturating_add(aligned as u64);
             }
         }
         for constant in constants.all() {
@@ -367,7 +368,8 @@ impl Device for NnapiDevice {
             match constant.span(weights) {
                 Some(_) => need.in_place = need.in_place.saturating_add(bytes),
                 None => {
-                    need.resident = need.resident.saturating_add(bytes);
+                    let aligned = bytes.saturating_add(64);
+                    need.resident = need.resident.saturating_add(aligned);
                     // numbers, then what they become
                     need.transient = need.transient.max(bytes.saturating_mul(3));
                 }

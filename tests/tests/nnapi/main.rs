@@ -1,40 +1,30 @@
-//! Android's Neural Networks API: what is said to its runtime, and what that gives, with a strict stand-in for it.
-#![cfg(target_os = "linux")]
+//! Android's Neural Networks API: what models become, and what a strict stand-in for its runtime computes of them.
 
+#[cfg(target_os = "linux")]
+mod conformance;
+#[cfg(target_os = "linux")]
+mod faults;
+mod lowering;
+#[cfg(target_os = "linux")]
+mod models;
+#[cfg(target_os = "linux")]
+mod placed;
+#[cfg(target_os = "linux")]
 mod vts;
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use anynpu_nnapi::exec::{Device, devices};
-use anynpu_nnapi::sys;
-use anynpu_nnapi_double::{Settings, place};
+use anynpu_runtime::{ModelSource, OpenModel};
 
-/// A copy of the stand-in in a folder of its own, which must stay as long as it may be loaded.
-struct Placed {
-    #[allow(dead_code)] // kept
-    folder: tempfile::TempDir,
-    path: std::path::PathBuf,
+#[cfg(target_os = "linux")]
+use placed::{LEVELS, Placed};
+
+fn open(path: PathBuf) -> OpenModel {
+    OpenModel::open(ModelSource::File(path)).unwrap()
 }
 
-impl Placed {
-    fn new(settings: &Settings) -> Placed {
-        Placed::without(settings, &[])
-    }
-
-    /// One that lacks functions, besides those of later levels.
-    fn without(settings: &Settings, functions: &[&str]) -> Placed {
-        let folder = tempfile::tempdir().unwrap();
-        let path = place(folder.path(), settings, functions).unwrap();
-        Placed { folder, path }
-    }
-
-    fn devices(&self) -> Vec<Device> {
-        let runtime = sys::load(Some(&self.path)).unwrap();
-        devices(&Arc::new(runtime)).unwrap()
-    }
-
-    /// Its reference device.
-    fn reference(&self) -> Device {
-        self.devices().pop().unwrap()
-    }
+/// A small random model of an architecture.
+fn architecture(name: &str) -> OpenModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/architectures");
+    open(folder.join(format!("{name}.gguf")))
 }

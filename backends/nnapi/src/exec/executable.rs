@@ -12,6 +12,8 @@ use crate::sys::{self, Runtime};
 
 /// Least alignment of inputs and outputs in their memory, in bytes.
 const ALIGN: u32 = 64;
+/// Most alignment that drivers are given.
+pub const MOST_ALIGN: u32 = 4096;
 
 /// A model that one device compiled, with memory for its inputs and outputs. The device runs it or nobody: the runtime
 /// is not asked to find another.
@@ -331,8 +333,7 @@ fn alignment(device: &Device, compilation: &Compilation, index: u32, output: boo
             wanted = 0;
         }
     }
-    // a driver that wants more than a page each is not followed
-    match wanted.is_power_of_two() && wanted <= 4096 {
+    match wanted.is_power_of_two() && wanted <= MOST_ALIGN {
         true => wanted.max(ALIGN),
         false => ALIGN,
     }

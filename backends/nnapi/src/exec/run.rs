@@ -143,7 +143,7 @@ impl Program {
             let at = match feed {
                 Feed::Cosines(r) | Feed::Sines(r) => r.positions,
                 Feed::Mask(m) => m.positions,
-                Feed::Value(_) | Feed::State(_) => continue,
+                Feed::Value(_) | Feed::State(_) | Feed::NewRows(_) => continue,
             };
             let bytes = info.inputs.get(at).map_or(0, |p| p.max_bytes);
             if positions.iter().all(|(known, _)| *known != at) {
@@ -177,12 +177,13 @@ impl Program {
         } = &mut *engine;
         for ((at, size), numbers) in self.positions.iter().zip(&mut *positions) {
             bytes.resize(*size, 0);
-            read(&s.inputs[*at], bytes)?;
+            read(&s.inputs[*at], 0, bytes)?;
             for (n, b) in numbers.iter_mut().zip(bytes.chunks_exact(4)) {
                 *n = i32::from_ne_bytes(b.try_into().unwrap_or_default());
             }
         }
         let cached = s.symbols.get(Symbol::CACHED);
+        let tokens = s.symbols.get(Symbol::TOKENS).max(1) as usize;
         for (feed, i) in self.lowered.feeds.iter().zip(0..) {
             let to = executable.input_mut(i);
             let of = |at: usize| -> &[i32] {
@@ -192,19 +193,35 @@ impl Program {
             match feed {
                 Feed::Value(at) => {
                     let dtype = info.inputs[*at].ty.dtype;
-                    self.bring(&s.inputs[*at], dtype, to, bytes)?;
+                    self.bring(&s.inputs[*at], 0, dtype, to, bytes)?;
                 }
                 Feed::State(at) => {
                     let dtype = info.states[*at].dtype;
-                    self.bring(&s.states[*at], dtype, to, bytes)?;
+                    self.bring(&s.states[*at], 0, dtype, to, bytes)?;
+                }
+                Feed::NewRows(at) => {
+                    let dtype = info.states[*at].dtype;
+                    let row = row_bytes(to.len(), self.numbers, dtype) / tokens;
+                    let first = row.saturating_mul(cached as usize);
+                    self.bring(&s.states[*at], first, dtype, to, bytes)?;
                 }
                 Feed::Cosines(r) => fill(self.numbers, to, &r.angles(of(r.positions)).0),
                 Feed::Sines(r) => fill(self.numbers, to, &r.angles(of(r.positions)).1),
-                Feed::Mask(m) => fill(self.numbers, to, &m.mask(of(m.positions), cached)),
+                Feed::Mask(m) => {
+                    let positions = of(m.positions);
+                    if let Some(beyond) = m.beyond(positions) {
+                        return Err(HalError::InvalidUse {
+                            call: "submit",
+                            what: "a position".into(),
+                            found: beyond.to_string(),
+                            expected: format!("one of {} rows", m.rows()),
+                        });
+                    }
+                    fill(self.numbers, to, &m.mask(positions, cached));
+                }
             }
         }
         let took = executable.compute().map_err(|e| e.of_device(device))?;
-        let tokens = s.symbols.get(Symbol::TOKENS).max(1) as usize;
         for (fetch, i) in self.lowered.fetches.iter().zip(0..) {
             let from = executable.output(i);
             match fetch {
@@ -223,10 +240,11 @@ impl Program {
         Ok(took)
     }
 
-    /// Copies `buffer`, which holds `dtype`, to `to`, which holds the model's numbers or integers.
+    /// Copies from `offset` of `buffer`, which holds `dtype`, to `to`, which holds the model's numbers or integers.
     fn bring(
         &self,
         buffer: &Arc<dyn Buffer>,
+        offset: usize,
         dtype: DType,
         to: &mut [u8],
         bytes: &mut Vec<u8>,
@@ -234,7 +252,7 @@ impl Program {
         match (dtype, self.numbers) {
             (DType::F32, NumberType::F16) => {
                 bytes.resize(2 * to.len(), 0);
-                read(buffer, bytes)?;
+                read(buffer, offset, bytes)?;
                 for (to, b) in to.chunks_exact_mut(2).zip(bytes.chunks_exact(4)) {
                     to.copy_from_slice(&narrowed(b).to_ne_bytes());
                 }
@@ -242,13 +260,13 @@ impl Program {
             }
             (DType::F16, NumberType::F32) => {
                 bytes.resize(to.len() / 2, 0);
-                read(buffer, bytes)?;
+                read(buffer, offset, bytes)?;
                 for (to, b) in to.chunks_exact_mut(4).zip(bytes.chunks_exact(2)) {
                     to.copy_from_slice(&widened(b).to_ne_bytes());
                 }
                 Ok(())
             }
-            _ => read(buffer, to),
+            _ => read(buffer, offset, to),
         }
     }
 
@@ -269,6 +287,15 @@ impl Program {
             }
             _ => from,
         }
+    }
+}
+
+/// The bytes that numbers of a model have as `dtype`.
+fn row_bytes(bytes: usize, numbers: NumberType, dtype: DType) -> usize {
+    match (numbers, dtype) {
+        (NumberType::F16, DType::F32) => 2 * bytes,
+        (NumberType::F32, DType::F16) => bytes / 2,
+        _ => bytes,
     }
 }
 
@@ -295,9 +322,9 @@ fn fill(ty: NumberType, memory: &mut [u8], numbers: &[f32]) {
     }
 }
 
-fn read(buffer: &Arc<dyn Buffer>, out: &mut [u8]) -> Result<(), HalError> {
+fn read(buffer: &Arc<dyn Buffer>, offset: usize, out: &mut [u8]) -> Result<(), HalError> {
     // SAFETY: a submission has its operands and states to read until its signal, and nobody writes them meanwhile.
-    unsafe { read_bytes(&**buffer, 0, out) }
+    unsafe { read_bytes(&**buffer, offset, out) }
 }
 
 fn write(buffer: &Arc<dyn Buffer>, offset: usize, data: &[u8]) -> Result<(), HalError> {

@@ -1,15 +1,20 @@
 //! Attention by operations of the interface.
 
 use anynpu_hal::HalError;
-use anynpu_ir::{AttentionKv, Node, Op, StateId};
+use anynpu_ir::{AttentionKv, Node, Op, StateId, Symbol};
 
 use super::activation::capped;
 use super::{Feed, Lowering, MaskRows, ProductForm};
 use crate::model::OperandId;
 use crate::sys;
 
-/// All rows of `state`: those from before, then those of this run; `[rows, heads, width]`.
-fn rows(l: &mut Lowering<'_>, name: &str, state: StateId) -> Result<OperandId, HalError> {
+/// All rows of `state`: those from before, then those of this run, if there are `new` ones; `[rows, heads, width]`.
+fn rows(
+    l: &mut Lowering<'_>,
+    name: &str,
+    state: StateId,
+    new: bool,
+) -> Result<OperandId, HalError> {
     let at = l.state(state)?;
     let dims = l.graph.state(state).ty.shape.dims().to_vec();
     let dims: Vec<u32> = dims.iter().map(|d| d.resolve(&l.symbols)).collect();
@@ -22,10 +27,17 @@ fn rows(l: &mut Lowering<'_>, name: &str, state: StateId) -> Result<OperandId, H
             made
         }
     };
-    Ok(match l.fresh.get(&state) {
-        None => before,
-        Some(&fresh) => l.joined(&format!("{name}.rows"), &[before, fresh], 0),
-    })
+    let fresh = match (l.fresh.get(&state), new) {
+        (Some(&fresh), _) => fresh,
+        (None, false) => return Ok(before),
+        (None, true) => {
+            let mut dims = dims;
+            dims[0] = l.symbols.get(Symbol::TOKENS);
+            let of = format!("{name}.new");
+            l.input(of, l.ty(), &dims, Feed::NewRows(at))
+        }
+    };
+    Ok(l.joined(&format!("{name}.rows"), &[before, fresh], 0))
 }
 
 /// Keys and values of an attention, `[rows, kv_heads, width]` each, and what is added to its scores.
@@ -49,8 +61,10 @@ fn attended(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Rows>, HalError>
     let name = node.name.as_str();
     let (keys, values, positions) = match kv {
         AttentionKv::State { k, v } => {
-            let keys = rows(l, &format!("{name}.k"), *k)?;
-            (keys, rows(l, &format!("{name}.v"), *v)?, 1)
+            // where one of them has its new rows apart, so must the other
+            let new = l.fresh.contains_key(k) || l.fresh.contains_key(v);
+            let keys = rows(l, &format!("{name}.k"), *k, new)?;
+            (keys, rows(l, &format!("{name}.v"), *v, new)?, 1)
         }
         AttentionKv::Operands => (l.value(node.inputs[1])?, l.value(node.inputs[2])?, 3),
     };

@@ -77,14 +77,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Vec<Oper
                 BinaryOp::Sub => sys::SUB,
                 BinaryOp::Mul => sys::MUL,
                 BinaryOp::Div => sys::DIV,
-                BinaryOp::Max | BinaryOp::Min => {
-                    let code = match op {
-                        BinaryOp::Max => sys::MAXIMUM,
-                        _ => sys::MINIMUM,
-                    };
-                    let dims = l.dims(node.outputs[0]);
-                    return Ok(Some(vec![l.op(name, code, &[a, b], &dims)]));
-                }
                 _ => return Ok(None),
             };
             l.pair(name, code, a, b)
@@ -114,8 +106,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Vec<Oper
             let code = match op {
                 ReduceOp::Sum => sys::REDUCE_SUM,
                 ReduceOp::Mean => sys::MEAN,
-                ReduceOp::Max => sys::REDUCE_MAX,
-                ReduceOp::Min => sys::REDUCE_MIN,
                 _ => return Ok(None),
             };
             l.reduced(name, code, x, axes, *keep_dims)

@@ -9,6 +9,8 @@ pub enum Feed {
     Value(usize),
     /// The state of the entry with this number, every row.
     State(usize),
+    /// Its rows of this step alone, which another device appended.
+    NewRows(usize),
     /// Cosines of the angles of a rotation: a row a token, a number a pair.
     Cosines(Rotation),
     /// Sines, likewise.
@@ -78,9 +80,20 @@ pub struct MaskRows {
 const HIDDEN: f32 = -3e4;
 
 impl MaskRows {
+    /// Rows that there are.
+    pub fn rows(&self) -> u32 {
+        self.capacity.saturating_add(self.fresh)
+    }
+
+    /// A position that is no row.
+    pub fn beyond(&self, positions: &[i32]) -> Option<i32> {
+        let row = |p: &&i32| u32::try_from(**p).is_ok_and(|p| p < self.rows());
+        positions.iter().find(|p| !row(p)).copied()
+    }
+
     /// The mask for `positions`, where the state has `cached` rows from before this step.
     pub fn mask(&self, positions: &[i32], cached: u32) -> Vec<f32> {
-        let width = self.capacity.saturating_add(self.fresh) as usize;
+        let width = self.rows() as usize;
         let mut mask = Vec::with_capacity(positions.len() * width);
         for &position in positions {
             let position = i64::from(position);

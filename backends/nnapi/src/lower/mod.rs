@@ -59,6 +59,7 @@ pub fn lower(
     constants: &mut Constants,
     weights: Option<&dyn WeightSource>,
 ) -> Result<Lowered, HalError> {
+    let ports = EntryInfo::describe(entry, state_dtype)?;
     let mut refused: Vec<(NodeId, Reason)> = Vec::new();
     for n in entry.nodes.clone() {
         let node = &entry.graph.nodes()[n as usize];
@@ -73,7 +74,6 @@ pub fn lower(
     if !refused.is_empty() {
         return Err(rejected(refused));
     }
-    let ports = EntryInfo::describe(entry, state_dtype)?;
     let mut model = Model::new(&entry.name);
     model.relaxed = target.numbers == Numbers::Relaxed;
     let mut lowering = Lowering {

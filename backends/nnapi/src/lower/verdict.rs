@@ -88,14 +88,7 @@ fn obstacle(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
         | Op::Slice { step: 1, .. }
         | Op::SoftCap { .. }
         | Op::Softmax { .. }
-        | Op::Binary(
-            BinaryOp::Add
-            | BinaryOp::Mul
-            | BinaryOp::Sub
-            | BinaryOp::Div
-            | BinaryOp::Max
-            | BinaryOp::Min,
-        )
+        | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Sub | BinaryOp::Div)
         | Op::Unary(
             UnaryOp::Neg
             | UnaryOp::Abs
@@ -108,7 +101,7 @@ fn obstacle(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
             | UnaryOp::Sigmoid,
         )
         | Op::Reduce {
-            op: ReduceOp::Sum | ReduceOp::Mean | ReduceOp::Max | ReduceOp::Min,
+            op: ReduceOp::Sum | ReduceOp::Mean,
             ..
         } => return sizes(graph, node, None),
         Op::MatMul { .. } => {
@@ -234,6 +227,10 @@ fn constants(graph: &Graph, node: &Node) -> Obstacle {
 fn host_made(graph: &Graph, value: Option<&ValueId>) -> Obstacle {
     let value = graph.value(*value?);
     match value.def {
+        ValueDef::Input if value.ty.shape.rank() == 0 => {
+            let what = format!("'{}' has 0 dimensions, of 1 to {MAX_RANK}", value.name);
+            Some((ReasonCode::Rank, what))
+        }
         ValueDef::Input if value.ty.dtype == DType::I32 => None,
         ValueDef::Input => {
             let what = format!("'{}' is {}, of i32 only", value.name, value.ty.dtype);

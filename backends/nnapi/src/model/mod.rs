@@ -91,14 +91,9 @@ impl OperationCode {
             | sys::SIN
             | sys::SQRT
             | sys::RSQRT
-            | sys::POW
-            | sys::MAXIMUM
-            | sys::MINIMUM
             | sys::GATHER
             | sys::SLICE
             | sys::SPLIT
-            | sys::REDUCE_MAX
-            | sys::REDUCE_MIN
             | sys::REDUCE_SUM => of_floats(L::FL3, L::FL3),
             // of what has a scale a channel
             sys::DEQUANTIZE => of_floats(L::FL3, L::FL3),

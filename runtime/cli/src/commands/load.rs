@@ -216,6 +216,10 @@ impl PlacementArgs {
         for name in devices {
             builder = builder.device(name);
         }
+        // what is pinned to is named
+        for pin in &self.placement()?.pins {
+            builder = builder.also(pin.device());
+        }
         for name in &self.forbid {
             builder = builder.forbid(name);
         }
