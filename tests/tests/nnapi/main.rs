@@ -11,6 +11,8 @@ mod models;
 mod placed;
 #[cfg(target_os = "linux")]
 mod vts;
+#[cfg(target_os = "linux")]
+mod vts_lowered;
 
 use std::path::{Path, PathBuf};
 

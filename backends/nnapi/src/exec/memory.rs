@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use anynpu_hal::{HalError, WeightSource};
+use anynpu_hal::{FileSpan, HalError, WeightSource};
 
 use super::{NnapiError, check, function};
 use crate::model::{ConstantId, Constants};
@@ -112,32 +112,39 @@ impl SharedMemory {
             bytes: NonNull::new(bytes.cast()),
             size,
         };
-        memory.give(&fd, libc::PROT_READ | libc::PROT_WRITE, what)?;
+        memory.give(&fd, libc::PROT_READ | libc::PROT_WRITE, 0, what)?;
         Ok(memory)
     }
 
-    /// All of `file`, to read; this process does not see it here.
+    /// `size` bytes of `file` from `offset` on, which is a multiple of pages, to read; this process does not see them here.
     ///
     /// # Errors
     /// The runtime's own.
-    pub fn of_file(runtime: &Arc<Runtime>, file: File, what: &str) -> Result<Self, NnapiError> {
-        let length = file.metadata().map_err(|e| NnapiError::Memory {
-            bytes: 0,
-            what: what.into(),
-            why: e.to_string(),
-        })?;
+    pub fn of_file(
+        runtime: &Arc<Runtime>,
+        file: File,
+        offset: usize,
+        size: usize,
+        what: &str,
+    ) -> Result<Self, NnapiError> {
         let mut memory = SharedMemory {
             runtime: runtime.clone(),
             handle: std::ptr::null_mut(),
             bytes: None,
-            size: usize::try_from(length.len()).unwrap_or(usize::MAX),
+            size,
         };
-        memory.give(&file.into(), libc::PROT_READ, what)?;
+        memory.give(&file.into(), libc::PROT_READ, offset, what)?;
         Ok(memory)
     }
 
     /// Tells the runtime of it, which keeps the memory, not the descriptor.
-    fn give(&mut self, fd: &OwnedFd, protection: i32, what: &str) -> Result<(), NnapiError> {
+    fn give(
+        &mut self,
+        fd: &OwnedFd,
+        protection: i32,
+        offset: usize,
+        what: &str,
+    ) -> Result<(), NnapiError> {
         let create = function!(self.runtime, memory_create_from_fd)?;
         // SAFETY: the descriptor has so many bytes; the function writes a pointer to a new object.
         let code = unsafe {
@@ -145,7 +152,7 @@ impl SharedMemory {
                 self.size,
                 protection,
                 fd.as_raw_fd(),
-                0,
+                offset,
                 &raw mut self.handle,
             )
         };
@@ -195,9 +202,56 @@ impl Drop for SharedMemory {
 #[derive(Debug)]
 pub struct Store {
     memories: Vec<SharedMemory>,
-    /// Of each constant, which memory, from where on, and how many bytes.
-    places: Vec<(usize, usize, usize)>,
+    places: Vec<Place>,
     made: u64,
+}
+
+/// Where a constant is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    memory: usize,
+    offset: usize,
+    bytes: usize,
+}
+
+/// Most bytes of one memory, as runtimes count offsets in 32 bits. A larger constant has one by itself.
+const MEMORY_BYTES: usize = 1 << 30;
+
+/// Places for constants in memories of at most [`MEMORY_BYTES`] each.
+#[derive(Debug, Default)]
+struct Layout {
+    /// Of each memory, its bytes.
+    sizes: Vec<usize>,
+}
+
+impl Layout {
+    fn add(&mut self, bytes: usize) -> Place {
+        let aligned = bytes.next_multiple_of(64);
+        let fits = |size: &usize| size.saturating_add(aligned) <= MEMORY_BYTES;
+        if !self.sizes.last().is_some_and(fits) {
+            self.sizes.push(0);
+        }
+        let memory = self.sizes.len() - 1;
+        let size = &mut self.sizes[memory];
+        let offset = *size;
+        *size = offset.saturating_add(aligned);
+        Place {
+            memory,
+            offset,
+            bytes,
+        }
+    }
+}
+
+/// The part of a file that holds `span`: where it begins, and how many bytes it has. Parts begin at multiples of
+/// [`MEMORY_BYTES`] and reach into the next one.
+fn window(span: &FileSpan, length: u64) -> Option<(usize, usize)> {
+    let unit = MEMORY_BYTES as u64;
+    let start = span.offset / unit * unit;
+    let end = start.saturating_add(2 * unit).min(length);
+    let fits = span.offset.checked_add(span.length)? <= end;
+    let size = usize::try_from(end - start.min(end)).ok()?;
+    fits.then_some((usize::try_from(start).ok()?, size))
 }
 
 impl Store {
@@ -212,60 +266,75 @@ impl Store {
         weights: &dyn WeightSource,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Store, NnapiError> {
-        let mut files: BTreeMap<PathBuf, Option<usize>> = BTreeMap::new();
+        let mut files: BTreeMap<(PathBuf, usize), Option<usize>> = BTreeMap::new();
         let mut memories = Vec::new();
-        let (mut places, mut made, mut size) = (Vec::new(), Vec::new(), 0usize);
+        let mut layout = Layout::default();
+        // of each constant, where it is in a file, or where in memory of its own
+        let mut places: Vec<Result<Place, Place>> = Vec::new();
         for constant in constants.all() {
-            let span = constant.span(weights);
-            let place = span.and_then(|span| {
-                let memory = files.entry(span.path.clone()).or_insert_with(|| {
-                    // one that the runtime does not take is copied
-                    let file = File::open(&span.path).ok()?;
+            let place = constant.span(weights).and_then(|span| {
+                // one that the runtime does not take is copied
+                let file = File::open(&span.path).ok()?;
+                let length = file.metadata().ok()?.len();
+                let (start, size) = window(&span, length)?;
+                let key = (span.path.clone(), start);
+                let memory = files.entry(key).or_insert_with(|| {
                     let shown = span.path.display().to_string();
-                    memories.push(SharedMemory::of_file(runtime, file, &shown).ok()?);
+                    let memory = SharedMemory::of_file(runtime, file, start, size, &shown);
+                    memories.push(memory.ok()?);
                     Some(memories.len() - 1)
                 });
-                Some(((*memory)?, usize::try_from(span.offset).ok()?))
+                Some(Place {
+                    memory: (*memory)?,
+                    offset: usize::try_from(span.offset).ok()?.checked_sub(start)?,
+                    bytes: constant.bytes,
+                })
             });
-            match place {
-                Some((memory, offset)) => places.push((memory, offset, constant.bytes)),
-                None => {
-                    made.push(places.len());
-                    places.push((usize::MAX, size, constant.bytes));
-                    size = size.saturating_add(constant.bytes.next_multiple_of(64));
-                }
-            }
+            places.push(place.ok_or_else(|| layout.add(constant.bytes)));
         }
-        let mut own = SharedMemory::new(runtime, size, "constants")?;
-        let total = made.len() as u64;
-        for (at, done) in made.into_iter().zip(0..) {
+        let first = memories.len();
+        for size in &layout.sizes {
+            memories.push(SharedMemory::new(runtime, *size, "constants")?);
+        }
+        let total = places.iter().filter(|p| p.is_err()).count() as u64;
+        let mut done = 0;
+        let mut all = Vec::with_capacity(places.len());
+        for (place, constant) in places.into_iter().zip(constants.all()) {
+            let mut place = match place {
+                Ok(in_file) => {
+                    all.push(in_file);
+                    continue;
+                }
+                Err(own) => own,
+            };
+            place.memory += first;
             if !progress(done, total) {
                 return Err(NnapiError::Weight(HalError::Cancelled {
                     what: "compiling".into(),
                 }));
             }
-            let (memory, offset, bytes) = &mut places[at];
-            *memory = memories.len();
-            let contents = constants.all()[at].contents(weights);
-            let contents = contents.map_err(NnapiError::Weight)?;
-            let to = own.bytes_mut().get_mut(*offset..*offset + *bytes);
-            match to {
+            let contents = constant.contents(weights).map_err(NnapiError::Weight)?;
+            let end = place.offset.saturating_add(place.bytes);
+            let to = memories.get_mut(place.memory).map(SharedMemory::bytes_mut);
+            match to.and_then(|m| m.get_mut(place.offset..end)) {
                 Some(to) if to.len() == contents.len() => to.copy_from_slice(&contents),
                 _ => {
                     return Err(NnapiError::Model {
-                        what: format!("constant {at}"),
+                        what: format!("constant {}", all.len()),
                         found: format!("{} bytes", contents.len()),
-                        expected: format!("{bytes} bytes"),
+                        expected: format!("{} bytes", place.bytes),
                     });
                 }
             }
+            all.push(place);
+            done += 1;
         }
         progress(total, total);
-        memories.push(own);
+        let made = layout.sizes.iter().map(|s| *s as u64);
         Ok(Store {
             memories,
-            places,
-            made: size as u64,
+            places: all,
+            made: made.sum(),
         })
     }
 
@@ -278,7 +347,14 @@ impl Store {
         let most = all.iter().map(|c| c.bytes).max().unwrap_or(0);
         Ok(Store {
             memories: vec![SharedMemory::new(runtime, most, "constants")?],
-            places: all.iter().map(|c| (0, 0, c.bytes)).collect(),
+            places: all
+                .iter()
+                .map(|c| Place {
+                    memory: 0,
+                    offset: 0,
+                    bytes: c.bytes,
+                })
+                .collect(),
             made: 0,
         })
     }
@@ -294,8 +370,42 @@ impl Store {
         id: ConstantId,
         bytes: usize,
     ) -> Option<(*const sys::Memory, usize)> {
-        let (memory, offset, has) = *self.places.get(id.0 as usize)?;
-        let memory = self.memories.get(memory)?;
-        (bytes <= has).then(|| (memory.handle(), offset))
+        let place = self.places.get(id.0 as usize)?;
+        let memory = self.memories.get(place.memory)?;
+        (bytes <= place.bytes).then(|| (memory.handle(), place.offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_are_laid_out_in_memories_whose_offsets_have_32_bits() {
+        let mut layout = Layout::default();
+        let place = |p: Place| (p.memory, p.offset);
+        assert_eq!(place(layout.add(100)), (0, 0));
+        assert_eq!(place(layout.add(MEMORY_BYTES - 128)), (0, 128));
+        assert_eq!(place(layout.add(1)), (1, 0));
+        assert_eq!(place(layout.add(5 * MEMORY_BYTES)), (2, 0));
+        assert_eq!(place(layout.add(1)), (3, 0));
+        assert_eq!(layout.sizes.len(), 4);
+    }
+
+    #[test]
+    fn parts_of_files_begin_at_pages_and_hold_what_they_are_for() {
+        let unit = MEMORY_BYTES as u64;
+        let span = |offset, length| FileSpan {
+            path: PathBuf::new(),
+            offset,
+            length,
+        };
+        assert_eq!(window(&span(96, 32), 128), Some((0, 128)));
+        let far = span(5 * unit + 64, unit);
+        let all = Some((5 * MEMORY_BYTES, 2 * MEMORY_BYTES));
+        assert_eq!(window(&far, 9 * unit), all);
+        assert_eq!(window(&span(unit - 1, unit + 2), 9 * unit), None);
+        assert_eq!(window(&span(96, 64), 128), None);
+        assert_eq!(window(&span(u64::MAX, 64), 128), None);
     }
 }

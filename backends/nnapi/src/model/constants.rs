@@ -8,14 +8,10 @@ use anynpu_ir::block::dequantize;
 
 use super::OperandType;
 
-/// Where constants begin: what suits vectors, and every element type.
-const ALIGN: usize = 64;
-
-/// Constants, each once, one after the other.
+/// Constants, each once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Constants {
     all: Vec<Constant>,
-    bytes: usize,
 }
 
 /// Index of a constant in its [`Constants`].
@@ -27,8 +23,6 @@ pub struct ConstantId(pub u32);
 pub struct Constant {
     /// What it holds.
     pub content: Content,
-    /// Where it begins.
-    pub offset: usize,
     /// How many bytes it has.
     pub bytes: usize,
 }
@@ -99,21 +93,13 @@ impl Constants {
         {
             return ConstantId(at as u32);
         }
-        let offset = self.bytes;
-        self.bytes = offset.saturating_add(bytes.next_multiple_of(ALIGN));
-        let constant = Constant {
-            content,
-            offset,
-            bytes,
-        };
         match known {
-            // those that were promised fewer have them at the new place too
             Some(at) => {
-                self.all[at] = constant;
+                self.all[at].bytes = bytes;
                 ConstantId(at as u32)
             }
             None => {
-                self.all.push(constant);
+                self.all.push(Constant { content, bytes });
                 ConstantId(self.all.len() as u32 - 1)
             }
         }
@@ -129,9 +115,12 @@ impl Constants {
         &self.all
     }
 
-    /// Bytes of all of them, one after the other.
+    /// Bytes of all of them.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.all
+            .iter()
+            .map(|c| c.bytes)
+            .fold(0, usize::saturating_add)
     }
 }
 
@@ -220,11 +209,10 @@ mod tests {
             w
         );
         assert_eq!(all.add(Content::Zeros, 50), zeros);
-        assert_eq!((all.all().len(), all.bytes()), (2, 128 + 448));
+        assert_eq!((all.all().len(), all.bytes()), (2, 500));
         assert_eq!(all.add(Content::Zeros, 200), zeros);
-        let grown = all.get(zeros).unwrap();
-        assert_eq!((grown.offset, grown.bytes), (576, 200));
-        assert_eq!(all.bytes(), 576 + 256);
+        assert_eq!(all.get(zeros).unwrap().bytes, 200);
+        assert_eq!(all.bytes(), 600);
     }
 
     #[test]
