@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anynpu_hal::{
     Bounds, Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry, EntryInfo,
-    Extent, ExternalHandle, FixedShapes, HalError, HostBuffer, MemoryKind, MemoryNeed, Module,
-    Queue, Reason, ReasonCode, StateSupport, Support, WeightSource,
+    Extent, ExternalHandle, FixedPoint, FixedShapes, HalError, HostBuffer, MemoryKind, MemoryNeed,
+    Module, Queue, Reason, ReasonCode, StateSupport, Support, WeightSource,
 };
 use anynpu_ir::{
     AttentionKv, DType, Graph, NodeId, Op, Shape, Subgraph, Symbol, SymbolValues, TensorType,
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::exec::{
     self, BuiltModel, Executable, NnapiError, NnapiModule, NnapiQueue, Program, Store, supported,
 };
-use crate::lower::{Lowered, ProductForm, Target, lower, verdict};
+use crate::lower::{Lowered, ProductForm, Target, WeightForm, lower, verdict};
 use crate::model::{Constants, Content};
 use crate::settings::CompileSettings;
 use crate::sys;
@@ -69,11 +69,15 @@ impl NnapiDevice {
             tokens: TOKENS.to_vec(),
             capacities: Vec::new(),
         });
+        // products of integers take and give 8 bits
+        if target.ranges.is_some() && target.weights != WeightForm::Numbers {
+            capabilities.fixed_point = Some(FixedPoint::U8);
+        }
         let forms = ProductForm::at(target.level).iter();
         let fitting = forms.copied().find(|form| {
             let target = Target {
                 products: *form,
-                ..target
+                ..target.clone()
             };
             runs_attention(&info.name, &device, &target)
         });
@@ -241,7 +245,7 @@ fn digest(
         match &constant.content {
             Content::Zeros => hash.update(b"zeros"),
             Content::Bytes(bytes) => hash.update(bytes),
-            Content::Numbers(name, _) | Content::Rows(name, _) => {
+            Content::Numbers(name, _) | Content::Rows(name, _) | Content::Tensor(name) => {
                 let view = weights.weight(name)?;
                 hash.update(view.dtype.name().as_bytes());
                 hash.update(&view.bytes)

@@ -1,13 +1,13 @@
 //! Finding devices.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anynpu_hal::{
     Device, Driver, DriverVariable, ExposedDevice, HalError, OpenOptions, Unavailable,
 };
 
-use crate::lower::{Numbers, WeightForm};
+use crate::lower::{Numbers, Ranges, WeightForm};
 use crate::settings::{Preference, Priority};
 
 /// The driver of Android's Neural Networks API.
@@ -23,6 +23,8 @@ pub struct NnapiDriver {
     pub numbers: Option<Numbers>,
     /// How matrices of products are held; `ANYNPU_NNAPI_WEIGHTS`, or [`WeightForm::Numbers`], if absent.
     pub weights: Option<WeightForm>,
+    /// A file of [`Ranges`]: products with weights in 8 bits are of integers. `ANYNPU_NNAPI_RANGES`, or none, if absent.
+    pub ranges: Option<PathBuf>,
     /// What compilations are to be good at; `ANYNPU_NNAPI_PREFERENCE`, or as the runtime does by itself, if absent.
     pub preference: Option<Preference>,
     /// How urgent runs are; `ANYNPU_NNAPI_PRIORITY`, or as usual, if absent.
@@ -37,6 +39,7 @@ pub struct NnapiDriver {
 const LIBRARY: &str = "ANYNPU_NNAPI_LIBRARY";
 const NUMBERS: &str = "ANYNPU_NNAPI_NUMBERS";
 const WEIGHTS: &str = "ANYNPU_NNAPI_WEIGHTS";
+const RANGES: &str = "ANYNPU_NNAPI_RANGES";
 const PREFERENCE: &str = "ANYNPU_NNAPI_PREFERENCE";
 const PRIORITY: &str = "ANYNPU_NNAPI_PRIORITY";
 const TIMEOUT: &str = "ANYNPU_NNAPI_TIMEOUT_MS";
@@ -88,6 +91,11 @@ impl Driver for NnapiDriver {
                 meaning: "How the device nnapi holds matrices: numbers, or int8 with a scale a row",
             },
             DriverVariable {
+                name: RANGES,
+                default: "unset: products of numbers",
+                meaning: "Ranges that `anynpu calibrate --activations u8` made, for products of integers on the device nnapi",
+            },
+            DriverVariable {
                 name: PREFERENCE,
                 default: "unset: as the runtime does by itself",
                 meaning: "What the device nnapi is to be good at: low-power, fast or sustained",
@@ -130,18 +138,47 @@ impl Driver for NnapiDriver {
 struct Options {
     numbers: Numbers,
     weights: WeightForm,
+    ranges: Option<Arc<Ranges>>,
     preference: Option<Preference>,
     priority: Option<Priority>,
     timeout: Option<u64>,
     cache: Option<PathBuf>,
 }
 
+fn read_ranges(path: &Path) -> Result<Ranges, Unavailable> {
+    let told = |e: &dyn std::fmt::Display| {
+        let reason = format!("{}: {e}", path.display());
+        unavailable(reason, "make them by `anynpu calibrate --activations u8`")
+    };
+    let bytes = std::fs::read(path).map_err(|e| told(&e))?;
+    Ranges::parse(&bytes).map_err(|e| told(&e))
+}
+
 impl NnapiDriver {
     fn options(&self) -> Result<Options, Unavailable> {
         let timeout = setting(self.timeout_ms, TIMEOUT)?;
+        let weights = setting(self.weights, WEIGHTS)?.unwrap_or_default();
+        let ranges = match setting(self.ranges.clone(), RANGES)? {
+            Some(path) => Some(Arc::new(read_ranges(&path)?)),
+            None => None,
+        };
+        let without =
+            "name ranges by --nnapi-ranges (see `anynpu calibrate`), or another form of weights";
+        if weights == WeightForm::Int8Tensor && ranges.is_none() {
+            let reason = "weights in int8-tensor need ranges of activations".into();
+            return Err(unavailable(reason, without));
+        }
+        if weights == WeightForm::Numbers && ranges.is_some() {
+            let reason = "ranges of activations go with weights in int8 or int8-tensor only".into();
+            return Err(unavailable(
+                reason,
+                "name one of them by --nnapi-weights, or no ranges",
+            ));
+        }
         Ok(Options {
             numbers: setting(self.numbers, NUMBERS)?.unwrap_or_default(),
-            weights: setting(self.weights, WEIGHTS)?.unwrap_or_default(),
+            weights,
+            ranges,
             preference: setting(self.preference, PREFERENCE)?,
             priority: setting(self.priority, PRIORITY)?,
             timeout: timeout.map(|ms| u64::from(ms) * 1_000_000),
@@ -237,6 +274,7 @@ mod system {
         let (exposed, device) = found.ok_or_else(|| lost("the runtime has it no more".into()))?;
         let mut target = Target::new(device.level());
         (target.numbers, target.weights) = (options.numbers, options.weights);
+        target.ranges = options.ranges;
         let cache = options.cache.filter(|folder| {
             let made = std::fs::create_dir_all(folder);
             if let Err(e) = &made {

@@ -210,9 +210,14 @@ pub struct VendorArgs {
     /// ANYNPU_NNAPI_NUMBERS, or f32, if left out
     #[arg(long, value_name = "FORM")]
     pub nnapi_numbers: Option<anynpu_backends::NnapiNumbers>,
-    /// How matrices are held there: numbers, or int8 with a scale a row; ANYNPU_NNAPI_WEIGHTS, or numbers, if left out
+    /// How matrices are held there: numbers, int8 with a scale a row, or int8-tensor with one scale;
+    /// ANYNPU_NNAPI_WEIGHTS, or numbers, if left out
     #[arg(long, value_name = "FORM")]
     pub nnapi_weights: Option<anynpu_backends::NnapiWeightForm>,
+    /// Ranges that `anynpu calibrate --activations u8` made: products with matrices in int8 are of integers there;
+    /// ANYNPU_NNAPI_RANGES, or products of numbers, if left out
+    #[arg(long, value_name = "FILE")]
+    pub nnapi_ranges: Option<PathBuf>,
     /// What the device is to be good at: low-power, fast or sustained; ANYNPU_NNAPI_PREFERENCE, or as it does by itself,
     /// if left out
     #[arg(long, value_name = "MODE")]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use anynpu_hal::{Bounds, Entry, Extent};
 use anynpu_ir::{DType, Graph, Symbol, SymbolValues};
 use anynpu_nnapi::FeatureLevel;
-use anynpu_nnapi::lower::{Lowered, Numbers, ProductForm, Target, WeightForm, level, lower};
+use anynpu_nnapi::lower::{
+    Lowered, Numbers, ProductForm, Ranges, Target, WeightForm, level, lower,
+};
 use anynpu_nnapi::model::Constants;
 
 use crate::architecture;
@@ -68,6 +70,17 @@ fn text(model: &str, target: &Target) -> String {
     )
 }
 
+/// Ranges of every value of a model, all the same.
+fn ranges(model: &str) -> Ranges {
+    let open = architecture(model);
+    let values = open.model().graph().values().iter();
+    let each = values.map(|v| format!("\"{}.out\": [-4, 4]", v.name));
+    let each = each.collect::<Vec<String>>().join(", ");
+    let (version, form) = ("\"version\": 1", "\"activations\": \"u8\"");
+    let text = format!("{{{version}, {form}, \"tensors\": {{{each}}}}}");
+    Ranges::parse(text.as_bytes()).unwrap()
+}
+
 #[test]
 fn layers_of_models_become_what_is_kept() {
     let newest = Target::new(FeatureLevel::FL8);
@@ -80,15 +93,27 @@ fn layers_of_models_become_what_is_kept() {
     kept("llama-3-summed", &text("llama", &summed));
     let halves = Target {
         numbers: Numbers::F16,
-        ..newest
+        ..newest.clone()
     };
     kept("llama-8-f16", &text("llama", &halves));
     let narrow = Target {
         numbers: Numbers::Relaxed,
         weights: WeightForm::Int8,
-        ..newest
+        ..newest.clone()
     };
     kept("llama-8-int8", &text("llama", &narrow));
+    for (name, weights) in [
+        ("llama-8-int8-ranges", WeightForm::Int8),
+        ("llama-8-int8-tensor", WeightForm::Int8Tensor),
+    ] {
+        let ranges = Some(Arc::new(ranges("llama")));
+        let integers = Target {
+            weights,
+            ranges,
+            ..newest.clone()
+        };
+        kept(name, &text("llama", &integers));
+    }
     kept("gemma2-8", &text("gemma2", &newest));
     kept("bert-8", &text("bert", &newest));
 }

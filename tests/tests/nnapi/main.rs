@@ -4,6 +4,8 @@
 mod conformance;
 #[cfg(target_os = "linux")]
 mod faults;
+#[cfg(target_os = "linux")]
+mod integers;
 mod lowering;
 #[cfg(target_os = "linux")]
 mod models;

@@ -5,7 +5,7 @@ use anynpu_ir::{BinaryOp, Node, Op, ReduceOp, RopeStyle, StateId, UnaryOp, Value
 
 use super::activation::{activated, capped};
 use super::attention::attend;
-use super::{Feed, Fetch, Lowering, Rotation, moves};
+use super::{Feed, Fetch, Lowering, Rotation, moves, quantised};
 use crate::model::{OperandId, OperandType};
 use crate::sys;
 
@@ -164,6 +164,9 @@ fn inverse_deviation(l: &mut Lowering<'_>, name: &str, x: OperandId, eps: f32) -
 /// Rows of `x` times a matrix, and perhaps a bias.
 fn product(l: &mut Lowering<'_>, node: &Node) -> Result<OperandId, HalError> {
     let name = node.name.as_str();
+    if let Some(made) = quantised::product(l, node)? {
+        return Ok(made);
+    }
     let dims = l.dims(node.outputs[0]);
     let x = l.value(node.inputs[0])?;
     let matrix = l.matrix(node.inputs[1])?;

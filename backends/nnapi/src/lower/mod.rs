@@ -10,6 +10,8 @@ mod attention;
 mod block;
 mod feed;
 mod moves;
+mod quantised;
+mod ranges;
 mod target;
 mod verdict;
 
@@ -29,6 +31,7 @@ use crate::model::{
 use crate::sys;
 
 pub use feed::{Feed, Fetch, MaskRows, Rotation};
+pub use ranges::{Quant8, Ranges, RangesError};
 pub use target::{FormError, Numbers, ProductForm, Target, WeightForm};
 pub use verdict::verdict;
 
@@ -439,7 +442,7 @@ impl Lowering<'_> {
         };
         let made = match self.target.weights {
             WeightForm::Int8 if !inline => self.narrow(value)?,
-            WeightForm::Int8 | WeightForm::Numbers => self.weight(value)?,
+            _ => self.weight(value)?,
         };
         self.values.insert(value, made);
         Ok(made)

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::Ranges;
 use crate::FeatureLevel;
 use crate::model::{NumberType, OperandType};
 
 /// What models are lowered for: a device, and how it is to hold numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The device's feature level.
     pub level: FeatureLevel,
@@ -19,6 +21,8 @@ pub struct Target {
     pub weights: WeightForm,
     /// What products of two computed matrices are made of.
     pub products: ProductForm,
+    /// Between which numbers activations are: then products with weights in 8 bits are of integers.
+    pub ranges: Option<Arc<Ranges>>,
 }
 
 /// How numbers are held.
@@ -41,8 +45,11 @@ pub enum WeightForm {
     /// As other numbers, whatever the file has.
     #[default]
     Numbers,
-    /// In 8 bits with a scale a row, widened by the device.
+    /// In 8 bits with a scale a row: widened by the device, or, where ranges of activations are known, multiplied as
+    /// integers by `CONV_2D`.
     Int8,
+    /// In 8 bits with one scale, multiplied as integers by `FULLY_CONNECTED`. Ranges of activations must be known.
+    Int8Tensor,
 }
 
 /// What products of two computed matrices are made of.
@@ -89,6 +96,7 @@ impl Target {
             numbers: Numbers::F32,
             weights: WeightForm::Numbers,
             products: ProductForm::at(level)[0],
+            ranges: None,
         }
     }
 }
@@ -138,7 +146,7 @@ macro_rules! words {
     };
 }
 words!(Numbers: F32 "f32", Relaxed "relaxed", F16 "f16");
-words!(WeightForm: Numbers "numbers", Int8 "int8");
+words!(WeightForm: Numbers "numbers", Int8 "int8", Int8Tensor "int8-tensor");
 
 impl Numbers {
     /// The type that they are held in.

@@ -47,7 +47,7 @@ fn otherwise(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
         Op::Linear => {
             let weight = graph.ty(*node.inputs.get(1)?);
             let held = match target.weights {
-                WeightForm::Int8 => return None,
+                WeightForm::Int8 | WeightForm::Int8Tensor => return None,
                 WeightForm::Numbers => target.numbers.held().dtype(),
             };
             let elements = weight
@@ -74,7 +74,10 @@ fn obstacle(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
     let name = node.op.name();
     // the operand that the host reads
     let host = match &node.op {
-        Op::Linear => return sizes(graph, node, None).or_else(|| linear(graph, node)),
+        Op::Linear => {
+            let plain = sizes(graph, node, None).or_else(|| linear(graph, node));
+            return plain.or_else(|| ranged(graph, node, target));
+        }
         Op::RmsNorm { .. } | Op::LayerNorm { .. } => {
             return sizes(graph, node, None).or_else(|| constants(graph, node));
         }
@@ -197,6 +200,23 @@ fn linear(graph: &Graph, node: &Node) -> Obstacle {
         return Some((ReasonCode::Rank, what));
     }
     constants(graph, node)
+}
+
+/// Whether it is known between which numbers a product's operand and result are, where that must be.
+fn ranged(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
+    let ranges = match (&target.ranges, target.weights) {
+        (Some(ranges), WeightForm::Int8 | WeightForm::Int8Tensor) => ranges,
+        (None, WeightForm::Int8Tensor) => {
+            let what = "weights in int8-tensor need ranges of activations; calibrate this model";
+            return Some((ReasonCode::Quantization, what.into()));
+        }
+        _ => return None,
+    };
+    let mut values = node.inputs.iter().take(1).chain(&node.outputs);
+    let unknown = values.find(|v| ranges.of_value(&graph.value(**v).name).is_none())?;
+    let name = &graph.value(*unknown).name;
+    let what = format!("the ranges of activations have none of '{name}'; calibrate this model");
+    Some((ReasonCode::Quantization, what))
 }
 
 /// Products of matrices of equally many batches.

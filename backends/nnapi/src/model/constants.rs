@@ -76,6 +76,8 @@ pub enum Content {
     Numbers(String, NumberType),
     /// The weight of this name, a matrix of rows of so many columns, in 8 bits with a scale a row.
     Rows(String, usize),
+    /// The weight of this name in 8 bits without sign, with one scale and the zero point 128.
+    Tensor(String),
 }
 
 impl Constants {
@@ -159,6 +161,11 @@ impl Constant {
                 weights.release(name);
                 Ok(bytes)
             }
+            Content::Tensor(name) => {
+                let (bytes, _) = tensor(&numbers(weights, name, self.bytes)?);
+                weights.release(name);
+                Ok(bytes)
+            }
         }
     }
 }
@@ -193,6 +200,13 @@ pub fn rows(numbers: &[f32], columns: usize) -> (Vec<u8>, Vec<f32>) {
         bytes.extend(each.map(|x| (x as i8) as u8));
     }
     (bytes, scales)
+}
+
+/// Numbers in 8 bits without sign around 128, with one scale: bytes, then the scale.
+pub fn tensor(numbers: &[f32]) -> (Vec<u8>, f32) {
+    let (bytes, scales) = rows(numbers, numbers.len());
+    let moved = bytes.iter().map(|b| b.wrapping_add(128)).collect();
+    (moved, scales.first().copied().unwrap_or(1.0))
 }
 
 #[cfg(test)]

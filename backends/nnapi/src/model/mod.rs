@@ -9,7 +9,7 @@ use crate::sys;
 
 pub use constants::{
     Constant, ConstantId, Constants, Content, NumberType, numbers as constant_numbers,
-    rows as constant_rows,
+    rows as constant_rows, tensor as constant_tensor,
 };
 pub use operand::{Channels, Operand, OperandType, Role, Scalar};
 
@@ -67,12 +67,16 @@ impl OperationCode {
         use FeatureLevel as L;
         let half = ty == OperandType::TensorFloat16;
         let float = half || ty == OperandType::TensorFloat32;
+        let integers = ty == OperandType::TensorQuant8Asymm;
         let of_floats = |single: L, half_level: L| match (float, half) {
             (true, false) => Some(single),
             (true, true) => Some(half_level),
             (false, _) => None,
         };
         match self.0 {
+            sys::RESHAPE | sys::FULLY_CONNECTED if integers => Some(L::FL1),
+            // with scales a channel
+            sys::CONV_2D if integers => Some(L::FL3),
             sys::ADD
             | sys::MUL
             | sys::CONCATENATION
@@ -97,6 +101,7 @@ impl OperationCode {
             | sys::REDUCE_SUM => of_floats(L::FL3, L::FL3),
             // of what has a scale a channel
             sys::DEQUANTIZE => of_floats(L::FL3, L::FL3),
+            sys::QUANTIZE if ty == OperandType::TensorQuant8Asymm => Some(L::FL3),
             sys::BATCH_MATMUL => of_floats(L::FL6, L::FL6),
             _ => None,
         }

@@ -61,6 +61,7 @@ impl VendorArgs {
         options.nnapi.library.clone_from(&self.nnapi_library);
         options.nnapi.numbers = self.nnapi_numbers;
         options.nnapi.weights = self.nnapi_weights;
+        options.nnapi.ranges.clone_from(&self.nnapi_ranges);
         options.nnapi.preference = self.nnapi_preference;
         options.nnapi.priority = self.nnapi_priority;
         options.nnapi.timeout_ms = self.nnapi_timeout_ms;
@@ -102,6 +103,10 @@ impl VendorArgs {
             (
                 "--nnapi-weights",
                 self.nnapi_weights.map(|w| OsString::from(w.name())),
+            ),
+            (
+                "--nnapi-ranges",
+                self.nnapi_ranges.clone().map(OsString::from),
             ),
             (
                 "--nnapi-preference",
