@@ -138,6 +138,10 @@ fn failures_of_drivers_reach_as_far_as_they_do() {
     let slow = failing(Fault::Deadline);
     assert!(softmax(&*opened(&slow)).is_ok());
     let e = softmax(&*timed(&slow, Some(5))).unwrap_err();
+    assert!(
+        e.to_string().ends_with("longer than the limit of 5ms"),
+        "{e}"
+    );
     assert!(matches!(e, HalError::Timeout { .. }), "{e}");
     assert_eq!(e.scope(), Scope::Device);
 }

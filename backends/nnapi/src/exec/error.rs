@@ -32,6 +32,20 @@ pub enum NnapiError {
         /// Its result.
         code: i32,
     },
+    /// A deadline was missed.
+    #[error("{call} of {what} took {waited:?}, past its deadline of {limit:?} ({})", sys::name_of(sys::RESULTS, *code))]
+    Deadline {
+        /// The function.
+        call: &'static str,
+        /// What it was called for.
+        what: String,
+        /// How long it took until it gave up.
+        waited: Duration,
+        /// The deadline that was set; what it took, if it was the driver's own.
+        limit: Duration,
+        /// Its result.
+        code: i32,
+    },
     /// A model that can't be.
     #[error("{what} is {found}, expected {expected}")]
     Model {
@@ -66,6 +80,28 @@ impl NnapiError {
         }
     }
 
+    /// The error with how long the call took that failed, where it missed a deadline.
+    pub(super) fn after(self, waited: Duration, limit: Option<u64>) -> NnapiError {
+        match self {
+            NnapiError::Call { call, what, code }
+                if [
+                    sys::MISSED_DEADLINE_TRANSIENT,
+                    sys::MISSED_DEADLINE_PERSISTENT,
+                ]
+                .contains(&code) =>
+            {
+                NnapiError::Deadline {
+                    call,
+                    what,
+                    waited,
+                    limit: limit.map_or(waited, Duration::from_nanos),
+                    code,
+                }
+            }
+            other => other,
+        }
+    }
+
     /// The error of compiling the nodes `nodes` as device `device` tells it: a refusal of them, if the driver refused
     /// the model that they became.
     pub fn of_nodes(self, device: &str, nodes: Range<u32>) -> HalError {
@@ -94,7 +130,18 @@ impl NnapiError {
                 bytes: bytes as u64,
                 what,
             },
-            NnapiError::Call { call, what, code } => match code {
+            NnapiError::Deadline {
+                call,
+                what,
+                waited,
+                limit,
+                ..
+            } => HalError::Timeout {
+                what: format!("{call} of {what} on device '{device}'"),
+                waited,
+                limit,
+            },
+            NnapiError::Call { call, code, .. } => match code {
                 sys::DEAD_OBJECT | sys::UNAVAILABLE_DEVICE => {
                     HalError::DeviceLost { device, why: text }
                 }
@@ -106,13 +153,6 @@ impl NnapiError {
                     bytes: 0,
                     what: text,
                 },
-                sys::MISSED_DEADLINE_TRANSIENT | sys::MISSED_DEADLINE_PERSISTENT => {
-                    HalError::Timeout {
-                        what: format!("{call} of {what} on device '{device}'"),
-                        waited: Duration::ZERO,
-                        limit: Duration::ZERO,
-                    }
-                }
                 code => HalError::Vendor {
                     device,
                     call: call.into(),
@@ -169,8 +209,14 @@ mod tests {
             (sys::MISSED_DEADLINE_PERSISTENT, Scope::Device),
             (sys::OP_FAILED, Scope::Device),
         ] {
-            assert_eq!(call(code).of_device("nnapi").scope(), scope, "{code}");
+            let e = call(code).after(Duration::from_millis(7), Some(5_000_000));
+            assert_eq!(e.of_device("nnapi").scope(), scope, "{code}");
         }
+        let late = call(sys::MISSED_DEADLINE_TRANSIENT);
+        let late = late.after(Duration::from_millis(7), Some(5_000_000));
+        let told = late.of_device("nnapi").to_string();
+        let expected = "waited 7ms for execution_compute of 'm' on device 'nnapi', longer than the limit of 5ms";
+        assert_eq!(told, expected);
         assert_eq!(
             call(sys::OP_FAILED).of_nodes("nnapi", 1..3).scope(),
             Scope::Subgraph

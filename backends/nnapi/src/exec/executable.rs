@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{BuiltModel, Device, NnapiError, SharedMemory, check, function};
 use crate::FeatureLevel;
@@ -110,9 +111,11 @@ impl Executable {
         check("compilation_create_for_devices", name, code)?;
         set(device, name, &compilation, settings)?;
         let finish = function!(runtime, compilation_finish)?;
+        let started = Instant::now();
         // SAFETY: the compilation is this object's own.
         let code = unsafe { finish(compilation.handle) };
-        check("compilation_finish", name, code)?;
+        check("compilation_finish", name, code)
+            .map_err(|e| e.after(started.elapsed(), settings.timeout))?;
         let mut size = 0usize;
         let mut slots = |ids: &[OperandId], outputs: bool| {
             let slots = ids.iter().zip(0..).map(|(id, index)| {
@@ -188,6 +191,7 @@ impl Executable {
         };
         let runtime = self.device.runtime();
         let burst = runtime.functions.execution_burst_compute;
+        let started = Instant::now();
         let (call, code) = match (&self.burst, burst) {
             (Some(own), Some(burst)) => {
                 // SAFETY: the execution is of the burst's compilation; all inputs and outputs are bound to memory that
@@ -202,7 +206,7 @@ impl Executable {
                 ("execution_compute", code)
             }
         };
-        check(call, "a run", code)?;
+        check(call, "a run", code).map_err(|e| e.after(started.elapsed(), self.timeout))?;
         let took = duration(runtime, &execution);
         // one that failed is made anew
         if reusable(runtime).is_some() {
