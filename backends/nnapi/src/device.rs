@@ -15,11 +15,11 @@ use anynpu_ir::{
 use parking_lot::Mutex;
 
 use crate::exec::{
-    self, BuiltModel, Executable, NnapiError, NnapiModule, NnapiQueue, Program, Store, supported,
+    self, BuiltModel, CompileSettings, Executable, NnapiError, NnapiModule, NnapiQueue, Program,
+    Store, supported,
 };
 use crate::lower::{Lowered, ProductForm, Target, WeightForm, lower, verdict};
 use crate::model::{Constants, Content};
-use crate::settings::CompileSettings;
 use crate::sys;
 
 /// Tokens of the steps that models are compiled for.

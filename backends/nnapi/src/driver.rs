@@ -135,6 +135,10 @@ impl Driver for NnapiDriver {
 }
 
 /// What is asked for, here and in the environment.
+#[cfg_attr(
+    not(any(target_os = "android", target_os = "linux")),
+    allow(dead_code) // what is asked for is looked at everywhere, and used where there are devices
+)]
 struct Options {
     numbers: Numbers,
     weights: WeightForm,
@@ -202,9 +206,8 @@ mod system {
 
     use super::{Arc, Device, ExposedDevice, Options, REMEDY, Unavailable, unavailable};
     use crate::device::{DeviceSettings, NnapiDevice};
-    use crate::exec::{self, DeviceType, devices};
+    use crate::exec::{self, CompileSettings, DeviceType, devices};
     use crate::lower::Target;
-    use crate::settings::CompileSettings;
     use crate::sys;
 
     /// The devices of the runtime at `path`, the best one first.

@@ -1,22 +1,7 @@
-//! What compilations are to be like.
-
-use std::path::PathBuf;
+//! What compilations are to be good at, and how urgent they are.
 
 use crate::lower::FormError;
 use crate::sys;
-
-/// What a compilation is to be like.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CompileSettings {
-    /// What it is to be good at.
-    pub preference: Option<Preference>,
-    /// How urgent its runs are beside those of others, from feature level 4 on.
-    pub priority: Option<Priority>,
-    /// The longest that compiling, and that a run may take, in nanoseconds, from feature level 4 on.
-    pub timeout: Option<u64>,
-    /// The folder in which drivers keep what they compiled, and what tells models apart there.
-    pub cache: Option<(PathBuf, [u8; sys::BYTE_SIZE_OF_CACHE_TOKEN])>,
-}
 
 /// What a compilation is to be good at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

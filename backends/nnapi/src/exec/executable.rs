@@ -2,14 +2,28 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{BuiltModel, Device, NnapiError, SharedMemory, check, function};
 use crate::FeatureLevel;
 use crate::model::{Model, OperandId};
-use crate::settings::CompileSettings;
+use crate::settings::{Preference, Priority};
 use crate::sys::{self, Runtime};
+
+/// What a compilation is to be like.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CompileSettings {
+    /// What it is to be good at.
+    pub preference: Option<Preference>,
+    /// How urgent its runs are beside those of others, from feature level 4 on.
+    pub priority: Option<Priority>,
+    /// The longest that compiling, and that a run may take, in nanoseconds, from feature level 4 on.
+    pub timeout: Option<u64>,
+    /// The folder in which drivers keep what they compiled, and what tells models apart there.
+    pub cache: Option<(PathBuf, [u8; sys::BYTE_SIZE_OF_CACHE_TOKEN])>,
+}
 
 /// Least alignment of inputs and outputs in their memory, in bytes.
 const ALIGN: u32 = 64;

@@ -11,10 +11,9 @@ mod memory;
 mod model;
 mod run;
 
-pub use crate::settings::CompileSettings;
 pub use device::{Device, DeviceType, devices};
 pub use error::NnapiError;
-pub use executable::{Executable, MOST_ALIGN};
+pub use executable::{CompileSettings, Executable, MOST_ALIGN};
 pub use memory::{SharedMemory, Store};
 pub use model::{BuiltModel, supported};
 pub use run::NnapiModule;
