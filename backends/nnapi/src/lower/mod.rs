@@ -108,25 +108,29 @@ pub fn lower(
         lowering.give(made, Fetch::Value(i));
     }
     let lowered = lowering.finish();
-    for operation in &lowered.model.operations {
-        let ids = operation.inputs.iter().chain(&operation.outputs);
-        let large = |id: &&OperandId| {
-            let operand = lowered.model.operand(**id);
-            let bytes = operand.and_then(Operand::bytes);
-            !bytes.is_some_and(|b| (1..=i32::MAX as usize).contains(&b))
-                && !operand.is_some_and(|o| o.role == Role::Omitted)
+    match too_large(&lowered) {
+        nodes if nodes.is_empty() => Ok(lowered),
+        nodes => Err(rejected(nodes)),
+    }
+}
+
+/// Nodes with tensors of more bytes than runtimes count, or none.
+fn too_large(lowered: &Lowered) -> Vec<(NodeId, Reason)> {
+    let mut refused: Vec<(NodeId, Reason)> = Vec::new();
+    for (operation, node) in lowered.model.operations.iter().zip(&lowered.nodes) {
+        let operands = operation.inputs.iter().chain(&operation.outputs);
+        let mut operands = operands.filter_map(|id| lowered.model.operand(*id));
+        let fits = |o: &Operand| {
+            let bytes = o.bytes().unwrap_or(usize::MAX);
+            (1..=i32::MAX as usize).contains(&bytes)
         };
-        if ids.clone().any(|id| large(&id)) {
-            let what = format!(
-                "{}: more bytes than a tensor may have, or none",
-                lowered.model.told(operation)
-            );
-            let reason = Reason::new(ReasonCode::ShapeLimit, what);
-            let nodes = entry.nodes.clone().map(|n| (NodeId(n), reason.clone()));
-            return Err(rejected(nodes.collect()));
+        if !operands.all(fits) && refused.iter().all(|(known, _)| known != node) {
+            let told = lowered.model.told(operation);
+            let what = format!("{told}: tensors have 1 to {} bytes", i32::MAX);
+            refused.push((*node, Reason::new(ReasonCode::ShapeLimit, what)));
         }
     }
-    Ok(lowered)
+    refused
 }
 
 /// The sizes of `entry`.

@@ -412,12 +412,8 @@ exports! {
         if folder.is_null() || token.is_null() {
             return Err(UNEXPECTED_NULL);
         }
-        compilation.changeable()?;
         let folder = CStr::from_ptr(folder).to_string_lossy().into_owned();
-        match std::path::Path::new(&folder).is_dir() {
-            true => Ok(()),
-            false => told(BAD_DATA, "the folder for caches is not there"),
-        }
+        compilation.set_caching(folder.as_ref(), std::slice::from_raw_parts(token, 32))
     }
     29 fn ANeuralNetworksExecution_compute(execution: *mut Execution) {
         object!("execution", execution.cast_const()).compute()

@@ -1,5 +1,6 @@
 //! Compiled models.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codes::*;
@@ -27,6 +28,8 @@ pub struct Inner {
 #[derive(Default)]
 struct Options {
     timeout: bool,
+    /// The file that stands for what a driver would keep.
+    cache: Option<PathBuf>,
 }
 
 impl Compilation {
@@ -52,6 +55,17 @@ impl Compilation {
             true => Err(BAD_STATE),
             false => Ok(()),
         }
+    }
+
+    /// Has a file named by `token` made in `folder` once it is compiled, as a driver would keep it there.
+    pub fn set_caching(&mut self, folder: &Path, token: &[u8]) -> Result<(), i32> {
+        self.changeable()?;
+        if !folder.is_dir() {
+            return told(BAD_DATA, "the folder for caches is not there");
+        }
+        let name: String = token.iter().map(|b| format!("{b:02x}")).collect();
+        self.options.cache = Some(folder.join(name));
+        Ok(())
     }
 
     pub fn set_timeout(&mut self, nanoseconds: u64) -> Result<(), i32> {
@@ -95,6 +109,11 @@ impl Compilation {
             })
             .collect();
         inner.finished = true;
+        if let Some(path) = &self.options.cache
+            && std::fs::write(path, inner.model.operations.len().to_string()).is_err()
+        {
+            return told(BAD_DATA, "the cache can't be written");
+        }
         Ok(())
     }
 }
