@@ -93,6 +93,7 @@ impl Runtime {
 pub struct RuntimeBuilder {
     drivers: Vec<Box<dyn Driver>>,
     devices: Vec<String>,
+    also: Vec<String>,
     forbidden: Vec<String>,
     threads: Option<usize>,
     options: BTreeMap<String, BTreeMap<String, String>>,
@@ -117,6 +118,12 @@ impl RuntimeBuilder {
     /// only if named; without any name, every other device that opens is used.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.devices.push(name.into());
+        self
+    }
+
+    /// Considers the device called `name` too, an artificial one as well, where no device is named.
+    pub fn also(mut self, name: impl Into<String>) -> Self {
+        self.also.push(name.into());
         self
     }
 
@@ -217,6 +224,11 @@ impl RuntimeBuilder {
             true => self.devices,
             false => registry.default_devices(),
         };
+        if !named && !self.also.is_empty() {
+            let (found, _) = registry.enumerate();
+            let found = found.into_iter().map(|d| d.info.name);
+            names.extend(found.filter(|n| self.also.contains(n)));
+        }
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|n| !self.forbidden.contains(n) && seen.insert(n.clone()));
         let mut profiles = self.profiles;
@@ -354,6 +366,23 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(e.contains("forbidden: noop"), "{e}");
+    }
+
+    #[test]
+    fn an_artificial_device_that_is_to_be_considered_too_is_used() {
+        let names = |runtime: Runtime| -> Vec<String> {
+            let devices = runtime.devices();
+            devices.iter().map(|d| d.info().name.clone()).collect()
+        };
+        let runtime = builder().also("noop").also("nowhere").build();
+        // none of them runs everything, which is told of the one that was opened
+        let e = runtime.unwrap_err().to_string();
+        assert!(
+            e.contains("noop") && !e.contains("none has a real device"),
+            "{e}"
+        );
+        let named = builder().device("noop").also("chaos").build().unwrap();
+        assert_eq!(names(named), ["noop"]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod simulated;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
+pub use anynpu_nnapi::lower::{Numbers as NnapiNumbers, WeightForm as NnapiWeightForm};
+pub use anynpu_nnapi::{NnapiDriver, Preference as NnapiPreference, Priority as NnapiPriority};
 pub use anynpu_qnn::htp::FixedForm;
 pub use anynpu_qnn::{Calibration, PowerMode, QnnDriver, Soc, WeightForm, sweep};
 pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};
@@ -21,6 +23,8 @@ pub use simulated::{Drivers, SimulatedError, drivers_for, simulated};
 pub struct BackendOptions {
     /// Where Qualcomm's library is, and for which chip.
     pub qnn: QnnDriver,
+    /// Where Android's runtime for neural networks is, and how its devices are used.
+    pub nnapi: NnapiDriver,
 }
 
 /// Every driver, most preferred first. Artificial ones stand last and are used only if named.
@@ -33,6 +37,7 @@ pub fn drivers_with(options: &BackendOptions) -> Drivers {
     vec![
         Box::new(anynpu_cpu::CpuDriver),
         Box::new(options.qnn.clone()),
+        Box::new(options.nnapi.clone()),
         Box::new(NoopDriver),
         Box::new(ChaosDriver::new(
             Box::new(anynpu_cpu::CpuDriver),

@@ -165,6 +165,8 @@ pub struct ListArgs {
     #[command(flatten)]
     pub plugins: PluginArgs,
     #[command(flatten)]
+    pub vendors: VendorArgs,
+    #[command(flatten)]
     pub json: JsonArgs,
 }
 
@@ -200,6 +202,36 @@ pub struct VendorArgs {
     /// Folder of what `anynpu operations` found out; one in the folder for caches if left out
     #[arg(long, value_name = "DIR", hide = true)]
     pub qnn_tables: Option<PathBuf>,
+    /// Android's libneuralnetworks.so, for the device nnapi; ANYNPU_NNAPI_LIBRARY, or on Android the system's, if left
+    /// out
+    #[arg(long, value_name = "PATH")]
+    pub nnapi_library: Option<PathBuf>,
+    /// How numbers are held there: f32, relaxed (f32, computed in f16 if the device likes) or f16;
+    /// ANYNPU_NNAPI_NUMBERS, or f32, if left out
+    #[arg(long, value_name = "FORM")]
+    pub nnapi_numbers: Option<anynpu_backends::NnapiNumbers>,
+    /// How matrices are held there: numbers, int8 with a scale a row, or int8-tensor with one scale;
+    /// ANYNPU_NNAPI_WEIGHTS, or numbers, if left out
+    #[arg(long, value_name = "FORM")]
+    pub nnapi_weights: Option<anynpu_backends::NnapiWeightForm>,
+    /// Ranges that `anynpu calibrate --activations u8` made: products with matrices in int8 are of integers there;
+    /// ANYNPU_NNAPI_RANGES, or products of numbers, if left out
+    #[arg(long, value_name = "FILE")]
+    pub nnapi_ranges: Option<PathBuf>,
+    /// What the device is to be good at: low-power, fast or sustained; ANYNPU_NNAPI_PREFERENCE, or as it does by itself,
+    /// if left out
+    #[arg(long, value_name = "MODE")]
+    pub nnapi_preference: Option<anynpu_backends::NnapiPreference>,
+    /// How urgent runs there are beside those of others: low, medium or high; ANYNPU_NNAPI_PRIORITY if left out
+    #[arg(long, value_name = "MODE")]
+    pub nnapi_priority: Option<anynpu_backends::NnapiPriority>,
+    /// Most milliseconds that the device may compile, and that a run of it may take; ANYNPU_NNAPI_TIMEOUT_MS, or
+    /// without an end, if left out
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub nnapi_timeout_ms: Option<u32>,
+    /// Folder in which vendors' drivers keep what they compiled; one in the folder for caches if left out
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub nnapi_cache: Option<PathBuf>,
 }
 
 /// Options on where and how a model runs.

@@ -69,7 +69,7 @@ fn rule(folder: &str) -> Option<Rule> {
                 "backends/all",
                 "runtime/anynpu",
             ],
-            &[],
+            &["tests/doubles/*"],
         ),
         "tests" | "benches" => rule(
             &[
@@ -81,8 +81,10 @@ fn rule(folder: &str) -> Option<Rule> {
                 "backends/*",
                 "runtime/anynpu",
             ],
-            &["tests"],
+            &["tests", "tests/doubles/*"],
         ),
+        // Stand-ins for vendors' libraries share no mistake with what is tested against them.
+        _ if folder.starts_with("tests/doubles/") => rule(&[], &[]),
         _ if folder
             .strip_prefix("backends/")
             .is_some_and(|f| !f.contains('/')) =>
@@ -367,6 +369,9 @@ fn a_planted_dependency_is_found() {
         ("hal/abi", "graphs/ir", Normal),
         ("hal/abi", "thiserror", Build),
         ("backends/template/rust", "hal", Normal),
+        ("tests/doubles/nnapi", "backends/nnapi", Dev),
+        ("backends/nnapi", "tests/doubles/nnapi", Dev),
+        ("runtime/cli", "tests/doubles/nnapi", Normal),
         ("runtime", "clap", Normal),
         ("hal", "anyhow", Dev),
         ("vendor/new", "thiserror", Normal),
@@ -384,6 +389,7 @@ fn a_planted_dependency_is_found() {
         ("backends/all", "backends/qnn", Normal),
         ("runtime/cli", "runtime/anynpu", Normal),
         ("benches", "backends/cpu", Normal),
+        ("runtime/cli", "tests/doubles/nnapi", Dev),
         ("runtime/cli", "clap", Normal),
         ("graphs", "thiserror", Normal),
     ];

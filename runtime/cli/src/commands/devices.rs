@@ -59,7 +59,7 @@ struct Unavailable {
 
 /// Lists the devices.
 pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
-    let mut drivers = load::drivers();
+    let mut drivers = load::drivers(&args.vendors);
     drivers.extend(args.plugins.listed()?);
     let document = collect(&Registry::new(drivers));
     if args.json.json {

@@ -37,7 +37,7 @@ struct Backend {
 
 /// Examines the machine and every driver.
 pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
-    let mut drivers = load::drivers();
+    let mut drivers = load::drivers(&args.vendors);
     drivers.extend(args.plugins.listed()?);
     let variables = drivers.iter().flat_map(|d| d.variables());
     let variables: Vec<&str> = variables.map(|v| v.name).collect();

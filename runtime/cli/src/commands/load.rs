@@ -58,6 +58,14 @@ impl VendorArgs {
         options.qnn.context_bytes = self.qnn_context_mib.map(|mib| u64::from(mib) << 20);
         options.qnn.rpc_memory.clone_from(&self.qnn_rpcmem);
         options.qnn.tables.clone_from(&self.qnn_tables);
+        options.nnapi.library.clone_from(&self.nnapi_library);
+        options.nnapi.numbers = self.nnapi_numbers;
+        options.nnapi.weights = self.nnapi_weights;
+        options.nnapi.ranges.clone_from(&self.nnapi_ranges);
+        options.nnapi.preference = self.nnapi_preference;
+        options.nnapi.priority = self.nnapi_priority;
+        options.nnapi.timeout_ms = self.nnapi_timeout_ms;
+        options.nnapi.cache.clone_from(&self.nnapi_cache);
         options
     }
 }
@@ -84,6 +92,38 @@ impl VendorArgs {
             ),
             ("--qnn-rpcmem", self.qnn_rpcmem.clone().map(OsString::from)),
             ("--qnn-tables", self.qnn_tables.clone().map(OsString::from)),
+            (
+                "--nnapi-library",
+                self.nnapi_library.clone().map(OsString::from),
+            ),
+            (
+                "--nnapi-numbers",
+                self.nnapi_numbers.map(|n| OsString::from(n.name())),
+            ),
+            (
+                "--nnapi-weights",
+                self.nnapi_weights.map(|w| OsString::from(w.name())),
+            ),
+            (
+                "--nnapi-ranges",
+                self.nnapi_ranges.clone().map(OsString::from),
+            ),
+            (
+                "--nnapi-preference",
+                self.nnapi_preference.map(|p| OsString::from(p.name())),
+            ),
+            (
+                "--nnapi-priority",
+                self.nnapi_priority.map(|p| OsString::from(p.name())),
+            ),
+            (
+                "--nnapi-timeout-ms",
+                self.nnapi_timeout_ms.map(|n| n.to_string().into()),
+            ),
+            (
+                "--nnapi-cache",
+                self.nnapi_cache.clone().map(OsString::from),
+            ),
         ];
         let given = each
             .into_iter()
@@ -98,6 +138,8 @@ impl PlacementArgs {
         let mut vendors = self.vendors.clone();
         let known = || tables(self.cache_dir.as_deref(), self.no_cache);
         vendors.qnn_tables = vendors.qnn_tables.or_else(known);
+        let kept = || kept_in(self.cache_dir.as_deref(), self.no_cache, "nnapi");
+        vendors.nnapi_cache = vendors.nnapi_cache.or_else(kept);
         vendors
     }
 
@@ -178,6 +220,10 @@ impl PlacementArgs {
         builder = builder.drivers(plugins::of_environment(self.isolate)?);
         for name in devices {
             builder = builder.device(name);
+        }
+        // what is pinned to is named
+        for pin in &self.placement()?.pins {
+            builder = builder.also(pin.device());
         }
         for name in &self.forbid {
             builder = builder.forbid(name);
@@ -288,15 +334,20 @@ fn matrix_types(graph: &Graph) -> Vec<DType> {
     types
 }
 
-/// The drivers as the environment says, with the tables in the folder for caches.
-pub fn drivers() -> Drivers {
-    let mut options = BackendOptions::default();
-    options.qnn.tables = tables(None, false);
+/// The drivers as `vendors` and the environment say, with the tables in the folder for caches.
+pub fn drivers(vendors: &VendorArgs) -> Drivers {
+    let mut options = vendors.options();
+    options.qnn.tables = options.qnn.tables.or_else(|| tables(None, false));
     anynpu_backends::drivers_with(&options)
 }
 
 /// The folder of tables of what chips compute right, in the folder for caches.
 pub fn tables(cache_dir: Option<&Path>, no_cache: bool) -> Option<PathBuf> {
+    kept_in(cache_dir, no_cache, "operations")
+}
+
+/// The folder `name` in the folder for caches.
+fn kept_in(cache_dir: Option<&Path>, no_cache: bool, name: &str) -> Option<PathBuf> {
     let set = || std::env::var_os("ANYNPU_CACHE_DIR").filter(|d| !d.is_empty());
     let folder = match (no_cache, cache_dir) {
         (true, _) => return None,
@@ -304,7 +355,7 @@ pub fn tables(cache_dir: Option<&Path>, no_cache: bool) -> Option<PathBuf> {
         (false, None) => set().map(PathBuf::from),
     };
     let folder = folder.or_else(|| Some(users_caches()?.join("anynpu")));
-    Some(folder?.join("operations"))
+    Some(folder?.join(name))
 }
 
 /// Where the system wants programs to keep what they can make again.

@@ -1,0 +1,36 @@
+//! Android's Neural Networks API: what models become, and what a strict stand-in for its runtime computes of them.
+
+#[cfg(target_os = "linux")]
+mod conformance;
+#[cfg(target_os = "linux")]
+mod double;
+#[cfg(target_os = "linux")]
+mod faults;
+#[cfg(target_os = "linux")]
+mod integers;
+mod lowering;
+#[cfg(target_os = "linux")]
+mod models;
+#[cfg(target_os = "linux")]
+mod placed;
+#[cfg(target_os = "linux")]
+mod vts;
+#[cfg(target_os = "linux")]
+mod vts_lowered;
+
+use std::path::{Path, PathBuf};
+
+use anynpu_runtime::{ModelSource, OpenModel};
+
+#[cfg(target_os = "linux")]
+use placed::{LEVELS, Placed};
+
+fn open(path: PathBuf) -> OpenModel {
+    OpenModel::open(ModelSource::File(path)).unwrap()
+}
+
+/// A small random model of an architecture.
+fn architecture(name: &str) -> OpenModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/architectures");
+    open(folder.join(format!("{name}.gguf")))
+}

@@ -1,0 +1,50 @@
+//! Copies of the stand-in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anynpu_nnapi::exec::{Device, devices};
+use anynpu_nnapi::{NnapiDriver, sys};
+use anynpu_nnapi_double::{Settings, place};
+
+/// The feature levels whose attention is made in each way, with the interface's numbers: 8, 5 and 3.
+pub const LEVELS: [i64; 3] = [1_000_008, 31, 29];
+
+/// A copy of the stand-in in a folder of its own, which must stay as long as it may be loaded.
+pub struct Placed {
+    #[allow(dead_code)] // kept
+    folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Placed {
+    /// One that is what `settings` say.
+    pub fn new(settings: &Settings) -> Placed {
+        Placed::without(settings, &[])
+    }
+
+    /// One that lacks functions, besides those of later levels.
+    pub fn without(settings: &Settings, functions: &[&str]) -> Placed {
+        let folder = tempfile::tempdir().unwrap();
+        let path = place(folder.path(), settings, functions).unwrap();
+        Placed { folder, path }
+    }
+
+    /// One of `level` with an accelerator.
+    pub fn accelerated(level: i64) -> Placed {
+        Placed::new(&Settings::new(level).with_accelerator())
+    }
+
+    pub fn driver(&self) -> NnapiDriver {
+        NnapiDriver {
+            library: Some(self.path.clone()),
+            ..NnapiDriver::default()
+        }
+    }
+
+    /// Its reference device.
+    pub fn reference(&self) -> Device {
+        let runtime = sys::load(Some(&self.path)).unwrap();
+        devices(&Arc::new(runtime)).unwrap().pop().unwrap()
+    }
+}
