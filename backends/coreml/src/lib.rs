@@ -7,6 +7,7 @@
 mod error;
 pub mod package;
 mod target;
+pub mod weights;
 
 pub use error::CoreMlError;
 pub use target::{ComputeUnits, DeploymentTarget, Platform, Precision};

@@ -177,6 +177,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words!(ComputeUnits, "compute unit" {
     All: "all",
     NeuralEngine: "ane",
