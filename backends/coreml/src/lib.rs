@@ -1,13 +1,23 @@
 //! Apple's Core ML: models as ML Programs, written on every host.
 //!
-//! [`package`] writes packages: the manifest, the program, its weights. It may depend on the HAL and the IR.
+//! [`compile`] writes an `.mlpackage` that Apple's own tools and frameworks load. Nothing here runs on a device. It may
+//! depend on the HAL and the IR.
 //!
-//! The three main types: [`package::Function`], [`package::PackageWriter`], [`DeploymentTarget`].
+//! - [`package`] writes packages: the manifest, the program, its weights.
+//! - [`lower`] makes programs of graphs, in a form for graphics processors and one for the Neural Engine.
+//! - [`weights`] holds matrices in the forms that the format has.
+//!
+//! The three main types: [`PackageOptions`], [`package::Function`], [`package::PackageWriter`].
 
+mod compile;
 mod error;
+pub mod lower;
 pub mod package;
 mod target;
 pub mod weights;
 
+pub use compile::{
+    FeatureReport, FunctionReport, HeldReport, PackageOptions, PackageReport, compile,
+};
 pub use error::CoreMlError;
 pub use target::{ComputeUnits, DeploymentTarget, Platform, Precision};

@@ -43,6 +43,7 @@ impl DataType {
             DataType::U3 => 12,
             DataType::U6 => 13,
             DataType::I32 => 14,
+            DataType::U32 => 15,
             DataType::Bool | DataType::String => return None,
         })
     }

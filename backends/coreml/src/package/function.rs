@@ -77,8 +77,6 @@ pub struct Feature {
     pub dtype: DataType,
     /// Dimensions.
     pub dims: Vec<u32>,
-    /// Shapes that it may have instead, if there are any: all of them.
-    pub shapes: Vec<Vec<u32>>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +93,8 @@ pub struct Function {
     target: DeploymentTarget,
     tensors: Vec<Known>,
     names: BTreeSet<String>,
+    /// Names that are for outputs.
+    reserved: BTreeSet<String>,
     /// Constants, so that each stands once.
     literals: BTreeMap<Vec<u8>, Tensor>,
     operations: Vec<proto::Operation>,
@@ -157,6 +157,7 @@ impl Function {
             target,
             tensors: Vec::new(),
             names: BTreeSet::new(),
+            reserved: BTreeSet::new(),
             literals: BTreeMap::new(),
             operations: Vec::new(),
             inputs: Vec::new(),
@@ -224,12 +225,17 @@ impl Function {
             .filter_map(move |(kind, o)| Some((kind, *by_name.get(o.name.as_str())?)))
     }
 
+    /// Keeps `name` for an output: no other tensor is called so.
+    pub fn reserve(&mut self, name: &str) {
+        self.reserved.insert(name.to_owned());
+    }
+
     /// An identifier close to `wanted` that is not taken, and is from now on.
     fn unique(&mut self, wanted: &str) -> String {
         let wanted = to_identifier(wanted);
         let mut name = wanted.clone();
         let mut n = 1;
-        while !self.names.insert(name.clone()) {
+        while self.reserved.contains(&name) || !self.names.insert(name.clone()) {
             name = format!("{wanted}_{n}");
             n += 1;
         }

@@ -16,6 +16,7 @@ pub enum DataType {
     I16,
     U16,
     I32,
+    U32,
     I4,
     U1,
     U2,
@@ -36,7 +37,7 @@ impl DataType {
             DataType::U6 => 6,
             DataType::Bool | DataType::I8 | DataType::U8 => 8,
             DataType::F16 | DataType::I16 | DataType::U16 => 16,
-            DataType::F32 | DataType::I32 => 32,
+            DataType::F32 | DataType::I32 | DataType::U32 => 32,
         }
     }
 
@@ -57,6 +58,7 @@ impl DataType {
             DataType::I16 => "int16",
             DataType::U16 => "uint16",
             DataType::I32 => "int32",
+            DataType::U32 => "uint32",
             DataType::I4 => "int4",
             DataType::U1 => "uint1",
             DataType::U2 => "uint2",
@@ -77,6 +79,7 @@ impl DataType {
             DataType::I16 => proto::DataType::Int16,
             DataType::U16 => proto::DataType::Uint16,
             DataType::I32 => proto::DataType::Int32,
+            DataType::U32 => proto::DataType::Uint32,
             DataType::I4 => proto::DataType::Int4,
             DataType::U1 => proto::DataType::Uint1,
             DataType::U2 => proto::DataType::Uint2,
@@ -98,6 +101,10 @@ pub enum Literal {
     I32(i32),
     /// Integers, in one dimension.
     I32s(Vec<i32>),
+    /// An integer of 8 bits.
+    I8(i8),
+    /// Integers without a sign, in one dimension.
+    U32s(Vec<u32>),
     /// A word.
     Text(String),
     /// A number in F16 or F32; rounded to F16.
@@ -112,6 +119,8 @@ impl Literal {
         match self {
             Literal::Bool(_) | Literal::Bools(_) => DataType::Bool,
             Literal::I32(_) | Literal::I32s(_) => DataType::I32,
+            Literal::I8(_) => DataType::I8,
+            Literal::U32s(_) => DataType::U32,
             Literal::Text(_) => DataType::String,
             Literal::Float(dtype, _) | Literal::Floats(dtype, ..) => *dtype,
         }
@@ -122,6 +131,7 @@ impl Literal {
         match self {
             Literal::Bools(x) => vec![x.len() as u32],
             Literal::I32s(x) => vec![x.len() as u32],
+            Literal::U32s(x) => vec![x.len() as u32],
             Literal::Floats(_, dims, _) => dims.clone(),
             _ => Vec::new(),
         }
@@ -145,6 +155,12 @@ impl Literal {
             Literal::Bools(x) => Value::Bools(RepeatedBools { values: x.clone() }),
             Literal::I32(x) => Value::Ints(RepeatedInts { values: vec![*x] }),
             Literal::I32s(x) => Value::Ints(RepeatedInts { values: x.clone() }),
+            Literal::I8(x) => Value::Bytes(RepeatedBytes {
+                values: x.to_le_bytes().to_vec(),
+            }),
+            Literal::U32s(x) => Value::Bytes(RepeatedBytes {
+                values: x.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            }),
             Literal::Text(x) => Value::Strings(RepeatedStrings {
                 values: vec![x.clone()],
             }),

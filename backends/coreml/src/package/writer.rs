@@ -275,27 +275,15 @@ fn wrong_functions(found: &str) -> CoreMlError {
 }
 
 fn array(feature: &Feature) -> proto::ArrayFeatureType {
-    use proto::array_feature_type::{ArrayDataType, EnumeratedShapes, Shape, ShapeFlexibility};
-    let long = |dims: &[u32]| dims.iter().map(|n| i64::from(*n)).collect::<Vec<_>>();
-    let shapes = feature
-        .shapes
-        .iter()
-        .map(|dims| Shape { shape: long(dims) });
-    let shapes: Vec<Shape> = shapes.collect();
+    use proto::array_feature_type::ArrayDataType;
     let dtype = match feature.dtype {
         DataType::F16 => ArrayDataType::Float16,
         DataType::F32 => ArrayDataType::Float32,
         _ => ArrayDataType::Int32,
     };
     proto::ArrayFeatureType {
-        shape: long(&feature.dims),
+        shape: feature.dims.iter().map(|n| i64::from(*n)).collect(),
         data_type: dtype.into(),
-        shape_flexibility: match shapes.is_empty() {
-            true => None,
-            false => Some(ShapeFlexibility::EnumeratedShapes(EnumeratedShapes {
-                shapes,
-            })),
-        },
     }
 }
 

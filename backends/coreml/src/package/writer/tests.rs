@@ -15,7 +15,6 @@ fn feature(name: &str, dtype: DataType, dims: &[u32]) -> Feature {
         description: String::new(),
         dtype,
         dims: dims.to_vec(),
-        shapes: Vec::new(),
     }
 }
 

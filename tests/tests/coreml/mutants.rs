@@ -1,0 +1,1 @@
+//! Packages with a fault each, which the checker must find.

@@ -1,0 +1,101 @@
+"""Runs the checker of Core ML packages on many, in one process: run.py CHECKER.py JOBS.json
+
+A job is a command line of the checker, {"argv": […]}, or a session: {"package", "precision": "native" | "f32", "calls":
+[{"function", "inputs": npz, "expect": npz or null}]}. A line of JSON for each: "rc" and "problems", and of a session for
+each call the largest difference from what was expected and the index of the largest number, by output.
+"""
+import contextlib, importlib.util, io, json, sys, traceback
+import numpy as np
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("checker", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def reset():
+    checker.PROBLEMS.clear()
+    checker.NOTES.clear()
+    checker.STAT.update(vi=0, table=0, cross=0, worst=(0.0, ""))
+
+
+def command(argv):
+    reset()
+    sys.argv = ["checker"] + argv
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            rc = checker.main()
+        report = json.loads(out.getvalue() or "{}")
+    except SystemExit as e:
+        rc, report = 2, {"problems": [str(e)]}
+    except Exception:
+        rc, report = 2, {"problems": [traceback.format_exc(limit=3)]}
+    report["rc"] = rc
+    return report
+
+
+def put(rows, into, at, functions):
+    """Rows of a step into those of a cache: along the third axis of [1, heads, rows, width], or, of [1, 1, rows, features],
+    into the last of [1, features, 1, rows]."""
+    if rows.shape[1] == 1 and into.shape[2] == 1 and into.shape[1] == rows.shape[3]:
+        into[0, :, 0, at : at + rows.shape[2]] = rows[0, 0].T
+    else:
+        into[:, :, at : at + rows.shape[2]] = rows
+
+
+def session(job):
+    report = command([job["package"], "--quiet"])
+    if report["rc"] != 0:
+        return report
+    path = checker.package(job["package"])
+    spec = checker.proto.Model_pb2.Model()
+    spec.ParseFromString(open(path, "rb").read())
+    weights = path.rsplit("/", 1)[0] + "/weights"
+    precision = job["precision"]
+    checker.set_precision(precision)
+    state, caches, done, calls = {}, {}, 0, []
+    for call in job["calls"]:
+        function = spec.mlProgram.functions[call["function"]]
+        feeds = dict(np.load(call["inputs"]))
+        # how many rows of the step count
+        count = int(feeds.pop("count"))
+        for given in function.inputs:
+            kind, dtype, dims = checker.ttype(given.type)
+            plain = np.float32 if precision == "f32" or dtype == "FLOAT32" else np.float16
+            if kind == "state":
+                state.setdefault(given.name, np.zeros(dims, plain))
+            elif given.name not in feeds:
+                feeds[given.name] = caches.setdefault(given.name, np.zeros(dims, np.float32))
+        try:
+            out = checker.evaluate(spec, call["function"], function, weights, feeds, state, job.get("cross", True), precision)
+        except (Exception, SystemExit) as e:
+            report["problems"].append(f"{call['function']}: {type(e).__name__}: {e}")
+            break
+        for name, value in out.items():
+            if name.endswith("_new"):
+                cache = caches[name[:-4]]
+                axis = 2
+                put(value.astype(np.float32).take(range(count), axis), cache, done, function)
+        done += count
+        expected = dict(np.load(call["expect"])) if call["expect"] else {}
+        made = {"differences": {}, "largest": {}, "argmax": {}}
+        for name, value in expected.items():
+            found = out[name].astype(np.float64)
+            same = found.shape == value.shape
+            made["differences"][name] = float(np.abs(found - value).max()) if same else float("inf")
+            made["largest"][name] = float(np.abs(value).max())
+            made["argmax"][name] = int(found[-1].argmax())
+        calls.append(made)
+    report["problems"] += [p for p in checker.PROBLEMS if p not in report["problems"]]
+    report["rc"] = 1 if report["problems"] else 0
+    report["calls"] = calls
+    return report
+
+
+checker = load(sys.argv[1])
+for job in json.load(open(sys.argv[2])):
+    said = command(job["argv"]) if "argv" in job else session(job)
+    print(json.dumps(said, default=str), flush=True)
