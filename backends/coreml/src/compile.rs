@@ -50,7 +50,11 @@ impl PackageOptions {
         }
     }
 
-    fn form(&self, graph: &Graph) -> Result<Form, CoreMlError> {
+    /// The form that `graph` is lowered to.
+    ///
+    /// # Errors
+    /// Options that do not go together.
+    pub fn form(&self, graph: &Graph) -> Result<Form, CoreMlError> {
         let wrong = |what: &str, found: String, expected: &str| CoreMlError::Option {
             what: what.into(),
             found,
@@ -126,6 +130,9 @@ pub struct PackageReport {
     pub weights: Vec<HeldReport>,
     /// The root of the mean square of what that changed, as a share of that of the weights.
     pub added_error: f64,
+    /// Rotations whose cosines and sines the caller gives, in the order of `cos` and `sin`, `cos_1` and `sin_1`, ….
+    #[serde(skip)]
+    pub rotations: Vec<Rotation>,
 }
 
 /// A function of a package.
@@ -203,12 +210,28 @@ pub fn compile(
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<PackageReport, CoreMlError> {
     let form = options.form(graph)?;
+    compile_in(&form, graph, weights, options, path, progress)
+}
+
+/// As [`compile`], in a form that need not be what the options say: in that for the Neural Engine with F32 numbers can be
+/// compared, although nothing of it runs there.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_in(
+    form: &Form,
+    graph: &Arc<Graph>,
+    weights: &dyn WeightSource,
+    options: &PackageOptions,
+    path: &Path,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<PackageReport, CoreMlError> {
     // chosen experts are rows of a matrix that are looked up
     let graph = match graph.nodes().iter().any(|n| n.op == Op::ExpertLinear) {
         true => Arc::new(decompose_where(graph, |_, op| *op == Op::ExpertLinear)?),
         false => graph.clone(),
     };
-    let wanted = wanted(&graph, options, &form)?;
+    let wanted = wanted(&graph, options, form)?;
     let total: u64 = wanted.iter().map(|w| w.nodes.len() as u64).sum();
     let mut package = PackageWriter::create(path, options.target)?;
     let (mut totals, mut functions) = (Totals::default(), Vec::new());
@@ -218,7 +241,7 @@ pub fn compile(
         let entry = entry(&graph, &wanted, options.context);
         let count = wanted.nodes.len() as u64;
         let mut step = |n: u64| progress(done + n, total);
-        let lowered = lower::lower(&entry, &form, weights, &mut package, &mut totals, &mut step)?;
+        let lowered = lower::lower(&entry, form, weights, &mut package, &mut totals, &mut step)?;
         done += count;
         let function = lowered.function;
         let described = function.described();
@@ -256,7 +279,7 @@ pub fn compile(
     Ok(PackageReport {
         target: options.target.to_string(),
         units: options.units.name(),
-        precision: options.precision.name(),
+        precision: form.precision.name(),
         context: options.context,
         states,
         functions,
@@ -264,6 +287,7 @@ pub fn compile(
         model_bytes: written.model_bytes,
         weights: weights.collect(),
         added_error: totals.error().share(),
+        rotations,
     })
 }
 

@@ -17,7 +17,7 @@ mod target;
 pub mod weights;
 
 pub use compile::{
-    FeatureReport, FunctionReport, HeldReport, PackageOptions, PackageReport, compile,
+    FeatureReport, FunctionReport, HeldReport, PackageOptions, PackageReport, compile, compile_in,
 };
 pub use error::CoreMlError;
 pub use target::{ComputeUnits, DeploymentTarget, Platform, Precision};

@@ -11,7 +11,6 @@ use anynpu_coreml::{CoreMlError, DeploymentTarget, Precision};
 use anynpu_cpu::reference::{StateStore, Tensor, TensorRef, evaluate};
 use anynpu_graphs::quant::quantize_row;
 use anynpu_hal::{Bounds, Entry, Extent, HalError, WeightSource, WeightView};
-use anynpu_ir::block::dequantize;
 use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Op, ReduceOp, RopeScaling, RopeStyle,
     Shape, Symbol, SymbolValues, TensorType, UnaryOp, ValueId,
@@ -47,7 +46,7 @@ pub struct Case {
     pub weights: Weights,
     pub inputs: Vec<(String, Tensor)>,
     /// The type that matrices are in.
-    matrices: DType,
+    pub matrices: DType,
 }
 
 /// As F16 has it, so that programs in 16 bits begin with the same numbers.
@@ -595,17 +594,4 @@ pub fn cases() -> Vec<Case> {
         case.graph = anynpu_ir::decompose_where(&case.graph, experts).unwrap();
     }
     cases
-}
-
-/// What the matrices of `case` stand for, for what a form of weights adds.
-#[allow(dead_code)]
-pub fn decoded(weights: &Weights) -> Weights {
-    let plain = weights.0.iter().map(|(name, (dtype, bytes))| {
-        let count = bytes.len() / dtype.block_bytes() * dtype.block_len();
-        let mut numbers = vec![0f32; count];
-        dequantize(*dtype, bytes, &mut numbers).unwrap();
-        let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        (name.clone(), (DType::F32, bytes))
-    });
-    Weights(plain.collect())
 }

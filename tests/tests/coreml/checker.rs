@@ -38,6 +38,11 @@ impl Checker {
         })
     }
 
+    /// Its Python.
+    pub fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

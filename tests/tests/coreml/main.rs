@@ -6,6 +6,7 @@
 
 mod cases;
 mod checker;
+mod models;
 mod mutants;
 mod npz;
 mod operations;

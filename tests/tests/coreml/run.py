@@ -37,7 +37,7 @@ def command(argv):
     return report
 
 
-def put(rows, into, at, functions):
+def put(rows, into, at):
     """Rows of a step into those of a cache: along the third axis of [1, heads, rows, width], or, of [1, 1, rows, features],
     into the last of [1, features, 1, rows]."""
     if rows.shape[1] == 1 and into.shape[2] == 1 and into.shape[1] == rows.shape[3]:
@@ -77,15 +77,17 @@ def session(job):
         for name, value in out.items():
             if name.endswith("_new"):
                 cache = caches[name[:-4]]
-                axis = 2
-                put(value.astype(np.float32).take(range(count), axis), cache, done, function)
+                put(value.astype(np.float32).take(range(count), 2), cache, done)
         done += count
         expected = dict(np.load(call["expect"])) if call["expect"] else {}
         made = {"differences": {}, "largest": {}, "argmax": {}}
         for name, value in expected.items():
-            found = out[name].astype(np.float64)
+            # what fills a text up is nothing
+            found = out[name].astype(np.float64)[: len(value)]
             same = found.shape == value.shape
-            made["differences"][name] = float(np.abs(found - value).max()) if same else float("inf")
+            worst = float(np.abs(found - value).max()) if same else np.nan
+            # JSON has no other numbers
+            made["differences"][name] = worst if np.isfinite(worst) else 1e300
             made["largest"][name] = float(np.abs(value).max())
             made["argmax"][name] = int(found[-1].argmax())
         calls.append(made)

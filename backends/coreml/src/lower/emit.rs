@@ -113,6 +113,12 @@ impl Lowering<'_> {
         self.f.op("cast", name, &operands, dtype, &dims)
     }
 
+    /// `x` in the program's precision.
+    pub(super) fn cast_to_float(&mut self, name: &str, x: Tensor) -> Made {
+        let float = self.float;
+        self.cast(name, x, float)
+    }
+
     /// Tensors joined along `axis`.
     pub(super) fn concat(&mut self, name: &str, parts: &[Tensor], axis: usize) -> Made {
         if let [one] = parts {

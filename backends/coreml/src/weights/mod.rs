@@ -33,11 +33,11 @@ pub enum WeightForm {
     Int8,
     /// In 4 bits, with a scale for 32 numbers of a row, or for a row that is no multiple of 32.
     Int4,
-    /// By number in a table of 16 numbers for eight rows.
+    /// By number in a table of 16 numbers for eight rows, or for more of short ones.
     Lut4,
-    /// By number in a table of 64 numbers for eight rows.
+    /// By number in a table of 64 numbers, likewise.
     Lut6,
-    /// By number in a table of 256 numbers for eight rows.
+    /// By number in a table of 256 numbers, likewise.
     Lut8,
 }
 
@@ -122,10 +122,10 @@ impl Encoding {
         };
         let row = scaled(DataType::I8, columns, false);
         let whole = |n: u32| columns > 0 && columns.is_multiple_of(n);
-        let table = |codes| Encoding::Palette {
+        let table = |codes: DataType| Encoding::Palette {
             codes,
             rows: match target.has_ios18() {
-                true => divisor(rows, TABLE_ROWS),
+                true => table_rows([rows, columns], codes),
                 false => rows,
             },
         };
@@ -168,9 +168,20 @@ impl Encoding {
     }
 }
 
-/// The largest divisor of `n` up to `most`, a power of two.
-fn divisor(n: u32, most: u32) -> u32 {
-    1 << n.trailing_zeros().min(most.trailing_zeros())
+/// For how many rows there is a table: eight, or more of them, or all, if it would take more than an eighth of what they
+/// do.
+fn table_rows([rows, columns]: [u32; 2], codes: DataType) -> u32 {
+    let table = 16u64 << codes.bits();
+    let most = 1u32 << rows.trailing_zeros().min(31);
+    let mut count = TABLE_ROWS.min(most);
+    let bits = |count: u32| u64::from(count) * u64::from(columns) * u64::from(codes.bits());
+    while bits(count) < 8 * table && count < most {
+        count *= 2;
+    }
+    match bits(count) < 8 * table {
+        true => rows,
+        false => count,
+    }
 }
 
 /// A matrix as it is held.

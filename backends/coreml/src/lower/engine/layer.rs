@@ -7,7 +7,7 @@ use crate::CoreMlError;
 use crate::lower::norm::epsilon;
 use crate::lower::product::Steps;
 use crate::lower::{Lowering, OUTPUT_ROWS};
-use crate::package::{DataType, Tensor};
+use crate::package::Tensor;
 
 type Made = Result<Tensor, CoreMlError>;
 
@@ -82,7 +82,7 @@ impl Lowering<'_> {
             let own = first..first.saturating_add(PART).min(rows);
             let count = own.end - own.start;
             let filters = [count, columns, 1, 1];
-            let filters = self.rows_as(node.inputs[1], own.clone(), &filters, DataType::F16)?;
+            let filters = self.rows_as(node.inputs[1], own.clone(), &filters, self.float)?;
             let bias = match node.inputs.get(2) {
                 Some(&bias) => Some(self.bias(bias, own.clone())?),
                 None => None,
@@ -101,7 +101,7 @@ impl Lowering<'_> {
     fn bias(&mut self, value: ValueId, own: std::ops::Range<u32>) -> Made {
         let all = self.dims(value);
         if own == (0..all[0]) {
-            return self.rows_as(value, own, &all, DataType::F16);
+            return self.rows_as(value, own, &all, self.float);
         }
         let numbers = self.numbers_of(value)?;
         let part = numbers[own.start as usize..own.end as usize].to_vec();
@@ -121,14 +121,14 @@ impl Lowering<'_> {
         let axes = ("axes", vec![1].into());
         let made = match node.op {
             Op::LayerNorm { eps } => {
-                let gain = self.rows_as(node.inputs[1], 0..width, &[width], DataType::F16)?;
+                let gain = self.rows_as(node.inputs[1], 0..width, &[width], self.float)?;
                 let mut params = vec![
                     axes,
-                    ("epsilon", epsilon(DataType::F16, eps).into()),
+                    ("epsilon", epsilon(self.float, eps).into()),
                     ("gamma", gain.into()),
                 ];
                 if let Some(&beta) = node.inputs.get(2) {
-                    let beta = self.rows_as(beta, 0..width, &[width], DataType::F16)?;
+                    let beta = self.rows_as(beta, 0..width, &[width], self.float)?;
                     params.push(("beta", beta.into()));
                 }
                 self.unary_with("layer_norm", &format!("{name}_normed"), x, &params)?
@@ -143,7 +143,7 @@ impl Lowering<'_> {
                 let gain = self.computed(&format!("{weight}_doubled"), &[2 * width], &gain)?;
                 let params = [
                     axes,
-                    ("epsilon", epsilon(DataType::F16, eps).into()),
+                    ("epsilon", epsilon(self.float, eps).into()),
                     ("gamma", gain.into()),
                 ];
                 let both =
@@ -196,7 +196,7 @@ impl Lowering<'_> {
                     self.number(x.first().copied().unwrap_or(0.0))?
                 }
                 true if dims == [features] => {
-                    self.rows_as(value, 0..features, &[1, features, 1, 1], DataType::F16)?
+                    self.rows_as(value, 0..features, &[1, features, 1, 1], self.float)?
                 }
                 _ => return Ok(None),
             };

@@ -15,7 +15,7 @@ use anynpu_ir::{Node, Op, RopeStyle, ValueId};
 use super::rotation::{Angles, Rotation};
 use super::{HIDDEN, Lowering};
 use crate::CoreMlError;
-use crate::package::{DataType, Tensor};
+use crate::package::Tensor;
 
 /// Most features of one product; results of more are in parts.
 pub const PART: u32 = 16384;
@@ -104,10 +104,10 @@ impl Lowering<'_> {
                 n => format!("{what}_{n}"),
             };
             let description = format!("The {what} of each token's angles, a number a pair");
-            let dtype = self.outside(DataType::F16);
+            let dtype = self.outside(self.float);
             let feature = self.feature(&name, description, dtype, &[1, 1, tokens, pairs]);
             let x = self.f.input(feature)?;
-            let x = self.cast(&format!("{name}_cast"), x, DataType::F16)?;
+            let x = self.cast_to_float(&format!("{name}_cast"), x)?;
             let x = self.transpose(&format!("{name}_pairs"), x, &[0, 3, 1, 2])?;
             // as the numbers that are paired: all first ones and then all second ones, or in turn
             let axis = match style {
@@ -206,11 +206,11 @@ impl Lowering<'_> {
         let description = format!(
             "What is added to scores: 0, or {HIDDEN} where a token must not see a row; {old} rows of caches, then {fresh} of the step"
         );
-        let dtype = self.outside(DataType::F16);
+        let dtype = self.outside(self.float);
         let dims = [1, 1, tokens, columns];
         let feature = self.feature(&mask_name(window), description, dtype, &dims);
         let given = self.f.input(feature)?;
-        let mask = self.cast("mask_cast", given, DataType::F16)?;
+        let mask = self.cast_to_float("mask_cast", given)?;
         self.masks.insert(key, mask);
         Ok(mask)
     }
