@@ -9,6 +9,7 @@ mod simulated;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
+pub use anynpu_coreml as coreml;
 pub use anynpu_qnn::htp::FixedForm;
 pub use anynpu_qnn::{Calibration, PowerMode, QnnDriver, Soc, WeightForm, sweep};
 pub use anynpu_sim::{Description, SHIPPED, Shipped, SimDriver, SimError};

@@ -1,6 +1,9 @@
 //! Every operation as a package of its own, beside the slow reference.
 
+use anynpu_coreml::lower::Form;
+use anynpu_coreml::weights::WeightForm;
 use anynpu_coreml::{DeploymentTarget, Precision};
+use anynpu_ir::Op;
 
 use crate::cases::{Case, cases, form};
 use crate::checker::{Checker, accepted};
@@ -79,5 +82,53 @@ fn every_operation_is_one_of_every_system_that_has_it() {
         let target: DeploymentTarget = name.rsplit('.').next().unwrap().parse().unwrap();
         assert_eq!(said["spec"], target.specification(), "{name}");
         assert_eq!(said["functions"]["main"]["opset"], target.opset(), "{name}");
+    }
+}
+
+/// A product of 8 tokens with weights in a form. Results are of some size 6.
+#[test]
+fn every_form_of_weights_is_read_as_it_was_written() {
+    let test = "every_form_of_weights_is_read_as_it_was_written";
+    let Some(mut checker) = Checker::find(test) else {
+        return;
+    };
+    // less than what one number in another place would change, of what forms of so many bits leave
+    let forms = [
+        (WeightForm::Float, "0.02"),
+        (WeightForm::Int8, "0.15"),
+        (WeightForm::Lut8, "0.15"),
+        (WeightForm::Lut6, "0.5"),
+        (WeightForm::Lut4, "1.5"),
+        (WeightForm::Int4, "2"),
+    ];
+    let mut case = Case::new("product");
+    let (x, w) = (case.x("x", &[8, 96]), case.w("w", &[48, 96]));
+    let y = case.op(Op::Linear, &[x, w]);
+    case.graph.set_output(y).unwrap();
+    let [inputs, expected] = files(&checker, &case);
+    let mut names = Vec::new();
+    for target in ["iOS16", "iOS17", "iOS18"] {
+        for engine in [false, true] {
+            for (weights, bound) in forms {
+                if weights == WeightForm::Int4 && target != "iOS18" {
+                    continue;
+                }
+                let name = format!("{weights}.{target}.{engine}");
+                let package = checker.path(&format!("{name}.mlpackage"));
+                let form = Form {
+                    weights,
+                    ..form(target, Precision::F16, engine)
+                };
+                case.write(&package, &form).unwrap();
+                let options = [
+                    "--inputs", &inputs, "--expect", &expected, "--atol", bound, "--rtol", "0",
+                ];
+                checker.check(&package, &options);
+                names.push(name);
+            }
+        }
+    }
+    for (name, said) in names.iter().zip(checker.run()) {
+        accepted(name, &said);
     }
 }

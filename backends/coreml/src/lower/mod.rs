@@ -26,6 +26,7 @@ use anynpu_hal::{Entry, Extent, HalError, Support, WeightSource};
 use anynpu_ir::{DType, Graph, Node, NodeId, Op, StateId, Symbol, SymbolValues, ValueId};
 
 use crate::package::{DataType, Feature, Function, PackageWriter, Tensor, to_identifier};
+use crate::target::words;
 use crate::weights::{Encoding, Error, WeightForm};
 use crate::{CoreMlError, DeploymentTarget, Precision};
 
@@ -41,6 +42,11 @@ pub enum States {
     /// the Neural Engine `[1, heads · width, 1, capacity]` and `[1, 1, tokens, heads · width]`.
     Caller,
 }
+
+words!(States, "place of states" {
+    Native: "native",
+    Caller: "caller",
+});
 
 /// What is lowered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ mod calibrate;
 mod chat;
 mod check;
 mod compile;
+mod compile_coreml;
 mod detokenize;
 mod devices;
 mod doctor;
