@@ -29,12 +29,41 @@ def command(argv):
         with contextlib.redirect_stdout(out):
             rc = checker.main()
         report = json.loads(out.getvalue() or "{}")
+        if rc == 0:
+            report["problems"] = unwritten(argv[0])
+            rc = 1 if report["problems"] else 0
     except SystemExit as e:
         rc, report = 2, {"problems": [str(e)]}
     except Exception:
         rc, report = 2, {"problems": [traceback.format_exc(limit=3)]}
     report["rc"] = rc
     return report
+
+
+# Parameters that coremltools leaves out where they say nothing; all others it writes, whatever their value.
+SILENT = {
+    ("conv", "bias"), ("layer_norm", "gamma"), ("layer_norm", "beta"), ("split", "num_splits"), ("split", "split_sizes"),
+    ("scaled_dot_product_attention", "attn_mask"),
+}
+
+
+def unwritten(package):
+    """Parameters of operations that coremltools would have written, and the package has not."""
+    path = checker.package(package)
+    spec = checker.proto.Model_pb2.Model()
+    spec.ParseFromString(open(path, "rb").read())
+    found = set()
+    for function in spec.mlProgram.functions.values():
+        for op in function.block_specializations[function.opset].operations:
+            versions = checker.SSAOpRegistry.core_ops.get(op.type, {})
+            versions = [v for v in versions if v.value <= spec.specificationVersion]
+            if not versions or op.type == "const" or op.type.startswith("constexpr"):
+                continue
+            known = checker.SSAOpRegistry.core_ops[op.type][max(versions, key=lambda v: v.value)]
+            for name in known.input_spec.input_types:
+                if name not in op.inputs and (op.type, name) not in SILENT:
+                    found.add(f"{op.type} has no {name}")
+    return sorted(found)
 
 
 def put(rows, into, at):

@@ -166,6 +166,7 @@ pub fn lower(
         totals,
         values: BTreeMap::new(),
         constants: BTreeMap::new(),
+        computed: BTreeMap::new(),
         caches: BTreeMap::new(),
         masks: BTreeMap::new(),
         angles: Vec::new(),
@@ -240,6 +241,8 @@ struct Lowering<'a> {
     totals: &'a mut Totals,
     values: BTreeMap<ValueId, Held>,
     constants: BTreeMap<ConstantKey, Tensor>,
+    /// Numbers that are of no weight, by what they are.
+    computed: BTreeMap<String, Tensor>,
     caches: BTreeMap<StateId, cache::Cache>,
     masks: BTreeMap<attention::MaskKey, Tensor>,
     angles: Vec<rotation::Angles>,
@@ -349,7 +352,7 @@ impl Lowering<'_> {
         }
         let dims = self.dims(value);
         let made = match held.channels.is_empty() {
-            false => self.from_channels(value, &held.channels)?,
+            false => self.tokens_first(value, &held.channels)?,
             true if self.is_weight(value) => self.weight(value, &dims)?,
             true => {
                 return Err(CoreMlError::Hal(HalError::InvalidUse {

@@ -82,11 +82,17 @@ impl Lowering<'_> {
         }
         let x = self.flat(name, x)?;
         let matrix = self.value(w)?;
-        let mut operands = vec![("x", Operand::One(x)), ("weight", matrix.into())];
-        if let Some(bias) = bias {
-            operands.push(("bias", self.value(bias)?.into()));
-        }
         let columns = dims.last().copied().unwrap_or(1);
+        let bias = match bias {
+            Some(bias) => self.value(bias)?,
+            // coremltools always writes one
+            None => self.computed("no_bias", "zeros", &[columns], &vec![0.0; columns as usize])?,
+        };
+        let operands = [
+            ("x", Operand::One(x)),
+            ("weight", matrix.into()),
+            ("bias", bias.into()),
+        ];
         let flat = [self.f.dims(x)[0], columns];
         let (float, own) = (self.float, dims == flat);
         let called = if own {

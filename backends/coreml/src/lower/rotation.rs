@@ -80,23 +80,27 @@ impl Lowering<'_> {
         Ok(Some((rotation, style)))
     }
 
-    /// Numbers that were computed here, in the program's precision. They are found by `name`.
+    /// Numbers that were computed here, in the program's precision. `key` says what they are: those of one key are the same.
     pub(super) fn computed(
         &mut self,
         name: &str,
+        key: &str,
         dims: &[u32],
         numbers: &[f32],
     ) -> Result<Tensor, CoreMlError> {
         let dtype = self.float;
-        let key = format!("{name} {dims:?} {}", dtype.name());
+        let key = format!("computed {key} {dims:?} {}", dtype.name());
+        if let Some(&known) = self.computed.get(&key) {
+            return Ok(known);
+        }
         let offset = match self.package.find_blob(&key) {
             Some(offset) => offset,
             None => {
                 let bytes: Vec<u8> = match dtype {
-                    DataType::F16 => numbers
-                        .iter()
-                        .flat_map(|x| f16::from_f32(*x).to_le_bytes())
-                        .collect(),
+                    DataType::F16 => {
+                        let halves = numbers.iter().map(|x| f16::from_f32(*x));
+                        halves.flat_map(|x| x.to_le_bytes()).collect()
+                    }
                     _ => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
                 };
                 let elements = numbers.len() as u64;
@@ -109,7 +113,9 @@ impl Lowering<'_> {
             dims,
             offset,
         };
-        self.f.weight(name, &blob)
+        let made = self.f.weight(name, &blob)?;
+        self.computed.insert(key, made);
+        Ok(made)
     }
 
     /// The angles of `rotation` at `positions`, looked up in a table for every position of the context.
@@ -129,7 +135,9 @@ impl Lowering<'_> {
         let mut made = [at; 2];
         for (made, (what, table)) in made.iter_mut().zip([("cos", &cosines), ("sin", &sines)]) {
             let dims = [capacity, pairs];
-            let table = self.computed(&format!("{what}_table_{number}"), &dims, table)?;
+            let key = format!("{what} of {rotation:?}");
+            let name = format!("{what}_table_{number}");
+            let table = self.computed(&name, &key, &dims, table)?;
             let rows = self.gather(&format!("{what}_rows_{number}"), table, at, 0)?;
             let dims = [self.f.dims(rows)[0], 1, pairs];
             *made = self.reshape(&format!("{what}_{number}"), rows, &dims)?;

@@ -56,11 +56,14 @@ impl Lowering<'_> {
             }
             Op::TopK { k } => return self.top(name, operands[0], *k),
             Op::ArgMax { axis } => {
-                let params = [
+                let mut params = vec![
                     ("x", operands[0].into()),
                     ("axis", (*axis as i32).into()),
                     ("keep_dims", false.into()),
                 ];
+                if self.f.target().has_ios17() {
+                    params.push(("output_dtype", "int32".into()));
+                }
                 self.f
                     .op("reduce_argmax", name, &params, DataType::I32, &dims)?
             }

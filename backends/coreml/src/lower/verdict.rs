@@ -68,9 +68,6 @@ fn operation(graph: &Graph, node: &Node, form: &Form, symbols: &SymbolValues) ->
             causal: false,
             ..
         } => unknown("attention over all rows of a state is not lowered"),
-        Op::Attention { .. } if form.engine && node.inputs.len() > 4 => {
-            unknown("attention with a mask of its own is not lowered for the Neural Engine")
-        }
         Op::Attention { mask: true, .. } if form.engine => {
             unknown("attention with a mask of its own is not lowered for the Neural Engine")
         }
@@ -112,7 +109,8 @@ fn value(graph: &Graph, id: ValueId, symbols: &SymbolValues) -> Obstacle {
         return Some((ReasonCode::Rank, what));
     }
     let known = ty.dtype.is_float() || matches!(ty.dtype, DType::I32 | DType::Bool);
-    if !known && !(weight && ty.dtype.is_block()) {
+    let blocks = weight && ty.dtype.is_block();
+    if !known && !blocks {
         let what = format!("'{name}' is {}, of floats, i32 and bool only", ty.dtype);
         return Some((ReasonCode::DType, what));
     }

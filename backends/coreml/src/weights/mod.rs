@@ -362,7 +362,7 @@ impl Matrix {
         })
     }
 
-    /// Counts `is`, which stands for `was`, and refuses it if it is no number although that is one or none to begin with.
+    /// Counts `is`, which stands for `was`, and refuses it if it is infinite or no number.
     fn fits(
         &mut self,
         source: &Source<'_>,

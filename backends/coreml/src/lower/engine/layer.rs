@@ -106,7 +106,7 @@ impl Lowering<'_> {
         let numbers = self.numbers_of(value)?;
         let part = numbers[own.start as usize..own.end as usize].to_vec();
         let name = format!("{}_{}", self.graph.value(value).name, own.start);
-        self.computed(&name, &[own.end - own.start], &part)
+        self.computed(&name, &name, &[own.end - own.start], &part)
     }
 
     /// A norm over features: of all, or of each head's.
@@ -140,7 +140,8 @@ impl Lowering<'_> {
                 let mut gain = self.numbers_of(node.inputs[1])?;
                 gain.resize(2 * width as usize, 0.0);
                 let weight = self.graph.value(node.inputs[1]).name.clone();
-                let gain = self.computed(&format!("{weight}_doubled"), &[2 * width], &gain)?;
+                let doubled = format!("{weight}_doubled");
+                let gain = self.computed(&doubled, &doubled, &[2 * width], &gain)?;
                 let params = [
                     axes,
                     ("epsilon", epsilon(self.float, eps).into()),
@@ -286,10 +287,7 @@ impl Lowering<'_> {
             numbers[i * n + i + 1] = -1.0;
             numbers[(i + 1) * n + i] = 1.0;
         }
-        self.computed(
-            &format!("exchange_{width}"),
-            &[width, width, 1, 1],
-            &numbers,
-        )
+        let dims = [width, width, 1, 1];
+        self.computed("exchange", "exchange", &dims, &numbers)
     }
 }

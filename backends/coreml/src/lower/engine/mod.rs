@@ -148,7 +148,7 @@ impl Lowering<'_> {
     }
 
     /// `value`, whose parts are `channels`, as the graph has it.
-    pub(super) fn from_channels(
+    pub(super) fn tokens_first(
         &mut self,
         value: ValueId,
         channels: &[Tensor],
