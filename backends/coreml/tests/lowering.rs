@@ -330,6 +330,8 @@ fn nodes_that_the_format_has_not_are_named_and_nothing_is_left() {
         (DType::F32, &[1; 6][..], ReasonCode::Rank),
         (DType::F32, &[], ReasonCode::Rank),
         (DType::F32, &[3, 0], ReasonCode::ShapeLimit),
+        (DType::F32, &[1 << 16, 1 << 15], ReasonCode::ShapeLimit),
+        (DType::F32, &[u32::MAX, u32::MAX], ReasonCode::ShapeLimit),
         (DType::I8, &[3], ReasonCode::DType),
     ] {
         let mut graph = Graph::new("g");

@@ -323,6 +323,11 @@ pub fn cases() -> Vec<Case> {
             vec![c.op(Op::Linear, &operands)]
         });
     }
+    one("linear_in_parts", &|c| {
+        let (x, w) = (c.x("x", &[3, 16]), c.w("w", &[20_000, 16]));
+        let bias = c.w("bias", &[20_000]);
+        vec![c.op(Op::Linear, &[x, w, bias])]
+    });
     one("linear_by_what_is_computed", &|c| {
         let (x, w) = (c.x("x", &[3, 32]), c.x("w", &[24, 32]));
         let bias = c.x("bias", &[24]);

@@ -1,8 +1,9 @@
 //! Every operation as a package of its own, beside the slow reference.
 
-use anynpu_coreml::lower::Form;
+use anynpu_coreml::lower::{Form, engine};
 use anynpu_coreml::weights::WeightForm;
 use anynpu_coreml::{DeploymentTarget, Precision};
+use anynpu_cpu::reference::Tensor;
 use anynpu_ir::Op;
 
 use crate::cases::{Case, cases, form};
@@ -29,7 +30,8 @@ fn every_operation_is_what_the_reference_computes() {
         return;
     };
     let cases = cases();
-    assert!(cases.len() >= 60, "{}", cases.len());
+    println!("{} forms of operations", cases.len());
+    assert!(cases.len() >= 60);
     let mut names = Vec::new();
     for case in &cases {
         let [inputs, expected] = files(&checker, case);
@@ -82,6 +84,69 @@ fn every_operation_is_one_of_every_system_that_has_it() {
         let target: DeploymentTarget = name.rsplit('.').next().unwrap().parse().unwrap();
         assert_eq!(said["spec"], target.specification(), "{name}");
         assert_eq!(said["functions"]["main"]["opset"], target.opset(), "{name}");
+    }
+}
+
+/// What the Neural Engine's caller makes itself is no matter of one operation.
+fn is_alone(case: &Case) -> bool {
+    case.graph.nodes().iter().all(|n| match n.op {
+        Op::Rope { .. } => false,
+        Op::Attention { causal, mask, .. } => !causal && !mask,
+        _ => true,
+    })
+}
+
+/// `expected` in parts of the features that one product has.
+fn in_parts(expected: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+    let most = engine::PART as usize;
+    let mut all = Vec::new();
+    for (name, tensor) in expected {
+        match *tensor.shape() {
+            [rows, columns] if columns > most => {
+                let numbers = tensor.to_f32().unwrap();
+                for (part, first) in (0..columns).step_by(most).enumerate() {
+                    let own = first..(first + most).min(columns);
+                    let rows_of_part = numbers.chunks(columns).flat_map(|row| &row[own.clone()]);
+                    let part_of_all = rows_of_part.copied().collect::<Vec<f32>>();
+                    let tensor = Tensor::new(vec![rows, own.len()], part_of_all).unwrap();
+                    all.push((format!("{name}_{part}"), tensor));
+                }
+            }
+            _ => all.push((name, tensor)),
+        }
+    }
+    all
+}
+
+#[test]
+fn operations_are_the_same_in_the_form_for_the_neural_engine() {
+    let test = "operations_are_the_same_in_the_form_for_the_neural_engine";
+    let Some(mut checker) = Checker::find(test) else {
+        return;
+    };
+    let mut names = Vec::new();
+    for case in cases().iter().filter(|c| is_alone(c)) {
+        let inputs = checker.path(&format!("{}.inputs.npz", case.name));
+        let expected = checker.path(&format!("{}.expected.npz", case.name));
+        npz::write(&inputs, &case.inputs).unwrap();
+        npz::write(&expected, &in_parts(case.expected())).unwrap();
+        let package = checker.path(&format!("{}.mlpackage", case.name));
+        // matrices of few bits are held in another form there
+        let form = Form {
+            weights: WeightForm::Float,
+            ..form("iOS18", Precision::F16, true)
+        };
+        case.write(&package, &form).unwrap();
+        let [inputs, expected] = [&inputs, &expected].map(|p| p.to_str().unwrap());
+        let options = [
+            "--inputs", inputs, "--expect", expected, "--atol", F16, "--rtol", F16,
+        ];
+        checker.check(&package, &options);
+        names.push(case.name.clone());
+    }
+    assert!(names.len() > 100, "{}", names.len());
+    for (name, said) in names.iter().zip(checker.run()) {
+        accepted(name, &said);
     }
 }
 

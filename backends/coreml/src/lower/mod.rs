@@ -27,7 +27,7 @@ use anynpu_ir::{DType, Graph, Node, NodeId, Op, StateId, Symbol, SymbolValues, V
 
 use crate::package::{DataType, Feature, Function, PackageWriter, Tensor, to_identifier};
 use crate::target::words;
-use crate::weights::{Encoding, Error, WeightForm};
+use crate::weights::{AddedError, Encoding, WeightForm};
 use crate::{CoreMlError, DeploymentTarget, Precision};
 
 pub use rotation::Rotation;
@@ -93,11 +93,11 @@ pub struct Total {
     /// Their bytes.
     pub bytes: u64,
     /// What was changed.
-    pub error: Error,
+    pub error: AddedError,
 }
 
 impl Totals {
-    fn add(&mut self, encoding: Encoding, elements: u64, bytes: u64, error: Error) {
+    fn add(&mut self, encoding: Encoding, elements: u64, bytes: u64, error: AddedError) {
         let total = self.0.entry(encoding.to_string()).or_default();
         total.tensors += 1;
         total.elements = total.elements.saturating_add(elements);
@@ -111,8 +111,8 @@ impl Totals {
     }
 
     /// What was changed in all.
-    pub fn error(&self) -> Error {
-        let mut all = Error::default();
+    pub fn error(&self) -> AddedError {
+        let mut all = AddedError::default();
         self.0.values().for_each(|t| all.add(t.error));
         all
     }

@@ -9,6 +9,9 @@ use anynpu_ir::{
 use super::{Form, States};
 use crate::package::MAX_RANK;
 
+/// Most elements of a tensor: what the format's own sizes and indices, of 32 bits with a sign, can tell.
+const MAX_ELEMENTS: u64 = i32::MAX as u64;
+
 /// Whether `node` can be lowered to `form` in steps of these sizes.
 pub fn verdict(graph: &Graph, node: &Node, form: &Form, symbols: &SymbolValues) -> Support {
     match obstacle(graph, node, form, symbols) {
@@ -113,6 +116,11 @@ fn value(graph: &Graph, id: ValueId, symbols: &SymbolValues) -> Obstacle {
     if !known && !blocks {
         let what = format!("'{name}' is {}, of floats, i32 and bool only", ty.dtype);
         return Some((ReasonCode::DType, what));
+    }
+    let elements = ty.shape.elements(symbols).map_or(u64::MAX, |n| n as u64);
+    if elements > MAX_ELEMENTS {
+        let what = format!("'{name}' is {ty} with {elements} elements, of at most {MAX_ELEMENTS}");
+        return Some((ReasonCode::ShapeLimit, what));
     }
     if ty.shape.resolve(symbols).contains(&0) {
         let what = format!("'{name}' is {ty} without elements in steps of these sizes");

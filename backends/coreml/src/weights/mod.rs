@@ -200,19 +200,19 @@ pub struct Matrix {
     /// The type of scales, offsets and entries.
     pub float: DataType,
     /// What holding it so has changed.
-    pub error: Error,
+    pub error: AddedError,
 }
 
 /// How far numbers are from what they were.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Error {
+pub struct AddedError {
     /// Sum of the squares of the differences.
     pub off: f64,
     /// Sum of the squares of the numbers.
     pub all: f64,
 }
 
-impl Error {
+impl AddedError {
     /// The root of the mean square of what was changed, as a share of that of the numbers.
     pub fn share(&self) -> f64 {
         match self.all > 0.0 {
@@ -222,7 +222,7 @@ impl Error {
     }
 
     /// Adds another.
-    pub fn add(&mut self, other: Error) {
+    pub fn add(&mut self, other: AddedError) {
         self.off += other.off;
         self.all += other.all;
     }
@@ -319,7 +319,7 @@ impl Matrix {
             scales: Vec::new(),
             offsets: Vec::new(),
             float,
-            error: Error::default(),
+            error: AddedError::default(),
         };
         match encoding {
             Encoding::Plain(dtype) => made.plain(&source, dtype)?,
@@ -331,7 +331,7 @@ impl Matrix {
                 let block = block as usize;
                 let exact = blocks::of_file(view.dtype, codes, block, offset);
                 match exact {
-                    Some(split) => made.split(&source, codes, block, split)?,
+                    Some(split) => made.split(&source, codes, split)?,
                     None if offset => {
                         return Err(source.wrong(format!("{} in {encoding}", view.dtype)));
                     }
@@ -418,7 +418,6 @@ impl Matrix {
         &mut self,
         source: &Source<'_>,
         codes: DataType,
-        block: usize,
         split: blocks::Split,
     ) -> Result<(), CoreMlError> {
         let bytes = source.row_bytes()?;
@@ -455,7 +454,6 @@ impl Matrix {
             });
             failed?;
         }
-        debug_assert!(block > 0);
         self.codes = pack(&integers, codes.bits());
         Ok(())
     }
