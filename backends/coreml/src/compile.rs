@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::lower::{self, Form, Rotation, States, Totals};
 use crate::package::{Description, Feature, PackageWriter};
+use crate::plan::NodeResults;
 use crate::weights::WeightForm;
 use crate::{ComputeUnits, CoreMlError, DeploymentTarget, Precision};
 
@@ -150,6 +151,9 @@ pub struct FunctionReport {
     pub states: Vec<FeatureReport>,
     /// Operations, constants included.
     pub operations: usize,
+    /// What nodes of the graph became.
+    #[serde(skip)]
+    pub nodes: Vec<NodeResults>,
 }
 
 /// An input, output or state.
@@ -253,6 +257,7 @@ pub fn compile_in(
             outputs: report(&described.outputs),
             states: report(&described.states),
             operations: function.operations(),
+            nodes: lowered.nodes,
         });
         if rotations.len() < lowered.rotations.len() {
             rotations = lowered.rotations;

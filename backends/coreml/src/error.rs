@@ -107,6 +107,24 @@ pub enum CoreMlError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Something that this system has not.
+    #[error("{what} is not there: {why}")]
+    NotThere {
+        /// What.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// What Core ML says.
+    #[error("{call} failed with {code}: {text}")]
+    Vendor {
+        /// The method.
+        call: &'static str,
+        /// Its code.
+        code: i64,
+        /// Its text.
+        text: String,
+    },
     /// A graph that breaks a rule of the HAL.
     #[error(transparent)]
     Hal(#[from] HalError),

@@ -6,13 +6,17 @@
 //! - [`package`] writes packages: the manifest, the program, its weights.
 //! - [`lower`] makes programs of graphs, in a form for graphics processors and one for the Neural Engine.
 //! - [`weights`] holds matrices in the forms that the format has.
+//! - [`plan`] tells what Core ML would run where, from records that are made on Apple's systems.
 //!
 //! The three main types: [`PackageOptions`], [`package::Function`], [`package::PackageWriter`].
 
 mod compile;
 mod error;
+#[cfg(target_vendor = "apple")]
+mod exec;
 pub mod lower;
 pub mod package;
+pub mod plan;
 mod target;
 pub mod weights;
 

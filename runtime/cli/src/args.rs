@@ -124,8 +124,10 @@ pub enum Command {
     )]
     Perplexity(PerplexityArgs),
     /// Check each backend: what was looked for, what was found, what to do
-    #[command(after_help = "Example:\n  anynpu doctor --json")]
-    Doctor(ListArgs),
+    #[command(
+        after_help = "Examples:\n  anynpu doctor --json\n  anynpu doctor --record doctor.json"
+    )]
+    Doctor(DoctorArgs),
     /// Serve a driver to the program that started this one, on standard input and output
     #[command(hide = true)]
     ServeDriver(ServeDriverArgs),
@@ -564,6 +566,15 @@ pub struct QuantizeArgs {
     pub placement: PlacementArgs,
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Keep what was found in this file, and what Core ML would run where of the built-in model: for a bug report
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 #[derive(Debug, Args)]

@@ -146,3 +146,31 @@ fn what_does_not_go_together_is_told_and_leaves_nothing() {
     );
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
 }
+
+#[test]
+fn doctor_records_what_it_found_and_what_core_ml_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("doctor.json");
+    let told = json(&["doctor", "--json", "--record", path.to_str().unwrap()]);
+    let record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record["schema_version"], 1);
+    assert_eq!(record["doctor"]["version"], told["version"]);
+    let answers = record["coreml"].as_array().unwrap();
+    assert_eq!(answers.len(), 2);
+    for answer in answers {
+        match cfg!(target_vendor = "apple") {
+            true => assert_eq!(answer["plan"]["functions"][0]["name"], "main", "{answer}"),
+            false => {
+                let text = answer["error"]["text"].as_str().unwrap();
+                assert!(text.starts_with("Core ML is not there"), "{text}");
+            }
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let nowhere = folder.path().join("no/such/doctor.json");
+    refused(
+        &["doctor", "--record", nowhere.to_str().unwrap()],
+        1,
+        &["no/such/doctor.json"],
+    );
+}

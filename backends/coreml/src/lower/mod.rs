@@ -26,6 +26,7 @@ use anynpu_hal::{Entry, Extent, HalError, Support, WeightSource};
 use anynpu_ir::{DType, Graph, Node, NodeId, Op, StateId, Symbol, SymbolValues, ValueId};
 
 use crate::package::{DataType, Feature, Function, PackageWriter, Tensor, to_identifier};
+use crate::plan::NodeResults;
 use crate::target::words;
 use crate::weights::{AddedError, Encoding, WeightForm};
 use crate::{CoreMlError, DeploymentTarget, Precision};
@@ -125,6 +126,8 @@ pub struct Lowered {
     pub function: Function,
     /// Rotations whose cosines and sines are inputs, in the order of these.
     pub rotations: Vec<Rotation>,
+    /// The operations that nodes became, by the names of their results.
+    pub nodes: Vec<NodeResults>,
 }
 
 /// Lowers `entry`, whose sizes must be exact, to a function of its name. Weights go to `package`, and what they take to
@@ -181,11 +184,17 @@ pub fn lower(
     for &state in run.states() {
         lowering.open_cache(state)?;
     }
+    let mut nodes = Vec::new();
     for ((id, node), done) in run.nodes().zip(0..) {
         if !progress(done) {
             return Err(crate::compile::cancelled());
         }
+        let before = lowering.f.operations();
         lowering.node(id, node)?;
+        nodes.push(NodeResults {
+            node: node.name.clone(),
+            results: lowering.f.results_since(before),
+        });
     }
     for &value in graph.outputs().iter().filter(|v| run.outputs().contains(v)) {
         lowering.result(value)?;
@@ -198,6 +207,7 @@ pub fn lower(
     Ok(Lowered {
         function: lowering.f,
         rotations,
+        nodes,
     })
 }
 

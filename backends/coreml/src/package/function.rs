@@ -210,6 +210,15 @@ impl Function {
         counts
     }
 
+    /// The names of the results of operations after the first `count`, but for constants.
+    pub fn results_since(&self, count: usize) -> Vec<String> {
+        let after = self.operations.iter().skip(count);
+        let others = after.filter(|op| op.r#type != "const" && !op.r#type.starts_with("constexpr"));
+        others
+            .flat_map(|op| op.outputs.iter().map(|o| o.name.clone()))
+            .collect()
+    }
+
     /// The results of operations other than constants, each with the type of the operation.
     pub fn results(&self) -> impl Iterator<Item = (&str, Tensor)> {
         let by_name: BTreeMap<&str, Tensor> = self

@@ -12,6 +12,7 @@
 mod blob;
 mod disk;
 mod function;
+#[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)] // generated
 mod proto;
 mod types;

@@ -104,7 +104,17 @@ pub struct ArrayFeatureType {
 }
 /// Nested message and enum types in `ArrayFeatureType`.
 pub mod array_feature_type {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
     #[repr(i32)]
     pub enum ArrayDataType {
         InvalidArrayDataType = 0,
@@ -148,9 +158,15 @@ pub struct Program {
     #[prost(int64, tag = "1")]
     pub version: i64,
     #[prost(btree_map = "string, message", tag = "2")]
-    pub functions: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, Function>,
+    pub functions: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Function,
+    >,
     #[prost(btree_map = "string, message", tag = "4")]
-    pub attributes: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, Value>,
+    pub attributes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Value,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Function {
@@ -159,8 +175,10 @@ pub struct Function {
     #[prost(string, tag = "2")]
     pub opset: ::prost::alloc::string::String,
     #[prost(btree_map = "string, message", tag = "3")]
-    pub block_specializations:
-        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, Block>,
+    pub block_specializations: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Block,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Block {
@@ -199,13 +217,19 @@ pub struct Operation {
     #[prost(string, tag = "1")]
     pub r#type: ::prost::alloc::string::String,
     #[prost(btree_map = "string, message", tag = "2")]
-    pub inputs: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, Argument>,
+    pub inputs: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Argument,
+    >,
     #[prost(message, repeated, tag = "3")]
     pub outputs: ::prost::alloc::vec::Vec<NamedValueType>,
     #[prost(message, repeated, tag = "4")]
     pub blocks: ::prost::alloc::vec::Vec<Block>,
     #[prost(btree_map = "string, message", tag = "5")]
-    pub attributes: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, Value>,
+    pub attributes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Value,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NamedValueType {

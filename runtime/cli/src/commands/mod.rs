@@ -21,6 +21,7 @@ mod plan;
 mod plugins;
 mod probe;
 mod quantize;
+mod record;
 mod run;
 mod serve_driver;
 mod tokenize;
