@@ -94,6 +94,10 @@ knobs! {
     onnx_node_tests: Text = "ANYNPU_ONNX_NODE_TESTS", Text(String::new()), "unset: such tests are skipped";
     /// Folder of llama.cpp's vocabularies with their cases, for the project's own tests; not read otherwise.
     llama_cpp_models: Text = "ANYNPU_LLAMA_CPP_MODELS", Text(String::new()), "unset: such tests are skipped";
+    /// The checker of Core ML packages, for the project's own tests; not read otherwise.
+    coreml_checker: Text = "ANYNPU_COREML_CHECKER", Text(String::new()), "unset: such tests are skipped";
+    /// A Python with coremltools, for the project's own tests; not read otherwise.
+    coreml_python: Text = "ANYNPU_COREML_PYTHON", Text(String::new()), "unset: such tests are skipped";
     /// The candle engine as a plugin (tests/engines/candle), for the project's own tests; not read otherwise.
     candle_plugin: Text = "ANYNPU_CANDLE_PLUGIN", Text(String::new()), "unset: such tests are skipped";
 }

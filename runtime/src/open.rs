@@ -7,8 +7,10 @@ use anynpu_graphs::Model;
 use anynpu_graphs::arch::{MetaValue, ModelFile};
 use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::import::hugging_face::{HuggingFaceFolder, HuggingFaceGguf, HuggingFaceModel};
+use anynpu_hal::WeightSource;
 
 use crate::RuntimeError;
+use crate::exec::weights_of;
 use crate::folder::{self, TokenizerFiles};
 use crate::tokenize::{TokenizeError, Tokenizer, Vocabulary};
 
@@ -128,7 +130,10 @@ impl OpenModel {
     }
 
     /// The same with the graph that a context of `context` tokens needs.
-    pub(crate) fn for_context(mut self, context: u32) -> Result<Self, RuntimeError> {
+    ///
+    /// # Errors
+    /// As [`OpenModel::open`].
+    pub fn for_context(mut self, context: u32) -> Result<Self, RuntimeError> {
         let switch = self.model.info().context_switch;
         if switch.is_some_and(|s| context > s) {
             self.model = match &self.file {
@@ -143,6 +148,11 @@ impl OpenModel {
     /// The graph, its figures and tensors.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Its tensors as devices read them.
+    pub fn weights(&self) -> Arc<dyn WeightSource> {
+        weights_of(&self.model)
     }
 
     /// The GGUF file, if it came from one.

@@ -9,6 +9,7 @@ mod simulated;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
+pub use anynpu_coreml as coreml;
 pub use anynpu_nnapi::lower::{Numbers as NnapiNumbers, WeightForm as NnapiWeightForm};
 pub use anynpu_nnapi::{NnapiDriver, Preference as NnapiPreference, Priority as NnapiPriority};
 pub use anynpu_qnn::htp::FixedForm;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anynpu_backends::coreml;
 use anynpu_graphs::quant::Mixture;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -98,7 +99,8 @@ pub enum Command {
     /// Compile a model for a device that isn't here, into a folder that it loads
     #[command(
         after_help = "Examples:\n  anynpu compile model.gguf --target qnn:SM8650 -o model-sm8650\n  \
-        anynpu compile model-q4_0.gguf --target qnn:SM8750 --ctx 2048 --qnn-weights blocks -o model-sm8750"
+        anynpu compile model-q4_0.gguf --target qnn:SM8750 --ctx 2048 --qnn-weights blocks -o model-sm8750\n  \
+        anynpu compile model-q4_0.gguf --target coreml:iOS18 --units ane -o model.mlpackage"
     )]
     Compile(CompileArgs),
     /// Find out the ranges of a model's activations, for devices that compute in fixed point
@@ -122,8 +124,10 @@ pub enum Command {
     )]
     Perplexity(PerplexityArgs),
     /// Check each backend: what was looked for, what was found, what to do
-    #[command(after_help = "Example:\n  anynpu doctor --json")]
-    Doctor(ListArgs),
+    #[command(
+        after_help = "Examples:\n  anynpu doctor --json\n  anynpu doctor --record doctor.json"
+    )]
+    Doctor(DoctorArgs),
     /// Serve a driver to the program that started this one, on standard input and output
     #[command(hide = true)]
     ServeDriver(ServeDriverArgs),
@@ -597,6 +601,15 @@ pub struct QuantizeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Keep what was found in this file, and what Core ML would run where of the built-in model: for a bug report
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct CompileArgs {
     #[command(flatten)]
     pub model: ModelArg,
@@ -628,7 +641,50 @@ pub struct CompileArgs {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub qnn_context_mib: Option<u32>,
     #[command(flatten)]
+    pub coreml: CoreMlArgs,
+    #[command(flatten)]
     pub json: JsonArgs,
+}
+
+/// How packages for Apple's systems are written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Targets coreml:SYSTEM")]
+pub struct CoreMlArgs {
+    /// The processors that the package is written for: all, ane, gpu or cpu; all if left out
+    #[arg(long, value_name = "UNITS")]
+    pub units: Option<coreml::ComputeUnits>,
+    /// The form of weights: model, float, int8, int4, lut4, lut6 or lut8; model, as near to the file's as can be, if left
+    /// out
+    #[arg(long, value_name = "FORM")]
+    pub coreml_weights: Option<coreml::weights::WeightForm>,
+    /// What the program computes in: f16 or f32; f16 if left out
+    #[arg(long, value_name = "TYPE")]
+    pub coreml_precision: Option<coreml::Precision>,
+    /// Where keys and values are: native, in states, or caller, who gives and takes them; states where there are any if
+    /// left out
+    #[arg(long, value_name = "PLACE")]
+    pub coreml_states: Option<coreml::lower::States>,
+    /// Tokens of the functions that prompts are read by, of an encoder those for shorter texts; 64 for models that
+    /// generate, from iOS18 and macOS15 on, if left out
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(2..))]
+    pub coreml_steps: Option<Vec<u32>>,
+}
+
+impl CoreMlArgs {
+    /// The first of these options that is there.
+    pub fn first(&self) -> Option<&'static str> {
+        let there = [
+            (self.units.is_some(), "--units"),
+            (self.coreml_weights.is_some(), "--coreml-weights"),
+            (self.coreml_precision.is_some(), "--coreml-precision"),
+            (self.coreml_states.is_some(), "--coreml-states"),
+            (self.coreml_steps.is_some(), "--coreml-steps"),
+        ];
+        there
+            .iter()
+            .find(|(there, _)| *there)
+            .map(|(_, name)| *name)
+    }
 }
 
 #[derive(Debug, Args)]

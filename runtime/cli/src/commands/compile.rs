@@ -7,11 +7,12 @@ use std::str::FromStr;
 use anyhow::Context;
 use anynpu::plan::Placement;
 use anynpu::{LoadOptions, LoadedModel, Runtime};
+use anynpu_backends::coreml::DeploymentTarget;
 use anynpu_backends::{BackendOptions, Soc};
 use serde::Serialize;
 
 use crate::args::CompileArgs;
-use crate::commands::{load, operations};
+use crate::commands::{compile_coreml, load, operations};
 use crate::output;
 
 /// What is compiled for.
@@ -19,12 +20,18 @@ use crate::output;
 pub enum Target {
     /// A Qualcomm chip.
     Qnn(Soc),
+    /// A system of Apple's.
+    CoreMl(DeploymentTarget),
 }
 
 impl Target {
     /// What targets there are.
     pub fn help() -> String {
-        format!("The device: qnn:CHIP, CHIP being one of {}", chips())
+        format!(
+            "The device: qnn:CHIP, CHIP being one of {}; coreml:SYSTEM, the oldest one, being one of {}",
+            chips(),
+            DeploymentTarget::names()
+        )
     }
 }
 
@@ -44,8 +51,12 @@ impl FromStr for Target {
                     chips()
                 )),
             },
+            Some(("coreml", system)) => match system.parse() {
+                Ok(target) => Ok(Target::CoreMl(target)),
+                Err(e) => Err(format!("{e}")),
+            },
             _ => Err(format!(
-                "'{s}' is no target; expected qnn:CHIP, e.g. qnn:SM8650"
+                "'{s}' is no target; expected qnn:CHIP, e.g. qnn:SM8650, or coreml:SYSTEM, e.g. coreml:iOS18"
             )),
         }
     }
@@ -96,7 +107,19 @@ struct File {
 
 /// Compiles, and puts the folder in place once all of it is written.
 pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
-    let Target::Qnn(soc) = args.target;
+    match args.target {
+        Target::Qnn(soc) => qnn(args, soc),
+        Target::CoreMl(target) => compile_coreml::execute(args, target),
+    }
+}
+
+fn qnn(args: &CompileArgs, soc: Soc) -> anyhow::Result<()> {
+    if let Some(option) = args.coreml.first() {
+        anyhow::bail!(
+            "{option} is for targets coreml:SYSTEM, not for qnn:{}",
+            soc.name
+        );
+    }
     let output = args.output.as_path();
     if output.exists() {
         anyhow::bail!(
@@ -127,7 +150,7 @@ pub fn execute(args: &CompileArgs) -> anyhow::Result<()> {
         .cache_folder(folder.path())
         .build()?;
     let model = compile(args, &runtime)?;
-    let manifest = manifest(args, &backends, &runtime, &model, folder.path())?;
+    let manifest = manifest(args, soc, &backends, &runtime, &model, folder.path())?;
     let path = folder.path().join("manifest.json");
     fs::write(&path, serde_json::to_string_pretty(&manifest)? + "\n")
         .with_context(|| path.display().to_string())?;
@@ -186,6 +209,7 @@ fn compile(args: &CompileArgs, runtime: &Runtime) -> anyhow::Result<LoadedModel>
 
 fn manifest(
     args: &CompileArgs,
+    soc: Soc,
     backends: &BackendOptions,
     runtime: &Runtime,
     model: &LoadedModel,
@@ -211,7 +235,6 @@ fn manifest(
     let nodes = plans.decode.why.iter().filter(|why| there(&why.device));
     let device = runtime.devices();
     let device = device.iter().find(|d| d.info().name == "qnn");
-    let Target::Qnn(soc) = args.target;
     let library = backends.qnn.chip().map_err(operations::missing)?;
     let needs = Needs {
         arch: format!("v{}", soc.generation),

@@ -3,8 +3,8 @@
 use anynpu_hal::{OpenOptions, Registry};
 use serde::Serialize;
 
-use crate::args::ListArgs;
-use crate::commands::load;
+use crate::args::DoctorArgs;
+use crate::commands::{load, record};
 use crate::output;
 
 #[derive(Serialize)]
@@ -36,7 +36,8 @@ struct Backend {
 }
 
 /// Examines the machine and every driver.
-pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
+pub fn execute(args: &DoctorArgs) -> anyhow::Result<()> {
+    let (args, file) = (&args.list, &args.record);
     let mut drivers = load::drivers(&args.vendors);
     drivers.extend(args.plugins.listed()?);
     let variables = drivers.iter().flat_map(|d| d.variables());
@@ -50,6 +51,9 @@ pub fn execute(args: &ListArgs) -> anyhow::Result<()> {
             Err(e) => vec![e.to_string()],
         },
     };
+    if let Some(file) = file {
+        record::record(file, &document)?;
+    }
     if args.json.json {
         return output::print_json(&document);
     }
