@@ -217,9 +217,10 @@ impl Program {
                     let seen = row.saturating_mul(own.saturating_add(cached as usize));
                     let seen = seen.min(to.len());
                     let dtype = info.states[*at].dtype;
+                    // what earlier runs had there is nobody's any more, even if this one fails
+                    filled[i] = filled[i].max(seen);
+                    to[seen..filled[i]].fill(0);
                     self.bring(&s.states[*at], 0, dtype, &mut to[..seen], bytes)?;
-                    // what earlier runs had there is nobody's any more
-                    to[seen..filled[i].max(seen)].fill(0);
                     filled[i] = seen;
                 }
                 Feed::NewRows(at) => {
