@@ -225,7 +225,9 @@ impl RuntimeBuilder {
             false => registry.default_devices(),
         };
         if !named && !self.also.is_empty() {
-            let (found, _) = registry.enumerate();
+            let (found, unavailable) = registry.enumerate();
+            let told = unavailable.iter().filter(|u| self.also.contains(&u.driver));
+            warnings.extend(told.map(|u| format!("{} is not usable: {}", u.driver, u.reason)));
             let found = found.into_iter().map(|d| d.info.name);
             names.extend(found.filter(|n| self.also.contains(n)));
         }

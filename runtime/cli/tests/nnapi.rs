@@ -67,6 +67,19 @@ fn the_devices_of_a_runtime_are_listed_with_what_they_are() {
             .contains("/nowhere/lib.so")
     );
     assert!(done(&["knobs"]).contains("ANYNPU_NNAPI_LIBRARY"));
+    let pinned = [
+        "--place",
+        "layers.*=nnapi",
+        "--nnapi-library",
+        "/nowhere/lib.so",
+    ];
+    let out = anynpu(&[RUN, &pinned[..]].concat());
+    assert_eq!(out.status.code(), Some(1));
+    let error = text(&out.stderr);
+    assert!(
+        error.contains("nnapi is not usable: /nowhere/lib.so"),
+        "{error}"
+    );
 }
 
 #[test]

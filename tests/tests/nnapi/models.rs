@@ -163,6 +163,30 @@ fn layers_of_every_architecture_give_the_logits_of_the_cpu() {
 }
 
 #[test]
+fn a_session_has_nothing_of_those_before_it() {
+    let placed = Placed::accelerated(LEVELS[0]);
+    let runtime = runtime(&placed, |_| {});
+    let model = load(&runtime, &architecture("llama"), true, KvType::F32);
+    let short = [3, 1, 4, 1, 5];
+    let long: Vec<u32> = (0..60).map(|i| (11 * i + 5) % 64).collect();
+    let first = logits(&model, &short);
+    // in turn, over the same memory
+    let (mut a, mut b) = (
+        model.session(SessionOptions::new()).unwrap(),
+        model.session(SessionOptions::new()).unwrap(),
+    );
+    for (i, token) in long.iter().enumerate() {
+        a.decode(*token).unwrap();
+        if let Some(token) = short.get(i) {
+            b.decode(*token).unwrap();
+            let row = b.logits().unwrap().to_vec();
+            assert_eq!(row, first[i * row.len()..][..row.len()], "{i}");
+        }
+    }
+    assert_eq!(logits(&model, &short), first);
+}
+
+#[test]
 fn narrower_numbers_and_weights_change_logits_as_little_as_they_may() {
     let tokens: Vec<u32> = (0..24).map(|i| (5 * i + 2) % 64).collect();
     let placed = Placed::accelerated(LEVELS[0]);

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::{Executable, Store};
 use crate::lower::{Feed, Fetch, Lowered};
-use crate::model::NumberType;
+use crate::model::{NumberType, Operand};
 
 /// Longest wait for what a submission depends on.
 const WAIT_LIMIT: Duration = Duration::from_secs(600);
@@ -33,6 +33,8 @@ pub(crate) struct Program {
     numbers: NumberType,
     /// Bytes of the operands that hold positions, by their number.
     positions: Vec<(usize, usize)>,
+    /// Of each input, its outermost dimension.
+    rows: Vec<usize>,
     engine: Mutex<Engine>,
 }
 
@@ -40,6 +42,8 @@ pub(crate) struct Program {
 struct Engine {
     executable: Executable,
     positions: Vec<Vec<i32>>,
+    /// Of each input, how many of its first bytes are not 0, where it is a state.
+    filled: Vec<usize>,
     /// Bytes on their way into another type.
     bytes: Vec<u8>,
 }
@@ -143,19 +147,27 @@ impl Program {
             let at = match feed {
                 Feed::Cosines(r) | Feed::Sines(r) => r.positions,
                 Feed::Mask(m) => m.positions,
-                Feed::Value(_) | Feed::State(_) | Feed::NewRows(_) => continue,
+                Feed::Value(_) | Feed::State(_) | Feed::StateOfStep(_) | Feed::NewRows(_) => {
+                    continue;
+                }
             };
             let bytes = info.inputs.get(at).map_or(0, |p| p.max_bytes);
             if positions.iter().all(|(known, _)| *known != at) {
                 positions.push((at, bytes));
             }
         }
+        let model = &lowered.model;
+        let first = |o: &Operand| o.dims.first().map_or(0, |d| *d as usize);
+        let rows = model.inputs.iter();
+        let rows = rows.map(|id| model.operand(*id).map_or(0, first)).collect();
         Program {
             engine: Mutex::new(Engine {
                 executable,
                 positions: positions.iter().map(|(_, b)| vec![0; b / 4]).collect(),
+                filled: vec![0; lowered.feeds.len()],
                 bytes: Vec::new(),
             }),
+            rows,
             lowered,
             numbers,
             positions,
@@ -173,6 +185,7 @@ impl Program {
         let Engine {
             executable,
             positions,
+            filled,
             bytes,
         } = &mut *engine;
         for ((at, size), numbers) in self.positions.iter().zip(&mut *positions) {
@@ -195,9 +208,20 @@ impl Program {
                     let dtype = info.inputs[*at].ty.dtype;
                     self.bring(&s.inputs[*at], 0, dtype, to, bytes)?;
                 }
-                Feed::State(at) => {
+                Feed::State(at) | Feed::StateOfStep(at) => {
+                    let own = match feed {
+                        Feed::StateOfStep(_) => tokens,
+                        _ => 0,
+                    };
+                    let row = to.len() / self.rows[i].max(1);
+                    let seen = row.saturating_mul(own.saturating_add(cached as usize));
+                    let seen = seen.min(to.len());
                     let dtype = info.states[*at].dtype;
-                    self.bring(&s.states[*at], 0, dtype, to, bytes)?;
+                    // what earlier runs had there is nobody's any more, even if this one fails
+                    filled[i] = filled[i].max(seen);
+                    to[seen..filled[i]].fill(0);
+                    self.bring(&s.states[*at], 0, dtype, &mut to[..seen], bytes)?;
+                    filled[i] = seen;
                 }
                 Feed::NewRows(at) => {
                     let dtype = info.states[*at].dtype;

@@ -18,15 +18,12 @@ fn rows(
     let at = l.state(state)?;
     let dims = l.graph.state(state).ty.shape.dims().to_vec();
     let dims: Vec<u32> = dims.iter().map(|d| d.resolve(&l.symbols)).collect();
-    let before = match l.cached.get(&state) {
-        Some(&known) => known,
-        None => {
-            let of = l.graph.state(state).name.clone();
-            let made = l.input(of, l.ty(), &dims, Feed::State(at));
-            l.cached.insert(state, made);
-            made
-        }
+    let feed = match new {
+        true => Feed::State(at),
+        false => Feed::StateOfStep(at),
     };
+    let of = l.graph.state(state).name.clone();
+    let before = l.input(of, l.ty(), &dims, feed);
     let fresh = match (l.fresh.get(&state), new) {
         (Some(&fresh), _) => fresh,
         (None, false) => return Ok(before),

@@ -7,8 +7,10 @@ use anynpu_ir::{RopeScaling, rope_frequencies};
 pub enum Feed {
     /// The operand of the entry with this number: F32, or I32 as it is.
     Value(usize),
-    /// The state of the entry with this number, every row.
+    /// The state of the entry with this number: its rows from before this step. The others are hidden, and 0.
     State(usize),
+    /// Likewise, with the rows of this step, which another device appended.
+    StateOfStep(usize),
     /// Its rows of this step alone, which another device appended.
     NewRows(usize),
     /// Cosines of the angles of a rotation: a row a token, a number a pair.

@@ -94,7 +94,6 @@ pub fn lower(
         values: BTreeMap::new(),
         small: BTreeMap::new(),
         fresh: BTreeMap::new(),
-        cached: BTreeMap::new(),
         feeds: Vec::new(),
         given: Vec::new(),
     };
@@ -176,8 +175,6 @@ struct Lowering<'a> {
     small: BTreeMap<(i32, Vec<u32>, Vec<u8>), OperandId>,
     /// Rows that this run appends to a state.
     fresh: BTreeMap<StateId, OperandId>,
-    /// Rows of a state as they were before.
-    cached: BTreeMap<StateId, OperandId>,
     feeds: Vec<Feed>,
     /// What goes out, and the node that it is of.
     given: Vec<(OperandId, Fetch, NodeId)>,

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use crate::codes::*;
 use crate::compilation::{Compilation, supports};
 use crate::execution::{Burst, Execution, Place};
-use crate::live::{free, get, give};
+use crate::live::{Object, free, get, give};
 use crate::memory::{Memory, Role};
 use crate::model::{Model, Type, told};
 use crate::settings::{self, DeviceType, REFERENCE, Settings};
@@ -735,6 +735,9 @@ fn wait(event: &Event) -> Result<(), c_int> {
         code => Err(code),
     }
 }
+
+impl Object for Event {}
+impl Object for Description {}
 
 impl Drop for Event {
     fn drop(&mut self) {

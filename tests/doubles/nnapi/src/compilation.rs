@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codes::*;
+use crate::live::Object;
 use crate::model::{Model, told};
 use crate::settings::{Device, Fault};
 
@@ -30,6 +31,12 @@ struct Options {
     timeout: bool,
     /// The file that stands for what a driver would keep.
     cache: Option<PathBuf>,
+}
+
+impl Object for Compilation {
+    fn is_needed(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
 }
 
 impl Compilation {

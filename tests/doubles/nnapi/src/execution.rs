@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::codes::*;
 use crate::compilation::Inner;
 use crate::compute::{Tensor, run};
+use crate::live::Object;
 use crate::memory;
 use crate::model::{Type, told};
 use crate::operand::{Operand, Value};
@@ -270,6 +271,9 @@ impl Execution {
         }
     }
 }
+
+impl Object for Execution {}
+impl Object for Burst {}
 
 impl Burst {
     /// Runs `execution` in it.

@@ -6,6 +6,14 @@ use std::sync::Mutex;
 /// Addresses of the objects that were handed out and not freed, with their kinds.
 static LIVE: Mutex<BTreeMap<usize, &'static str>> = Mutex::new(BTreeMap::new());
 
+/// Objects of the interface.
+pub trait Object {
+    /// Whether another object still needs it.
+    fn is_needed(&self) -> bool {
+        false
+    }
+}
+
 /// Ends the process, as what was done is undefined in the real runtime.
 pub fn violated(what: &str) -> ! {
     eprintln!("nnapi double: {what}");
@@ -41,10 +49,13 @@ pub unsafe fn get<'a, T>(kind: &'static str, pointer: *mut T) -> Option<&'a mut 
 ///
 /// # Safety
 /// Nobody uses the object.
-pub unsafe fn free<T>(kind: &'static str, pointer: *mut T) {
+pub unsafe fn free<T: Object>(kind: &'static str, pointer: *mut T) {
     // SAFETY: by the contract.
-    if unsafe { get(kind, pointer) }.is_none() {
+    let Some(object) = (unsafe { get(kind, pointer) }) else {
         return;
+    };
+    if object.is_needed() {
+        violated(&format!("a {kind} was freed that others need"));
     }
     let mut live = LIVE.lock().unwrap_or_else(|e| e.into_inner());
     live.remove(&pointer.addr());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codes::{BAD_DATA, BAD_STATE, UNMAPPABLE};
+use crate::live::Object;
 
 /// A memory object. What it stands for lives until the last user is gone.
 pub struct Memory {
@@ -40,6 +41,12 @@ enum Owner {
 unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
+
+impl Object for Memory {
+    fn is_needed(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+}
 
 impl Memory {
     /// Maps `size` bytes of `fd`.

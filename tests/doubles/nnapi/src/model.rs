@@ -1,6 +1,7 @@
 //! Models under construction.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::codes::*;
 use crate::memory::Memory;
@@ -18,6 +19,8 @@ pub struct Model {
     pub finished: bool,
     /// The runtime's level.
     level: i64,
+    /// Held by each compilation of it.
+    users: Arc<()>,
 }
 
 /// What an operand type says.
@@ -36,6 +39,12 @@ pub struct Operation {
     pub outputs: Vec<u32>,
     /// The level that it needs.
     pub level: i64,
+}
+
+impl live::Object for Model {
+    fn is_needed(&self) -> bool {
+        Arc::strong_count(&self.users) > 1
+    }
 }
 
 impl Model {
