@@ -224,7 +224,7 @@ impl Case {
                 let numbers = given[*i].to_f32().unwrap();
                 numbers.iter().map(|x| f64::from(*x)).collect()
             }
-            Feed::State(_) => vec![0.0; tensor.elements().unwrap()],
+            Feed::State(_) | Feed::NewRows(_) => vec![0.0; tensor.elements().unwrap()],
             Feed::Cosines(r) => r.angles(&positions).0.iter().map(|x| x.to_f64()).collect(),
             Feed::Sines(r) => r.angles(&positions).1.iter().map(|x| x.to_f64()).collect(),
             Feed::Mask(m) => m.mask(&positions, 0).iter().map(|x| x.to_f64()).collect(),

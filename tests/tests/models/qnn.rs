@@ -42,6 +42,16 @@ fn open(name: &str) -> OpenModel {
 
 /// `open` with every node that the HTP runs pinned there, or with none; and how many there are.
 fn load(runtime: &Runtime, open: &OpenModel, pinned: bool, kv: KvType) -> (LoadedModel, usize) {
+    load_with(runtime, open, |_| pinned, kv)
+}
+
+/// `open` with those nodes pinned to the HTP that it runs and that are `chosen` by their names; and how many there are.
+fn load_with(
+    runtime: &Runtime,
+    open: &OpenModel,
+    chosen: impl Fn(&str) -> bool,
+    kv: KvType,
+) -> (LoadedModel, usize) {
     let options = || LoadOptions::new().kv_type(kv).context(64);
     let plans = runtime.plan(open, &options()).unwrap();
     let qnn = plans.devices.iter().position(|d| d == "qnn").unwrap();
@@ -51,7 +61,7 @@ fn load(runtime: &Runtime, open: &OpenModel, pinned: bool, kv: KvType) -> (Loade
         narrow(&why.verdicts[qnn])
     });
     let pins: Vec<_> = runs
-        .filter(|_| pinned)
+        .filter(|(_, node)| chosen(&node.name))
         .map(|(_, node)| format!("{}=qnn", node.name).parse().unwrap())
         .collect();
     let count = pins.len();
@@ -114,6 +124,28 @@ fn layers_on_the_htp_give_the_logits_of_the_cpu_within_16_bits() {
             );
             let e = error(&found, &expected);
             assert!(e < BOUND, "{name} {kv:?}: {e}");
+        }
+    }
+}
+
+#[test]
+fn attention_on_the_htp_sees_rows_of_this_step_whoever_appended_them() {
+    let test = "attention_on_the_htp_sees_rows_of_this_step_whoever_appended_them";
+    let Some(runtime) = runtime(test, "SM8650") else {
+        return;
+    };
+    let tokens: Vec<u32> = (0..12).map(|i| (5 * i + 1) % 64).collect();
+    let open = open("llama");
+    for kv in [KvType::F32, KvType::F16] {
+        let (alone, _) = load(&runtime, &open, false, kv);
+        let all = load(&runtime, &open, true, kv).1;
+        let expected = logits(&alone, &tokens);
+        for elsewhere in [".k_append", ".v_append", "_append"] {
+            let chosen = |name: &str| !name.ends_with(elsewhere);
+            let (model, there) = load_with(&runtime, &open, chosen, kv);
+            assert!(there < all, "{elsewhere}: {there} of {all}");
+            let e = error(&logits(&model, &tokens), &expected);
+            assert!(e < BOUND, "{elsewhere} {kv:?}: {e}");
         }
     }
 }

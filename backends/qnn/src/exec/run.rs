@@ -235,7 +235,7 @@ impl QnnModule {
             let at = match feed {
                 Feed::Cosines(r) | Feed::Sines(r) => r.positions,
                 Feed::Mask(m) => m.positions,
-                Feed::Value(_) | Feed::State(_) => continue,
+                Feed::Value(_) | Feed::State(_) | Feed::NewRows(_) => continue,
             };
             if positions.iter().all(|(known, _)| *known != at) {
                 positions.push((at, part.info.inputs[at].max_bytes));
@@ -412,6 +412,7 @@ impl Part {
             self.operand(*at, s, between, memory)?;
         }
         let cached = s.symbols.get(Symbol::CACHED);
+        let tokens = s.symbols.get(Symbol::TOKENS).max(1) as usize;
         let of = |at: usize| -> Vec<i32> {
             let known = self.positions.iter().position(|(p, _)| *p == at);
             let bytes = known.map_or(&[][..], |i| &positions[i]);
@@ -425,7 +426,12 @@ impl Part {
             let memory: &mut [u8] = if as_it_is { own } else { outside };
             match feed {
                 Feed::Value(at) => self.operand(*at, s, between, memory)?,
-                Feed::State(at) => read(&s.states[self.states[*at]], memory)?,
+                Feed::State(at) => read(&s.states[self.states[*at]], 0, memory)?,
+                Feed::NewRows(at) => {
+                    let row = memory.len() / tokens;
+                    let first = row.saturating_mul(cached as usize);
+                    read(&s.states[self.states[*at]], first, memory)?;
+                }
                 Feed::Cosines(r) => fill(memory, &r.angles(&of(r.positions)).0),
                 Feed::Sines(r) => fill(memory, &r.angles(&of(r.positions)).1),
                 Feed::Mask(m) => fill(memory, &m.mask(&of(m.positions), cached)),
@@ -436,7 +442,6 @@ impl Part {
             }
         }
         self.compute(device, inputs, outputs)?;
-        let tokens = s.symbols.get(Symbol::TOKENS).max(1) as usize;
         for ((fetch, memory), (tensor, dtype)) in self.fetches.iter().zip(&*outputs).zip(&self.made)
         {
             let numbers;
@@ -478,7 +483,7 @@ impl Part {
         out: &mut [u8],
     ) -> Result<(), HalError> {
         let value = match self.operands[at] {
-            Place::Operand(at) => return read(&s.inputs[at], out),
+            Place::Operand(at) => return read(&s.inputs[at], 0, out),
             Place::Result(_, value) | Place::Between(value) => value,
         };
         match between.get(&value) {
@@ -533,9 +538,9 @@ fn fill(memory: &mut [u8], numbers: &[f16]) {
     }
 }
 
-fn read(buffer: &Arc<dyn Buffer>, out: &mut [u8]) -> Result<(), HalError> {
+fn read(buffer: &Arc<dyn Buffer>, offset: usize, out: &mut [u8]) -> Result<(), HalError> {
     // SAFETY: a submission has its operands and states to read until its signal, and nobody writes them meanwhile.
-    unsafe { read_bytes(&**buffer, 0, out) }
+    unsafe { read_bytes(&**buffer, offset, out) }
 }
 
 fn write(buffer: &Arc<dyn Buffer>, offset: usize, data: &[u8]) -> Result<(), HalError> {

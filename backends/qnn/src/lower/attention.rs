@@ -8,8 +8,14 @@ use super::block::{index, number};
 use super::{Feed, Lowering, MaskRows};
 use crate::htp::{DataType, Param, Scalar, TensorId};
 
-/// All rows of `state`: those from before, then those of this run; `[kv_heads, rows, width]`, and how many rows.
-fn rows(l: &mut Lowering<'_>, name: &str, state: StateId) -> Result<(TensorId, u32), HalError> {
+/// All rows of `state`: those from before, then those of this run, if there are `new` ones; `[kv_heads, rows, width]`, and
+/// how many rows.
+fn rows(
+    l: &mut Lowering<'_>,
+    name: &str,
+    state: StateId,
+    new: bool,
+) -> Result<(TensorId, u32), HalError> {
     let at = index(l, state)?;
     let dims = l.graph.state(state).ty.shape.dims().to_vec();
     let dims: Vec<u32> = dims.iter().map(|d| d.resolve(&l.symbols)).collect();
@@ -18,20 +24,25 @@ fn rows(l: &mut Lowering<'_>, name: &str, state: StateId) -> Result<(TensorId, u
         Some(&known) => known,
         None => {
             let of = l.graph.state(state).name.clone();
-            let made = match l.state_dtype {
-                DType::F16 => l.input(of, DataType::F16, &dims, Feed::State(at)),
-                _ => {
-                    let given = l.input(of.clone(), DataType::F32, &dims, Feed::State(at));
-                    l.op(&format!("{of}.cast"), "Cast", &[given], &dims, &[])
-                }
-            };
+            let made = given(l, of, &dims, Feed::State(at));
             l.cached.insert(state, made);
             made
         }
     };
-    let (all, count) = match l.fresh.get(&state) {
+    let fresh = match l.fresh.get(&state) {
+        Some(&fresh) => Some(fresh),
+        None if new => {
+            let of = format!("{}.new", l.graph.state(state).name);
+            let dims = [l.tokens(), heads, width];
+            let made = given(l, of, &dims, Feed::NewRows(at));
+            l.fresh.insert(state, made);
+            Some(made)
+        }
+        None => None,
+    };
+    let (all, count) = match fresh {
         None => (before, capacity),
-        Some(&fresh) => {
+        Some(fresh) => {
             let count = capacity + l.tokens();
             let axis = [("axis", number(0))];
             let dims = [count, heads, width];
@@ -48,6 +59,17 @@ fn rows(l: &mut Lowering<'_>, name: &str, state: StateId) -> Result<(TensorId, u
         }
     };
     Ok((by_head(l, name, all, [count, heads, width]), count))
+}
+
+/// Rows of a state that the host gives, in F16.
+fn given(l: &mut Lowering<'_>, name: String, dims: &[u32], feed: Feed) -> TensorId {
+    match l.state_dtype {
+        DType::F16 => l.input(name, DataType::F16, dims, feed),
+        _ => {
+            let given = l.input(name.clone(), DataType::F32, dims, feed);
+            l.op(&format!("{name}.cast"), "Cast", &[given], dims, &[])
+        }
+    }
 }
 
 /// `x` of `[rows, heads, width]` as `[heads, rows, width]`.
@@ -81,8 +103,10 @@ fn attended(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Rows>, HalError>
     let (keys, values, heads, count, capacity) = match kv {
         AttentionKv::State { k, v } => {
             let heads = l.graph.state(*k).ty.shape.dims()[1].resolve(&l.symbols);
-            let (keys, count) = rows(l, &format!("{name}.k"), *k)?;
-            let (values, _) = rows(l, &format!("{name}.v"), *v)?;
+            // where one of them has its new rows apart, so must the other
+            let new = l.fresh.contains_key(k) || l.fresh.contains_key(v);
+            let (keys, count) = rows(l, &format!("{name}.k"), *k, new)?;
+            let (values, _) = rows(l, &format!("{name}.v"), *v, new)?;
             (keys, values, heads, count, l.capacity())
         }
         AttentionKv::Operands => {

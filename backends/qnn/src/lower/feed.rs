@@ -10,6 +10,8 @@ pub enum Feed {
     Value(usize),
     /// The state of the entry with this number, every row, in the type it is kept in.
     State(usize),
+    /// The rows of that state which this step's tokens have, where others appended them before.
+    NewRows(usize),
     /// Cosines of the angles of a rotation, F16: a row a token, a number a pair.
     Cosines(Rotation),
     /// Sines, likewise.
