@@ -65,6 +65,14 @@ pub enum CoreMlError {
         /// Each with its name and the reason.
         nodes: Vec<(NodeId, String, Reason)>,
     },
+    /// A node that verdicts took for one that is lowered.
+    #[error("'{node}' is not lowered: {op}")]
+    NotLowered {
+        /// The node.
+        node: String,
+        /// What it does.
+        op: String,
+    },
     /// A weight that can't be had or held.
     #[error("weight '{name}': {why}")]
     Weight {

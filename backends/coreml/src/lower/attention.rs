@@ -3,7 +3,7 @@
 use anynpu_ir::{AttentionKv, Node, Op, ValueId};
 
 use super::cache::Rows;
-use super::{HIDDEN, Lowering};
+use super::{HIDDEN, Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{DataType, Operand, Tensor};
 
@@ -113,7 +113,6 @@ impl Lowering<'_> {
     /// Queries of heads that share keys are rows of one product: `[1, key heads, group · tokens, width]`.
     pub(super) fn attend(&mut self, node: &Node) -> Result<Tensor, CoreMlError> {
         let name = node.name.as_str();
-        let q = self.value(node.inputs[0])?;
         let Op::Attention {
             kv,
             scale,
@@ -121,8 +120,9 @@ impl Lowering<'_> {
             ..
         } = node.op
         else {
-            return Ok(q);
+            return Err(not_lowered(node));
         };
+        let q = self.value(node.inputs[0])?;
         let (keys, values) = match kv {
             AttentionKv::State { k, v } => (self.rows(k)?, self.rows(v)?),
             AttentionKv::Operands => {

@@ -2,7 +2,7 @@
 
 use anynpu_ir::{Node, Op, StateId, ValueId};
 
-use super::{Lowering, POSITIONS, States};
+use super::{Lowering, POSITIONS, States, not_lowered};
 use crate::CoreMlError;
 use crate::package::{DataType, Operand, Tensor};
 
@@ -288,8 +288,7 @@ impl Lowering<'_> {
                 let keys = self.integers((0..count).collect())?;
                 self.mask(name, positions, keys, *window, *hidden)
             }
-            // the caller gives no others
-            _ => self.number(0.0),
+            _ => Err(not_lowered(node)),
         }
     }
 }

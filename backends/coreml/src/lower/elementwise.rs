@@ -2,7 +2,7 @@
 
 use anynpu_ir::{Activation, BinaryOp, DType, Node, Op, UnaryOp};
 
-use super::Lowering;
+use super::{Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{DataType, Literal, Tensor};
 
@@ -62,8 +62,7 @@ impl Lowering<'_> {
                     }
                 }
             }
-            // the caller gives no others
-            _ => self.number(0.0),
+            _ => Err(not_lowered(node)),
         }
     }
 
@@ -97,8 +96,10 @@ impl Lowering<'_> {
             | UnaryOp::Floor
             | UnaryOp::Ceil
             | UnaryOp::Round => self.unary(f.name(), name, x),
-            // verdicts know no others
-            _ => Ok(x),
+            _ => Err(CoreMlError::NotLowered {
+                node: name.to_owned(),
+                op: f.name().to_owned(),
+            }),
         }
     }
 
@@ -110,7 +111,13 @@ impl Lowering<'_> {
             Activation::Gelu => "EXACT",
             Activation::GeluTanh => "TANH_APPROXIMATION",
             // x·σ(1.702x), which is what the third mode is
-            _ => "SIGMOID_APPROXIMATION",
+            Activation::GeluQuick => "SIGMOID_APPROXIMATION",
+            _ => {
+                return Err(CoreMlError::NotLowered {
+                    node: name.to_owned(),
+                    op: f.name().to_owned(),
+                });
+            }
         };
         self.unary_with("gelu", name, x, &[("mode", mode.into())])
     }
@@ -150,8 +157,11 @@ impl Lowering<'_> {
             BinaryOp::Greater => self.binary_to("greater", name, a, b, bool),
             BinaryOp::GreaterEqual => self.binary_to("greater_equal", name, a, b, bool),
             BinaryOp::And => self.binary("logical_and", name, a, b),
-            // verdicts know no others
-            _ => self.binary("logical_or", name, a, b),
+            BinaryOp::Or => self.binary("logical_or", name, a, b),
+            _ => Err(CoreMlError::NotLowered {
+                node: name.to_owned(),
+                op: f.name().to_owned(),
+            }),
         }
     }
 }

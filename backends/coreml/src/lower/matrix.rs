@@ -87,6 +87,15 @@ impl Lowering<'_> {
             _ => view.bytes.iter().map(|b| i32::from(*b != 0)).collect(),
         };
         let bool = view.dtype == DType::Bool;
+        let count: u64 = dims.iter().map(|n| u64::from(*n)).product();
+        if numbers.len() as u64 != count {
+            let why = format!(
+                "{} elements of {}, expected {count}",
+                numbers.len(),
+                view.dtype
+            );
+            return Err(CoreMlError::Weight { name, why });
+        }
         let literal = match (&numbers[..], bool, dims.is_empty()) {
             ([one], true, true) => Literal::Bool(*one != 0),
             ([one], false, true) => Literal::I32(*one),

@@ -23,7 +23,7 @@ mod verdict;
 use std::collections::BTreeMap;
 
 use anynpu_hal::{Entry, Extent, HalError, Support, WeightSource};
-use anynpu_ir::{DType, Graph, Node, NodeId, Op, StateId, Symbol, SymbolValues, ValueId};
+use anynpu_ir::{DType, Graph, Node, Op, StateId, Symbol, SymbolValues, ValueId};
 
 use crate::package::{DataType, Feature, Function, PackageWriter, Tensor, to_identifier};
 use crate::plan::NodeResults;
@@ -185,12 +185,12 @@ pub fn lower(
         lowering.open_cache(state)?;
     }
     let mut nodes = Vec::new();
-    for ((id, node), done) in run.nodes().zip(0..) {
+    for ((_, node), done) in run.nodes().zip(0..) {
         if !progress(done) {
             return Err(crate::compile::cancelled());
         }
         let before = lowering.f.operations();
-        lowering.node(id, node)?;
+        lowering.node(node)?;
         nodes.push(NodeResults {
             node: node.name.clone(),
             results: lowering.f.results_since(before),
@@ -377,18 +377,13 @@ impl Lowering<'_> {
         Ok(made)
     }
 
-    fn node(&mut self, id: NodeId, node: &Node) -> Result<(), CoreMlError> {
+    fn node(&mut self, node: &Node) -> Result<(), CoreMlError> {
         if self.form.engine && self.engine_node(node)? {
             return Ok(());
         }
         let made = self.dense(node)?;
         if made.len() != node.outputs.len() {
-            let reason = anynpu_hal::Reason::new(
-                anynpu_hal::ReasonCode::OpUnknown,
-                format!("{} is not lowered", node.op.name()),
-            );
-            let nodes = vec![(id, node.name.clone(), reason)];
-            return Err(CoreMlError::Refused { nodes });
+            return Err(not_lowered(node));
         }
         for (value, tensor) in node.outputs.iter().zip(made) {
             self.hold(*value, tensor);
@@ -436,6 +431,14 @@ impl Lowering<'_> {
         let dims = self.f.dims(made).to_vec();
         let feature = self.feature(&name, String::new(), outside, &dims);
         self.f.output(made, feature)
+    }
+}
+
+/// That `node` is one that was forgotten.
+fn not_lowered(node: &Node) -> CoreMlError {
+    CoreMlError::NotLowered {
+        node: node.name.clone(),
+        op: format!("{:?}", node.op),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anynpu_ir::{Node, Op, ValueId};
 
-use super::Lowering;
+use super::{Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{DataType, Literal, Tensor};
 
@@ -46,8 +46,7 @@ impl Lowering<'_> {
                 }
                 self.unary_with("layer_norm", &format!("{name}_normed"), x, &params)?
             }
-            // the caller gives no others
-            _ => x,
+            _ => return Err(not_lowered(node)),
         };
         self.cast(name, made, float)
     }

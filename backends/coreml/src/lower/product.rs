@@ -2,7 +2,7 @@
 
 use anynpu_ir::{Node, Op, ValueId};
 
-use super::Lowering;
+use super::{Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{Operand, Tensor};
 
@@ -56,8 +56,7 @@ impl Lowering<'_> {
                 };
                 self.filters(node, &steps)
             }
-            // the caller gives no others
-            _ => self.value(node.inputs[0]),
+            _ => Err(not_lowered(node)),
         }
     }
 

@@ -3,7 +3,7 @@
 use anynpu_ir::{Node, Op, RopeScaling, RopeStyle, ValueId, rope_frequencies};
 use half::f16;
 
-use super::Lowering;
+use super::{Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{BlobRef, DataType, Tensor};
 
@@ -155,10 +155,10 @@ impl Lowering<'_> {
     /// Rotates `[tokens, heads, width]`.
     pub(super) fn rotate(&mut self, node: &Node) -> Result<Tensor, CoreMlError> {
         let name = node.name.as_str();
-        let x = self.value(node.inputs[0])?;
         let Some((rotation, style)) = self.rotation(node)? else {
-            return Ok(x);
+            return Err(not_lowered(node));
         };
+        let x = self.value(node.inputs[0])?;
         let [cos, sin] = self.looked_up(&rotation, node.inputs[1])?;
         let dims = self.f.dims(x).to_vec();
         let (rotated, pairs) = (rotation.dims, rotation.dims / 2);

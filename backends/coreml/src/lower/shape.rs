@@ -48,7 +48,6 @@ impl Lowering<'_> {
                     ReduceOp::Mean => "reduce_mean",
                     ReduceOp::Max => "reduce_max",
                     ReduceOp::Min => "reduce_min",
-                    // verdicts know no others
                     _ => return Ok(Vec::new()),
                 };
                 let axes: Vec<usize> = axes.iter().map(|a| *a as usize).collect();

@@ -181,17 +181,17 @@ impl Function {
         &self.described
     }
 
-    /// The name of a tensor.
+    /// The name of a tensor. Panics if it is of another function.
     pub fn tensor_name(&self, tensor: Tensor) -> &str {
         &self.tensors[tensor.0 as usize].name
     }
 
-    /// The type of a tensor's elements.
+    /// The type of a tensor's elements. Panics if it is of another function.
     pub fn dtype(&self, tensor: Tensor) -> DataType {
         self.tensors[tensor.0 as usize].dtype
     }
 
-    /// The dimensions of a tensor.
+    /// The dimensions of a tensor. Panics if it is of another function.
     pub fn dims(&self, tensor: Tensor) -> &[u32] {
         &self.tensors[tensor.0 as usize].dims
     }

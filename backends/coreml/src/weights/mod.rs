@@ -101,9 +101,8 @@ impl fmt::Display for Encoding {
 impl Encoding {
     /// How a matrix of `dtype` with `rows` of `columns` is held in `form`, beside numbers in `float` (F16 or F32).
     ///
-    /// [`WeightForm::Model`] for `engine`, the Neural Engine, is what that computes with: a scale a row, or a table for
-    /// matrices of 4 bits. Targets before iOS 18 have no blocks, and one table a matrix; they hold matrices in blocks in
-    /// 8 bits with a scale a row.
+    /// [`WeightForm::Model`] for `engine`, the Neural Engine, which has no blocks, is 8 bits with a scale a row; so it is for
+    /// targets before iOS 18, which have one table a matrix too.
     ///
     /// # Errors
     /// A form that the target has not.
@@ -151,11 +150,7 @@ impl Encoding {
             WeightForm::Model if !dtype.is_block() || !target.has_ios16() => {
                 Ok(Encoding::Plain(float))
             }
-            WeightForm::Model if engine => Ok(match dtype {
-                DType::Q4_0 | DType::Q4_1 | DType::Q4_K => table(DataType::U4),
-                _ => row,
-            }),
-            WeightForm::Model if !target.has_ios18() => Ok(row),
+            WeightForm::Model if engine || !target.has_ios18() => Ok(row),
             WeightForm::Model => Ok(match dtype {
                 DType::Q4_0 => scaled(DataType::I4, 32, false),
                 DType::Q4_1 | DType::Q4_K => scaled(DataType::U4, 32, true),

@@ -4,15 +4,14 @@ use anynpu_ir::{AttentionKv, Node, Op};
 
 use super::mask_columns;
 use crate::CoreMlError;
-use crate::lower::Lowering;
 use crate::lower::cache::Rows;
+use crate::lower::{Lowering, not_lowered};
 use crate::package::{Literal, Operand, Tensor};
 
 impl Lowering<'_> {
     /// For each head `softmax(qᵀ · k + mask)`, keys last, and `v` times its transpose.
     pub(super) fn attend_by_head(&mut self, node: &Node) -> Result<Tensor, CoreMlError> {
         let name = node.name.as_str();
-        let q = self.channels(node.inputs[0])?;
         let Op::Attention {
             kv,
             causal,
@@ -22,8 +21,9 @@ impl Lowering<'_> {
             ..
         } = node.op
         else {
-            return Ok(q);
+            return Err(not_lowered(node));
         };
+        let q = self.channels(node.inputs[0])?;
         let (keys, values, positions) = match kv {
             AttentionKv::State { k, v } => (self.rows(k)?, self.rows(v)?, 1),
             AttentionKv::Operands => {

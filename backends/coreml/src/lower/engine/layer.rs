@@ -1,12 +1,12 @@
 //! Nodes of layers with tokens last.
 
-use anynpu_ir::{Activation, BinaryOp, Node, Op, RopeStyle, ValueId};
+use anynpu_ir::{BinaryOp, Node, Op, RopeStyle, ValueId};
 
 use super::PART;
 use crate::CoreMlError;
 use crate::lower::norm::epsilon;
 use crate::lower::product::Steps;
-use crate::lower::{Lowering, OUTPUT_ROWS};
+use crate::lower::{Lowering, OUTPUT_ROWS, not_lowered};
 use crate::package::Tensor;
 
 type Made = Result<Tensor, CoreMlError>;
@@ -68,7 +68,7 @@ impl Lowering<'_> {
     fn features(&mut self, node: &Node) -> Result<Vec<Tensor>, CoreMlError> {
         let x = self.channels(node.inputs[0])?;
         let [rows, columns] = self.dims(node.inputs[1])[..] else {
-            return Ok(Vec::new());
+            return Err(not_lowered(node));
         };
         let tokens = self.f.dims(x)[3];
         let steps = Steps {
@@ -151,7 +151,7 @@ impl Lowering<'_> {
                     self.unary_with("layer_norm", &format!("{name}_normed"), both, &params)?;
                 self.slice(&format!("{name}_half"), both, 1, [0, width, 1])?
             }
-            _ => x,
+            _ => return Err(not_lowered(node)),
         };
         self.reshape(name, made, &dims)
     }
@@ -220,8 +220,7 @@ impl Lowering<'_> {
         let each = parts.iter().map(|&x| match node.op {
             Op::SoftCap { cap } => self.soft_cap(name, x, cap),
             Op::Activation(f) => self.activation(name, f, x),
-            // the caller gives no others
-            _ => self.activation(name, Activation::Relu, x),
+            _ => Err(not_lowered(node)),
         });
         each.collect()
     }
@@ -229,16 +228,16 @@ impl Lowering<'_> {
     /// Rotates every head: `x · cos + x' · sin`, where `x'` has the numbers of each pair exchanged and one negated.
     fn turn(&mut self, node: &Node) -> Made {
         let name = node.name.as_str();
-        let x = self.channels(node.inputs[0])?;
         let Some((rotation, style)) = self.rotation(node)? else {
-            return Ok(x);
+            return Err(not_lowered(node));
         };
+        let x = self.channels(node.inputs[0])?;
         let known = self
             .angles
             .iter()
             .find(|a| a.rotation == rotation && a.style == style && a.positions == node.inputs[1]);
         let Some((cos, sin)) = known.map(|a| (a.cos, a.sin)) else {
-            return Ok(x);
+            return Err(not_lowered(node));
         };
         let dims = self.f.dims(x).to_vec();
         let width = self.dims(node.inputs[0])[2];
