@@ -1,6 +1,7 @@
 //! The 16 lanes in four 128-bit NEON registers; integer products by widening multiplications, by
 //! dot products or by 8-bit matrix products.
 
+mod matrix;
 mod products;
 mod tables;
 
@@ -277,7 +278,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     fn pair(self, quads: [B; 2]) -> [B; 2] {
         if Self::PAIRED {
             // SAFETY: `self` proves NEON.
-            unsafe { products::pair(quads) }
+            unsafe { matrix::pair(quads) }
         } else {
             quads
         }
