@@ -80,8 +80,8 @@ unsafe fn halves(a: float32x4_t, b: float32x4_t) -> [float32x4_t; 2] {
 /// tokens `t` and `t + 1` of rows `4·(FIRST + r) + 2h` and the next.
 type Pairs<T> = [[[T; 2]; 2]; 4];
 
-/// [`tile`](super::products::tile) for the four tokens from the `from`th on and the two registers of rows from `FIRST` on, by matrix
-/// products: two rows and two tokens an instruction.
+/// [`tile`](super::products::tile) for the four tokens from the `from`th on and the two registers of rows from
+/// `FIRST` on, by matrix products: two rows and two tokens an instruction.
 ///
 /// # Safety
 /// As [`tile`](super::products::tile), and `from + 4 ≤ N`.
