@@ -1,9 +1,11 @@
 //! Memory and file descriptors after many rounds, as Linux counts them, of this process and of its helper; and their
 //! heaps, as the C library counts them, which tells of the smallest leak.
 
-use anynpu_hal::heap_bytes;
 #[cfg(target_os = "linux")]
-use anynpu_hal::isolate::{helper_heap, helper_process};
+use anynpu_hal::{
+    heap_bytes,
+    isolate::{helper_heap, helper_process},
+};
 
 use super::case;
 use crate::conformance::job::claimed_but;
