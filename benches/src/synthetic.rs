@@ -7,9 +7,30 @@ use anynpu_graphs::quant::{QuantizeError, quantize_row};
 use anynpu_ir::DType;
 use thiserror::Error;
 
-/// The sizes of a llama-architecture model with tied embeddings.
+/// A family of decoders, as far as its files differ from the others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// No biases.
+    Llama,
+    /// Query, key and value projections with a bias.
+    Qwen2,
+}
+
+impl Family {
+    /// The name in a file.
+    const fn name(self) -> &'static str {
+        match self {
+            Family::Llama => "llama",
+            Family::Qwen2 => "qwen2",
+        }
+    }
+}
+
+/// The sizes of a decoder with tied embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Which decoder.
+    pub family: Family,
     /// Repeated blocks.
     pub layers: u32,
     /// Elements of the residual stream.
@@ -22,8 +43,29 @@ pub struct Shape {
     pub kv_heads: u32,
     /// Elements of a head.
     pub head_dim: u32,
-    /// Tokens of the vocabulary, at least 259.
+    /// Tokens of the vocabulary, 259 to 40 259.
     pub vocabulary: u32,
+}
+
+/// Byte tokens of which every two make a token.
+const PAIRED: usize = 200;
+/// Tokens for the begin and the end of a text, and for padding.
+const CONTROLS: [&str; 3] = ["<|bos|>", "<|eos|>", "<|pad|>"];
+/// Sizes of vocabularies that can be made.
+const VOCABULARIES: std::ops::RangeInclusive<u32> =
+    256 + CONTROLS.len() as u32..=(256 + PAIRED * PAIRED + CONTROLS.len()) as u32;
+
+/// The characters that byte-level vocabularies write bytes with: printable ones as themselves, then the
+/// others from U+0100 on.
+fn byte_alphabet() -> Vec<String> {
+    let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let others = (0..256).filter(|b| !printable(b)).count() as u32;
+    (0..256)
+        .filter(printable)
+        .chain(256..256 + others)
+        .filter_map(char::from_u32)
+        .map(String::from)
+        .collect()
 }
 
 /// A model that can't be written.
@@ -41,8 +83,8 @@ pub enum SyntheticError {
         /// Why.
         source: QuantizeError,
     },
-    /// The vocabulary is too small for the byte tokens.
-    #[error("a vocabulary of {found} tokens has no room for the 259 that every text needs")]
+    /// The vocabulary has no room for the byte tokens, or more than there are pairs for.
+    #[error("a vocabulary of {found} tokens can't be made; choose {} to {}", VOCABULARIES.start(), VOCABULARIES.end())]
     Vocabulary {
         /// Tokens asked for.
         found: u32,
@@ -52,6 +94,7 @@ pub enum SyntheticError {
 impl Shape {
     /// About a billion parameters, as Llama 3.2 1B with a smaller vocabulary.
     pub const BILLION: Shape = Shape {
+        family: Family::Llama,
         layers: 16,
         hidden: 2048,
         feed_forward: 8192,
@@ -61,8 +104,22 @@ impl Shape {
         vocabulary: 32000,
     };
 
+    /// About half a billion parameters, as Qwen2 0.5B with a smaller vocabulary: rows that are no whole
+    /// blocks of 256.
+    pub const HALF_BILLION: Shape = Shape {
+        family: Family::Qwen2,
+        layers: 24,
+        hidden: 896,
+        feed_forward: 4864,
+        heads: 14,
+        kv_heads: 2,
+        head_dim: 64,
+        vocabulary: 32000,
+    };
+
     /// About fifteen million parameters.
     pub const SMALL: Shape = Shape {
+        family: Family::Llama,
         layers: 6,
         hidden: 288,
         feed_forward: 768,
@@ -95,12 +152,17 @@ impl Shape {
             for (name, dims) in parts {
                 all.push((format!("blk.{layer}.{name}.weight"), dims));
             }
+            if self.family == Family::Qwen2 {
+                for (name, dim) in [("q", q), ("k", kv), ("v", kv)] {
+                    all.push((format!("blk.{layer}.attn_{name}.bias"), vec![dim]));
+                }
+            }
         }
         all
     }
 
     /// Writes a GGUF file of this shape with matrices in `dtype`: entries of standard deviation
-    /// `1/√columns` from a fixed pseudo-random sequence, norms of ones.
+    /// `1/√columns` from a fixed pseudo-random sequence, norms of ones, biases of a hundredth.
     ///
     /// # Errors
     /// What the writer refuses; rows that are not whole blocks of `dtype`.
@@ -118,10 +180,9 @@ impl Shape {
         for (name, dims) in &tensors {
             let cols = dims[0] as usize;
             let Some(&rows) = dims.get(1) else {
-                let ones: Vec<u8> = std::iter::repeat_n(1f32.to_le_bytes(), cols)
-                    .flatten()
-                    .collect();
-                out.append(name, &ones)?;
+                let value = if name.ends_with("bias") { 0.01f32 } else { 1.0 };
+                let values = std::iter::repeat_n(value.to_le_bytes(), cols).flatten();
+                out.append(name, &values.collect::<Vec<u8>>())?;
                 continue;
             };
             let mut row = vec![0f32; cols];
@@ -143,15 +204,16 @@ impl Shape {
     }
 
     fn metadata(&self, file: &mut GgufWriter) -> Result<(), SyntheticError> {
-        if self.vocabulary < 259 {
+        if !VOCABULARIES.contains(&self.vocabulary) {
             return Err(SyntheticError::Vocabulary {
                 found: self.vocabulary,
             });
         }
-        file.set("general.architecture", "llama")?;
+        let family = self.family.name();
+        file.set("general.architecture", family)?;
         file.set("general.name", "synthetic")?;
         for (key, value) in [
-            ("context_length", 8192),
+            ("context_length", 32768),
             ("embedding_length", self.hidden),
             ("block_count", self.layers),
             ("feed_forward_length", self.feed_forward),
@@ -162,31 +224,35 @@ impl Shape {
             ("rope.dimension_count", self.head_dim),
             ("vocab_size", self.vocabulary),
         ] {
-            file.set(&format!("llama.{key}"), &value)?;
+            file.set(&format!("{family}.{key}"), &value)?;
         }
-        file.set("llama.attention.layer_norm_rms_epsilon", &1e-5f32)?;
-        file.set("llama.rope.freq_base", &500_000f32)?;
-        let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
-        tokens.extend((0..256).map(|b| format!("<0x{b:02X}>")));
-        tokens.extend((259..self.vocabulary).map(|i| format!("\u{2581}t{i}")));
-        // Kinds of the format: 2 unknown, 3 control, 6 byte, 1 normal.
-        let kinds: Vec<i32> = (0..self.vocabulary)
-            .map(|i| match i {
-                0 => 2,
-                1 | 2 => 3,
-                3..259 => 6,
-                _ => 1,
-            })
+        file.set(
+            &format!("{family}.attention.layer_norm_rms_epsilon"),
+            &1e-5f32,
+        )?;
+        file.set(&format!("{family}.rope.freq_base"), &500_000f32)?;
+        file.set("general.file_type", &1u32)?; // mostly f16
+        let (mut tokens, mut merges) = (byte_alphabet(), Vec::new());
+        let pairs = (0..PAIRED).flat_map(|a| (0..PAIRED).map(move |b| (a, b)));
+        for (a, b) in pairs.take(self.vocabulary as usize - tokens.len() - CONTROLS.len()) {
+            tokens.push(format!("{}{}", tokens[a], tokens[b]));
+            merges.push(format!("{} {}", tokens[a], tokens[b]));
+        }
+        tokens.extend(CONTROLS.map(String::from));
+        // Kinds of the format: 3 control, 1 normal.
+        let normal = tokens.len() - CONTROLS.len();
+        let kinds: Vec<i32> = (0..tokens.len())
+            .map(|i| if i < normal { 1 } else { 3 })
             .collect();
-        let scores: Vec<f32> = (0..self.vocabulary).map(|i| -(i as f32)).collect();
-        file.set("tokenizer.ggml.model", "llama")?;
-        file.set("tokenizer.ggml.pre", "default")?;
+        file.set("tokenizer.ggml.model", "gpt2")?;
+        file.set("tokenizer.ggml.pre", "llama-bpe")?;
         file.set("tokenizer.ggml.tokens", &tokens)?;
-        file.set("tokenizer.ggml.scores", &scores)?;
+        file.set("tokenizer.ggml.merges", &merges)?;
         file.set("tokenizer.ggml.token_type", &kinds)?;
-        file.set("tokenizer.ggml.bos_token_id", &1u32)?;
-        file.set("tokenizer.ggml.eos_token_id", &2u32)?;
-        file.set("tokenizer.ggml.unknown_token_id", &0u32)?;
+        for (key, token) in [("bos", 0), ("eos", 1), ("padding", 2)] {
+            let id = (normal + token) as u32;
+            file.set(&format!("tokenizer.ggml.{key}_token_id"), &id)?;
+        }
         Ok(())
     }
 }
@@ -223,6 +289,7 @@ mod tests {
     use super::*;
 
     const TINY: Shape = Shape {
+        family: Family::Llama,
         layers: 1,
         hidden: 64,
         feed_forward: 96,
@@ -241,6 +308,20 @@ mod tests {
         let q = gguf.require_tensor("blk.0.attn_q.weight").unwrap();
         assert_eq!(q.dims(), [64, 64]);
         assert_eq!(q.dtype().unwrap(), DType::Q4_0);
+    }
+
+    #[test]
+    fn a_qwen2_has_biases() {
+        let mut bytes = Vec::new();
+        let shape = Shape {
+            family: Family::Qwen2,
+            ..TINY
+        };
+        shape.write(DType::F16, &mut bytes).unwrap();
+        let gguf = Gguf::from_vec("tiny", bytes).unwrap();
+        let bias = gguf.require_tensor("blk.0.attn_k.bias").unwrap();
+        assert_eq!(bias.dims(), [32]);
+        assert_eq!(bias.dtype().unwrap(), DType::F32);
     }
 
     #[test]

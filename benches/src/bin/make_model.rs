@@ -8,7 +8,7 @@ use anynpu_bench::synthetic::Shape;
 use anynpu_ir::DType;
 use clap::{Parser, ValueEnum};
 
-/// Write a llama-architecture GGUF of random weights, for measuring speed.
+/// Write a decoder as GGUF with random weights, for measuring speed.
 #[derive(Parser)]
 #[command(after_help = "Example:\n  make_model billion target/billion-Q4_0.gguf --type q4_0")]
 struct Arguments {
@@ -25,6 +25,8 @@ struct Arguments {
 enum ShapeName {
     /// 1.04 billion parameters
     Billion,
+    /// 0.37 billion parameters, rows that are no whole blocks of 256
+    HalfBillion,
     /// 15 million parameters
     Small,
 }
@@ -40,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let shape = match arguments.shape {
         ShapeName::Billion => Shape::BILLION,
+        ShapeName::HalfBillion => Shape::HALF_BILLION,
         ShapeName::Small => Shape::SMALL,
     };
     let out = BufWriter::new(File::create(&arguments.out)?);

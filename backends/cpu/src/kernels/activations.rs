@@ -119,8 +119,8 @@ fn quantise_block<I: Isa, const N: usize>(
     let sum = sums[0] + sums[1];
     out.d[t] = d;
     out.ds[t] = d * sum as f32;
-    out.minus_sum[t] = -sum;
-    out.minus_sum_high[t] = -sums[1];
+    out.minus_sum[t] = -(sum << I::SUM_SHIFT);
+    out.minus_sum_high[t] = -(sums[1] << I::SUM_SHIFT);
 }
 
 /// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.

@@ -40,9 +40,9 @@ pub(super) struct XBlock<const N: usize> {
     pub d: [f32; N],
     /// `d · Σq`.
     pub ds: [f32; N],
-    /// `−Σq`.
+    /// `−Σq · 2^SUM_SHIFT` ([`Isa::SUM_SHIFT`]).
     pub minus_sum: [i32; N],
-    /// `−Σq` over the second half of the block.
+    /// The same over the second half of the block.
     pub minus_sum_high: [i32; N],
 }
 
@@ -77,6 +77,18 @@ pub(super) trait Quads<I: Isa>: Copy {
     fn pair(self, isa: I, j: usize) -> [I::B; 2];
 }
 
+/// How panels hold codes that count from another number than 0.
+#[allow(dead_code)] // no architecture has all of them
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum PanelCodes {
+    /// As they are packed.
+    AsPacked,
+    /// Counting from 0, signed.
+    Signed,
+    /// Counting from 128, as [`Isa::prepare_signed`] leaves signed ones.
+    From128,
+}
+
 /// A processor's vector instructions. See the module documentation.
 pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// The widest tile of tokens that keeps the accumulators in registers: 1, 2, 4, 8 or 12.
@@ -87,8 +99,12 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// ([`Isa::pair`]).
     const PAIRED: bool = false;
 
-    /// Whether panels hold signed codes where the format's count from another number than 0.
-    const SIGNED_PANELS: bool = false;
+    /// Groups that a panel holds side by side, so that activations once read meet more rows: 1 or 2.
+    const PANEL_GROUPS: usize = 1;
+    /// How panels hold codes that count from another number than 0.
+    const PANEL_CODES: PanelCodes = PanelCodes::AsPacked;
+    /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
+    const SUM_SHIFT: u32 = 0;
 
     /// 16 × f32.
     type F: Copy;
@@ -195,13 +211,13 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         matmul::plain_tile(self, w, x, acc);
     }
 
-    /// `acc[t] += Σ` over the blocks of `x`, in order, by the formula of the module
-    /// [`super`].
-    fn tile<const N: usize, S: Source<Self>>(
+    /// `acc[g][t] += Σ` over the blocks of `x` and of the groups' `sources`, in order, by the formula of
+    /// the module [`super`].
+    fn tile<const N: usize, const G: usize, S: Source<Self>>(
         self,
-        source: S,
+        sources: [S; G],
         x: &[XBlock<N>],
-        acc: &mut [Self::F; N],
+        acc: &mut [[Self::F; N]; G],
     );
 
     /// `out[i][j] = rows[j][i]`.
@@ -289,12 +305,12 @@ pub(super) trait Dot: Isa {
     /// (`−Σq · 2^SHIFT`); `None` if it adds nothing.
     const SIGNED_SHIFT: Option<u32>;
 
-    /// `init[t] + Σ_j Σ_c w.quad(j)[lane · 4 + c] · x.q[j][t][c]` for `j` in `FROM..TO`, exactly.
-    /// For signed codes with a [`Dot::SIGNED_SHIFT`], `init` must hold the correction.
-    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
+    /// `init[t] + Σ_j Σ_c w[g].quad(j)[lane · 4 + c] · x.q[j][t][c]` for `j` in `FROM..TO`, exactly, for
+    /// each group `g`. For signed codes with a [`Dot::SIGNED_SHIFT`], `init` must hold the correction.
+    fn dot<const N: usize, const G: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
         self,
-        w: Q,
+        w: [Q; G],
         x: &XBlock<N>,
         init: [Self::I; N],
-    ) -> [Self::I; N];
+    ) -> [[Self::I; N]; G];
 }

@@ -4,7 +4,7 @@
 use super::activations::{interleave_tile, padded, plain_bytes, quantised_bytes, tile_width};
 use super::buffer::{ALIGN, Scratch, Shared, cast_mut};
 use super::isa::XBLOCK_BYTES;
-use super::matmul::{DIRECT_TOKENS, PANEL_BLOCKS, PanelTile, Task, chunk_tokens};
+use super::matmul::{DIRECT_TOKENS, MAX_PANEL_GROUPS, PANEL_BLOCKS, PanelTile, Task, chunk_tokens};
 use super::pack::PackedMatrix;
 use super::sources::PanelBlock;
 use super::table::{BlockProducts, Products};
@@ -28,7 +28,7 @@ pub struct Linear<'a> {
 }
 
 /// Bytes of a panel.
-const PANEL_BYTES: usize = PANEL_BLOCKS * size_of::<PanelBlock>();
+const PANEL_BYTES: usize = MAX_PANEL_GROUPS * PANEL_BLOCKS * size_of::<PanelBlock>();
 /// Products of one fork.
 const AT_ONCE: usize = 8;
 
@@ -322,21 +322,26 @@ impl Kernels {
         for start in (0..task.tokens).step_by(chunk) {
             let end = task.tokens.min(start + chunk);
             for first in (0..all).step_by(PANEL_BLOCKS) {
-                let panel = &mut panel[..PANEL_BLOCKS.min(all - first)];
-                let last = first + panel.len() == all;
-                for g in task.groups.clone() {
-                    // SAFETY: `self.features` proves that the processor has the instructions.
-                    unsafe { (blocks.unpack)(task.weights, g, first, panel) };
+                let count = PANEL_BLOCKS.min(all - first);
+                let last = first + count == all;
+                for g in task.groups.clone().step_by(self.table.panel_groups) {
+                    let groups = self.table.panel_groups.min(task.groups.end - g);
+                    let panel = &mut panel[..groups * count];
+                    for (i, panel) in panel.chunks_exact_mut(count).enumerate() {
+                        // SAFETY: `self.features` proves that the processor has the instructions.
+                        unsafe { (blocks.unpack)(task.weights, g + i, first, panel) };
+                    }
                     let mut t = start;
                     while t < end {
                         let width = tile_width(end - t, widest);
                         let bytes = width * XBLOCK_BYTES;
                         let tile = PanelTile {
                             panel,
-                            x: &task.x[t * token + first * bytes..][..panel.len() * bytes],
+                            blocks: count,
+                            x: &task.x[t * token + first * bytes..][..count * bytes],
                             width,
                             resume: first > 0,
-                            sums: task.sums(g, t, width, last),
+                            sums: [g, g + groups - 1].map(|g| task.sums(g, t, width, last)),
                         };
                         // SAFETY: as above; the task's rows are its own.
                         unsafe { (blocks.panel_tile)(tile) };

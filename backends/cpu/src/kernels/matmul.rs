@@ -20,7 +20,7 @@ pub(super) const DIRECT_TOKENS: usize = 4;
 pub(super) const PANEL_BLOCKS: usize = 128;
 const _: () = assert!(PANEL_BLOCKS.is_multiple_of(SUPER));
 /// Activations worked on before the next group: part of a second-level cache.
-const CHUNK_BYTES: usize = 384 << 10;
+const CHUNK_BYTES: usize = 768 << 10;
 /// Columns of plain weights that a loop does at a time.
 const UNROLLED: usize = 4;
 /// Groups of plain weights that one token's product runs side by side, to hide latency.
@@ -127,70 +127,111 @@ impl Sums<'_> {
 
 /// [`Isa::tile`] by [`Dot::dot`].
 #[inline(always)]
-pub(super) fn tile<I: Dot, S: Source<I>, const N: usize>(
+pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
     isa: I,
-    source: S,
+    mut sources: [S; G],
     x: &[XBlock<N>],
-    acc: &mut [I::F; N],
+    acc: &mut [[I::F; N]; G],
 ) {
     let shift = if S::Codes::BITS == 8 {
         I::SIGNED_SHIFT
     } else {
         S::OFFSET
     };
-    let source = source.first(x.len());
-    let mut supers = [isa.splat(0.0); 2];
+    let mut supers = [[isa.splat(0.0); 2]; G];
+    for g in 0..G {
+        sources[g] = sources[g].first(x.len());
+    }
     for (b, x) in x.iter().enumerate() {
-        supers = next_supers(isa, source, b, supers);
-        let block = source.block(isa, b, supers);
+        supers[0] = next_supers(isa, sources[0], b, supers[0]);
+        let block = sources[0].block(isa, b, supers[0]);
+        let (mut codes, mut d, mut e) = ([block.codes; G], [block.d; G], [block.e; G]);
+        for g in 1..G {
+            supers[g] = next_supers(isa, sources[g], b, supers[g]);
+            let block = sources[g].block(isa, b, supers[g]);
+            (codes[g], d[g], e[g]) = (block.codes, block.d, block.e);
+        }
         let mut init = [isa.splat_i(0); N];
         if S::HALVES {
             let mut low = init;
             if let Some(s) = shift {
                 for t in 0..N {
                     let high = isa.splat_i(x.minus_sum_high[t]);
-                    init[t] = isa.shl_i(high, s);
-                    low[t] = isa.shl_i(isa.sub_i(isa.splat_i(x.minus_sum[t]), high), s);
+                    init[t] = times_two_to(isa, high, s);
+                    let sum = isa.splat_i(x.minus_sum[t]);
+                    low[t] = times_two_to(isa, isa.sub_i(sum, high), s);
                 }
             }
-            let low = isa.dot::<N, 0, 4, _>(block.codes, x, low);
-            for t in 0..N {
-                let d = isa.mul(block.d, isa.splat(x.d[t]));
-                acc[t] = isa.fma(d, isa.to_f32(low[t]), acc[t]);
-            }
-            let high = isa.dot::<N, 4, 8, _>(block.codes, x, init);
-            for t in 0..N {
-                let d = isa.mul(block.e, isa.splat(x.d[t]));
-                acc[t] = isa.fma(d, isa.to_f32(high[t]), acc[t]);
-            }
+            let low = isa.dot::<N, G, 0, 4, _>(codes, x, low);
+            scale(isa, &d, x, &low, acc);
+            let high = isa.dot::<N, G, 4, 8, _>(codes, x, init);
+            scale(isa, &e, x, &high, acc);
         } else {
             if let Some(s) = shift {
                 for t in 0..N {
-                    init[t] = isa.shl_i(isa.splat_i(x.minus_sum[t]), s);
+                    init[t] = times_two_to(isa, isa.splat_i(x.minus_sum[t]), s);
                 }
             }
-            let sums = isa.dot::<N, 0, 8, _>(block.codes, x, init);
-            for t in 0..N {
-                let d = isa.mul(block.d, isa.splat(x.d[t]));
-                acc[t] = isa.fma(d, isa.to_f32(sums[t]), acc[t]);
-                if S::MIN {
-                    acc[t] = isa.fma(block.e, isa.splat(x.ds[t]), acc[t]);
+            let sums = isa.dot::<N, G, 0, 8, _>(codes, x, init);
+            scale(isa, &d, x, &sums, acc);
+            if S::MIN {
+                for t in 0..N {
+                    let ds = isa.splat(x.ds[t]);
+                    for g in 0..G {
+                        acc[g][t] = isa.fma(e[g], ds, acc[g][t]);
+                    }
                 }
             }
         }
     }
 }
 
+/// `acc = fma(d · dx, sums, acc)`.
+#[inline(always)]
+fn scale<I: Isa, const N: usize, const G: usize>(
+    isa: I,
+    d: &[I::F; G],
+    x: &XBlock<N>,
+    sums: &[[I::I; N]; G],
+    acc: &mut [[I::F; N]; G],
+) {
+    for t in 0..N {
+        let dx = isa.splat(x.d[t]);
+        for g in 0..G {
+            acc[g][t] = isa.fma(isa.mul(d[g], dx), isa.to_f32(sums[g][t]), acc[g][t]);
+        }
+    }
+}
+
+/// `sum · 2^shift` of a [`XBlock::minus_sum`].
+#[inline(always)]
+fn times_two_to<I: Isa>(isa: I, sum: I::I, shift: u32) -> I::I {
+    if shift > I::SUM_SHIFT {
+        isa.shl_i(sum, shift - I::SUM_SHIFT)
+    } else if shift < I::SUM_SHIFT {
+        isa.shr_i(sum, I::SUM_SHIFT - shift)
+    } else {
+        sum
+    }
+}
+
+/// Most groups of a panel ([`Isa::PANEL_GROUPS`]).
+pub(super) const MAX_PANEL_GROUPS: usize = 2;
+
 /// A panel and the same columns of a tile of tokens.
 pub(super) struct PanelTile<'a> {
+    /// Of one group or of [`Isa::PANEL_GROUPS`], one after the other.
     pub panel: &'a [PanelBlock],
-    /// Blocks of the tile, as many as the panel's.
+    /// Blocks of each group.
+    pub blocks: usize,
+    /// Blocks of the tile, as many.
     pub x: &'a [u8],
     /// Tokens of the tile, with padding.
     pub width: usize,
     /// Whether the sums go on from what is there.
     pub resume: bool,
-    pub sums: Sums<'a>,
+    /// Of each group.
+    pub sums: [Sums<'a>; MAX_PANEL_GROUPS],
 }
 
 /// Adds a panel's part to the sums of a tile.
@@ -199,17 +240,40 @@ pub(super) struct PanelTile<'a> {
 /// No other thread touches the sums' places while this runs.
 #[inline(always)]
 pub(super) unsafe fn panel_tile<I: Isa, K: Kind>(isa: I, task: PanelTile<'_>) {
-    let source = Panel::<K>::new(task.panel);
     with_width!(I::TILE, task.width, N => {
-        let mut acc = [isa.splat(0.0); N];
+        if I::PANEL_GROUPS == 2 && task.panel.len() > task.blocks {
+            // SAFETY: the caller's contract.
+            unsafe { panel_groups::<I, K, N, 2>(isa, &task) };
+        } else {
+            // SAFETY: the caller's contract.
+            unsafe { panel_groups::<I, K, N, 1>(isa, &task) };
+        }
+    });
+}
+
+/// [`panel_tile`] for `G` groups and `N` tokens.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn panel_groups<I: Isa, K: Kind, const N: usize, const G: usize>(
+    isa: I,
+    task: &PanelTile<'_>,
+) {
+    let mut sources = [Panel::<K>::new(&task.panel[..task.blocks]); G];
+    let mut acc = [[isa.splat(0.0); N]; G];
+    for g in 0..G {
+        sources[g] = Panel::new(&task.panel[g * task.blocks..][..task.blocks]);
         if task.resume {
             // SAFETY: the caller's contract.
-            acc = unsafe { task.sums.read(isa) };
+            acc[g] = unsafe { task.sums[g].read(isa) };
         }
-        isa.tile(source, &cast::<XBlock<N>>(task.x)[..task.panel.len()], &mut acc);
+    }
+    isa.tile(sources, &cast::<XBlock<N>>(task.x)[..task.blocks], &mut acc);
+    for g in 0..G {
         // SAFETY: the caller's contract.
-        unsafe { task.sums.write(isa, &acc) };
-    });
+        unsafe { task.sums[g].write(isa, &acc[g]) };
+    }
 }
 
 /// A task over weights of block format `F` for up to [`DIRECT_TOKENS`] tokens.
@@ -223,15 +287,15 @@ pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
         let source = Direct::<F>::group(task.weights, g);
         let sums = task.sums(g, 0, DIRECT_TOKENS, true);
         if task.tokens == 1 {
-            let mut acc = [isa.splat(0.0); 1];
-            isa.tile(source, quantised_tile::<1>(task.x, 0, cols), &mut acc);
+            let mut acc = [[isa.splat(0.0); 1]];
+            isa.tile([source], quantised_tile::<1>(task.x, 0, cols), &mut acc);
             // SAFETY: the caller's contract.
-            unsafe { sums.write(isa, &acc) };
+            unsafe { sums.write(isa, &acc[0]) };
         } else {
-            let mut acc = [isa.splat(0.0); 4];
-            isa.tile(source, quantised_tile::<4>(task.x, 0, cols), &mut acc);
+            let mut acc = [[isa.splat(0.0); 4]];
+            isa.tile([source], quantised_tile::<4>(task.x, 0, cols), &mut acc);
             // SAFETY: the caller's contract.
-            unsafe { sums.write(isa, &acc) };
+            unsafe { sums.write(isa, &acc[0]) };
         }
     }
 }

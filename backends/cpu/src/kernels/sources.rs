@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use super::buffer::{Pod, cast};
-use super::isa::{Isa, Quads};
+use super::isa::{Isa, PanelCodes, Quads};
 use super::pack::{PackedMatrix, SUPER};
 
 /// Codes and scales of one block of 16 rows.
@@ -375,7 +375,11 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
     type Codes = Unpacked<'a, K>;
     const MIN: bool = K::MIN;
     const HALVES: bool = K::HALVES;
-    const OFFSET: Option<u32> = if I::SIGNED_PANELS { None } else { K::OFFSET };
+    const OFFSET: Option<u32> = match (I::PANEL_CODES, K::OFFSET) {
+        (PanelCodes::Signed, _) | (_, None) => None,
+        (PanelCodes::AsPacked, offset) => offset,
+        (PanelCodes::From128, Some(_)) => Some(7),
+    };
     const SUPERS: bool = false;
 
     #[inline(always)]
@@ -402,8 +406,8 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
     }
 }
 
-/// Unpacks blocks `first ..` of group `g` into `panel`; `first` is a multiple of [`SUPER`]. Where
-/// [`Isa::SIGNED_PANELS`] holds, codes then count from 0.
+/// Unpacks blocks `first ..` of group `g` into `panel`; `first` is a multiple of [`SUPER`]. Codes become
+/// what [`Isa::PANEL_CODES`] says.
 #[inline(always)]
 pub(super) fn unpack<I: Isa, F: Format>(
     isa: I,
@@ -419,11 +423,13 @@ pub(super) fn unpack<I: Isa, F: Format>(
         let block = group.block(isa, first + i, supers);
         for j in [0, 2, 4, 6] {
             let mut pair = block.codes.pair(isa, j);
-            if let (true, Some(offset)) = (I::SIGNED_PANELS, F::OFFSET) {
-                pair = [
-                    isa.sub_b(pair[0], 1 << offset),
-                    isa.sub_b(pair[1], 1 << offset),
-                ];
+            let less = match (I::PANEL_CODES, F::OFFSET) {
+                (PanelCodes::AsPacked, _) | (_, None) => 0,
+                (PanelCodes::Signed, Some(offset)) => 1 << offset,
+                (PanelCodes::From128, Some(offset)) => (1u8 << offset).wrapping_sub(128),
+            };
+            if less != 0 {
+                pair = [isa.sub_b(pair[0], less), isa.sub_b(pair[1], less)];
             }
             isa.store_b(pair[0], &mut out.codes[j]);
             isa.store_b(pair[1], &mut out.codes[j + 1]);

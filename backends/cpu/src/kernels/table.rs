@@ -41,6 +41,8 @@ pub(super) struct Table {
     pub tile: usize,
     /// The same for plain weights.
     pub plain_tile: usize,
+    /// Groups of a panel.
+    pub panel_groups: usize,
     pub quantise_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
@@ -133,6 +135,7 @@ macro_rules! table {
             Table {
                 tile: <$ty as Isa>::TILE,
                 plain_tile: <$ty as Isa>::PLAIN_TILE,
+                panel_groups: <$ty as Isa>::PANEL_GROUPS,
                 quantise_tile,
                 rms_norm,
                 layer_norm,

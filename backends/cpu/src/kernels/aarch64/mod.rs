@@ -97,7 +97,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     const TILE: usize = if LEVEL >= 2 { 8 } else { 4 };
     const PLAIN_TILE: usize = 12;
     const PAIRED: bool = LEVEL >= 2;
-    const SIGNED_PANELS: bool = true;
+    const PANEL_CODES: PanelCodes = PanelCodes::Signed;
     type F = F;
     type I = I;
     type B = B;
@@ -302,9 +302,16 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn tile<const N: usize, S: Source<Self>>(self, source: S, x: &[XBlock<N>], acc: &mut [F; N]) {
-        // SAFETY: `self` proves what each level needs; tiles are of one token or a multiple of
-        // four.
-        unsafe { products::tile(self, source, x, acc) }
+    fn tile<const N: usize, const G: usize, S: Source<Self>>(
+        self,
+        sources: [S; G],
+        x: &[XBlock<N>],
+        acc: &mut [[F; N]; G],
+    ) {
+        for g in 0..G {
+            // SAFETY: `self` proves what each level needs; tiles are of one token or a multiple of
+            // four.
+            unsafe { products::tile(self, sources[g], x, &mut acc[g]) }
+        }
     }
 }

@@ -198,13 +198,13 @@ impl Isa for Generic {
     }
 
     #[inline(always)]
-    fn tile<const N: usize, S: Source<Self>>(
+    fn tile<const N: usize, const G: usize, S: Source<Self>>(
         self,
-        source: S,
+        sources: [S; G],
         x: &[XBlock<N>],
-        acc: &mut [Self::F; N],
+        acc: &mut [[Self::F; N]; G],
     ) {
-        matmul::tile(self, source, x, acc);
+        matmul::tile(self, sources, x, acc);
     }
 
     #[inline(always)]
@@ -223,21 +223,29 @@ impl Dot for Generic {
     const SIGNED_SHIFT: Option<u32> = None;
 
     #[inline(always)]
-    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Generic>>(
+    fn dot<
+        const N: usize,
+        const G: usize,
+        const FROM: usize,
+        const TO: usize,
+        Q: Quads<Generic>,
+    >(
         self,
-        w: Q,
+        w: [Q; G],
         x: &XBlock<N>,
         init: [[i32; 16]; N],
-    ) -> [[i32; 16]; N] {
-        let mut acc = init;
-        for j in FROM..TO {
-            let w = w.quad(self, j);
-            for t in 0..N {
-                let x = x.q[j][t];
-                for lane in 0..16 {
-                    for c in 0..4 {
-                        // Codes without sign are below 64, so they read the same with sign.
-                        acc[t][lane] += i32::from(w[lane * 4 + c] as i8) * i32::from(x[c]);
+    ) -> [[[i32; 16]; N]; G] {
+        let mut acc = [init; G];
+        for (w, acc) in w.into_iter().zip(&mut acc) {
+            for j in FROM..TO {
+                let w = w.quad(self, j);
+                for t in 0..N {
+                    let x = x.q[j][t];
+                    for lane in 0..16 {
+                        for c in 0..4 {
+                            // Codes without sign are below 64, so they read the same with sign.
+                            acc[t][lane] += i32::from(w[lane * 4 + c] as i8) * i32::from(x[c]);
+                        }
                     }
                 }
             }

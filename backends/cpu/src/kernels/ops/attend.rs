@@ -33,7 +33,7 @@ const VECTORS: usize = BLOCK / 16;
 /// Most heads of a task.
 pub(super) const HEADS: usize = 8;
 /// Most pairs of token and head of a task.
-const PAIRS: usize = 32;
+const PAIRS: usize = 64;
 
 /// Some tokens' heads.
 pub(in crate::kernels) struct Attend<'a> {

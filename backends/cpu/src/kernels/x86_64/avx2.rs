@@ -248,13 +248,13 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn tile<const N: usize, S: Source<Self>>(
+    fn tile<const N: usize, const G: usize, S: Source<Self>>(
         self,
-        source: S,
+        sources: [S; G],
         x: &[XBlock<N>],
-        acc: &mut [Self::F; N],
+        acc: &mut [[Self::F; N]; G],
     ) {
-        matmul::tile(self, source, x, acc);
+        matmul::tile(self, sources, x, acc);
     }
 }
 
@@ -262,44 +262,57 @@ impl Dot for Avx2 {
     const SIGNED_SHIFT: Option<u32> = None;
 
     #[inline(always)]
-    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
+    fn dot<const N: usize, const G: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
         self,
-        w: Q,
+        w: [Q; G],
         x: &XBlock<N>,
         init: [I; N],
-    ) -> [I; N] {
-        let mut acc = init;
-        let group = quads_in_16_bits(Q::BITS);
-        let mut j = FROM;
-        while j < TO {
-            // SAFETY: `self` proves AVX2.
-            unsafe {
-                let mut sums = [[_mm256_setzero_si256(); 2]; N];
-                for j in j..j + group.min(TO - j) {
-                    let w = w.quad(self, j);
-                    for t in 0..N {
-                        let x = _mm256_set1_epi32(i32::from_ne_bytes(x.q[j][t].map(|b| b as u8)));
-                        for h in 0..2 {
-                            let products = if Q::BITS == 8 {
-                                // The sign of the code goes to the activation.
-                                let x = _mm256_sign_epi8(x, w[h]);
-                                _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), x)
-                            } else {
-                                _mm256_maddubs_epi16(w[h], x)
-                            };
-                            sums[t][h] = _mm256_add_epi16(sums[t][h], products);
-                        }
-                    }
-                }
+    ) -> [[I; N]; G] {
+        let mut acc = [init; G];
+        for g in 0..G {
+            dot_group::<N, FROM, TO, Q>(self, w[g], x, &mut acc[g]);
+        }
+        acc
+    }
+}
+
+/// [`Dot::dot`] for one group.
+#[inline(always)]
+fn dot_group<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Avx2>>(
+    isa: Avx2,
+    w: Q,
+    x: &XBlock<N>,
+    acc: &mut [I; N],
+) {
+    let group = quads_in_16_bits(Q::BITS);
+    let mut j = FROM;
+    while j < TO {
+        // SAFETY: `isa` proves AVX2.
+        unsafe {
+            let mut sums = [[_mm256_setzero_si256(); 2]; N];
+            for j in j..j + group.min(TO - j) {
+                let w = w.quad(isa, j);
                 for t in 0..N {
+                    let x = _mm256_set1_epi32(i32::from_ne_bytes(x.q[j][t].map(|b| b as u8)));
                     for h in 0..2 {
-                        let pairs = _mm256_madd_epi16(sums[t][h], _mm256_set1_epi16(1));
-                        acc[t][h] = _mm256_add_epi32(acc[t][h], pairs);
+                        let products = if Q::BITS == 8 {
+                            // The sign of the code goes to the activation.
+                            let x = _mm256_sign_epi8(x, w[h]);
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), x)
+                        } else {
+                            _mm256_maddubs_epi16(w[h], x)
+                        };
+                        sums[t][h] = _mm256_add_epi16(sums[t][h], products);
                     }
                 }
             }
-            j += group;
+            for t in 0..N {
+                for h in 0..2 {
+                    let pairs = _mm256_madd_epi16(sums[t][h], _mm256_set1_epi16(1));
+                    acc[t][h] = _mm256_add_epi32(acc[t][h], pairs);
+                }
+            }
         }
-        acc
+        j += group;
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{largest_8, sum_8};
-use crate::kernels::isa::{Dot, Isa, Quads, XBlock, intrinsics};
+use crate::kernels::isa::{Dot, Isa, PanelCodes, Quads, XBlock, intrinsics};
 use crate::kernels::matmul;
 use crate::kernels::sources::Source;
 
@@ -35,7 +35,15 @@ pub(super) const fn quads_in_16_bits(bits: u32) -> usize {
 }
 
 impl<const VNNI: bool> Isa for Avx512<VNNI> {
-    const TILE: usize = 12;
+    const TILE: usize = if VNNI { 8 } else { 12 };
+    const PLAIN_TILE: usize = 12;
+    const PANEL_GROUPS: usize = if VNNI { 2 } else { 1 };
+    const PANEL_CODES: PanelCodes = if VNNI {
+        PanelCodes::From128
+    } else {
+        PanelCodes::AsPacked
+    };
+    const SUM_SHIFT: u32 = if VNNI { 7 } else { 0 };
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -155,13 +163,13 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn tile<const N: usize, S: Source<Self>>(
+    fn tile<const N: usize, const G: usize, S: Source<Self>>(
         self,
-        source: S,
+        sources: [S; G],
         x: &[XBlock<N>],
-        acc: &mut [Self::F; N],
+        acc: &mut [[Self::F; N]; G],
     ) {
-        matmul::tile(self, source, x, acc);
+        matmul::tile(self, sources, x, acc);
     }
 }
 
@@ -169,54 +177,75 @@ impl<const VNNI: bool> Dot for Avx512<VNNI> {
     const SIGNED_SHIFT: Option<u32> = if VNNI { Some(7) } else { None };
 
     #[inline(always)]
-    fn dot<const N: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
+    fn dot<const N: usize, const G: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
         self,
-        w: Q,
+        w: [Q; G],
         x: &XBlock<N>,
         init: [__m512i; N],
-    ) -> [__m512i; N] {
-        let mut acc = init;
-        if VNNI {
-            for j in FROM..TO {
-                let w = w.quad(self, j);
-                for t in 0..N {
-                    // SAFETY: `self` proves VNNI.
-                    unsafe {
-                        let x = _mm512_set1_epi32(i32::from_ne_bytes(x.q[j][t].map(|b| b as u8)));
-                        acc[t] = _mm512_dpbusd_epi32(acc[t], w, x);
-                    }
-                }
+    ) -> [[__m512i; N]; G] {
+        let mut acc = [init; G];
+        if !VNNI {
+            for g in 0..G {
+                dot_without_vnni::<VNNI, N, FROM, TO, Q>(self, w[g], x, &mut acc[g]);
             }
             return acc;
         }
-        let group = quads_in_16_bits(Q::BITS);
-        let mut j = FROM;
-        while j < TO {
-            // SAFETY: `self` proves AVX-512 BW.
-            unsafe {
-                let mut sums = [_mm512_setzero_si512(); N];
-                for j in j..j + group.min(TO - j) {
-                    let mut w = w.quad(self, j);
-                    let negative = _mm512_movepi8_mask(w);
-                    if Q::BITS == 8 {
-                        w = _mm512_abs_epi8(w);
-                    }
-                    for t in 0..N {
-                        let mut x =
-                            _mm512_set1_epi32(i32::from_ne_bytes(x.q[j][t].map(|b| b as u8)));
-                        if Q::BITS == 8 {
-                            x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
-                        }
-                        sums[t] = _mm512_add_epi16(sums[t], _mm512_maddubs_epi16(w, x));
-                    }
-                }
-                for t in 0..N {
-                    let pairs = _mm512_madd_epi16(sums[t], _mm512_set1_epi16(1));
-                    acc[t] = _mm512_add_epi32(acc[t], pairs);
+        for j in FROM..TO {
+            let mut codes = [self.splat_i(0); G];
+            for g in 0..G {
+                codes[g] = w[g].quad(self, j);
+            }
+            for t in 0..N {
+                let x = self.splat_i(i32::from_ne_bytes(x.q[j][t].map(|b| b as u8)));
+                for g in 0..G {
+                    // SAFETY: `self` proves VNNI.
+                    acc[g][t] = unsafe { _mm512_dpbusd_epi32(acc[g][t], codes[g], x) };
                 }
             }
-            j += group;
         }
         acc
+    }
+}
+
+/// [`Dot::dot`] for one group in AVX-512 BW.
+#[inline(always)]
+fn dot_without_vnni<
+    const VNNI: bool,
+    const N: usize,
+    const FROM: usize,
+    const TO: usize,
+    Q: Quads<Avx512<VNNI>>,
+>(
+    isa: Avx512<VNNI>,
+    w: Q,
+    x: &XBlock<N>,
+    acc: &mut [__m512i; N],
+) {
+    let group = quads_in_16_bits(Q::BITS);
+    let mut j = FROM;
+    while j < TO {
+        // SAFETY: `isa` proves AVX-512 BW.
+        unsafe {
+            let mut sums = [_mm512_setzero_si512(); N];
+            for j in j..j + group.min(TO - j) {
+                let mut w = w.quad(isa, j);
+                let negative = _mm512_movepi8_mask(w);
+                if Q::BITS == 8 {
+                    w = _mm512_abs_epi8(w);
+                }
+                for t in 0..N {
+                    let mut x = _mm512_set1_epi32(i32::from_ne_bytes(x.q[j][t].map(|b| b as u8)));
+                    if Q::BITS == 8 {
+                        x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+                    }
+                    sums[t] = _mm512_add_epi16(sums[t], _mm512_maddubs_epi16(w, x));
+                }
+            }
+            for t in 0..N {
+                let pairs = _mm512_madd_epi16(sums[t], _mm512_set1_epi16(1));
+                acc[t] = _mm512_add_epi32(acc[t], pairs);
+            }
+        }
+        j += group;
     }
 }

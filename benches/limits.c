@@ -1,0 +1,138 @@
+// What this machine can do at best: memory read bandwidth, and the peak rates of 8-bit, bfloat16 and
+// 32-bit products, for 1 to N threads. x86-64 with AVX2 at the least; rates need what they name.
+//
+//   cc -O3 -march=native -pthread benches/limits.c -o target/limits && target/limits [THREADS]
+//
+// Prints one JSON object a line: {"limit", "threads", "unit", "median", "least", "most"}. A
+// multiply-add is two operations.
+#define _GNU_SOURCE
+#include <immintrin.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum { ROUNDS = 5, MOST_THREADS = 64, CHAINS = 12, STEPS = 20 * 1000 * 1000 };
+
+static size_t share_bytes;  // what a thread reads in a round
+static volatile unsigned long long sink;
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+// Reads a thread's share once, in four streams, as products of a matrix with a vector do.
+static double read_memory(const char *from) {
+  const __m256i *p = (const __m256i *)from;
+  size_t n = share_bytes / 32, part = n / 4;
+  __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+  for (size_t i = 0; i < part; i++) {
+    a = _mm256_add_epi64(a, p[i]);
+    b = _mm256_add_epi64(b, p[part + i]);
+    c = _mm256_add_epi64(c, p[2 * part + i]);
+    d = _mm256_add_epi64(d, p[3 * part + i]);
+  }
+  a = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
+  sink += _mm256_extract_epi64(a, 0);
+  return share_bytes;
+}
+
+// Twelve chains of one instruction, as many as its latency needs.
+#define CHAINS_OF(TYPE, INSTRUCTION, OPERATIONS)                                                     \
+  TYPE sums[CHAINS] = {0}, x = {0}, y = {0};                                                         \
+  (void)unused;                                                                                      \
+  for (long i = 0; i < STEPS; i++)                                                                   \
+    _Pragma("GCC unroll 12") for (int c = 0; c < CHAINS; c++) __asm__ volatile(INSTRUCTION : "+v"(sums[c]) : "v"(x), "v"(y)); \
+  return (double)STEPS * CHAINS * (OPERATIONS);
+
+#ifdef __AVX512F__
+static double products_f32(const char *unused) { CHAINS_OF(__m512, "vfmadd231ps %2, %1, %0", 32) }
+#else
+static double products_f32(const char *unused) { CHAINS_OF(__m256, "vfmadd231ps %2, %1, %0", 16) }
+#endif
+#ifdef __AVX512VNNI__
+static double products_int8(const char *unused) { CHAINS_OF(__m512i, "vpdpbusd %2, %1, %0", 128) }
+#endif
+#ifdef __AVX512BF16__
+static double products_bf16(const char *unused) { CHAINS_OF(__m512i, "vdpbf16ps %2, %1, %0", 64) }
+#endif
+
+struct work {
+  double (*run)(const char *);
+  const char *memory;
+  pthread_barrier_t *start;
+  double done, seconds;
+};
+
+static void *thread(void *of) {
+  struct work *w = of;
+  w->run(w->memory);  // warm
+  pthread_barrier_wait(w->start);
+  double started = now();
+  w->done = w->run(w->memory);
+  w->seconds = now() - started;
+  return 0;
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void limit(const char *name, const char *unit, double (*run)(const char *), const char *memory, int threads) {
+  double rates[ROUNDS];
+  for (int r = 0; r < ROUNDS; r++) {
+    pthread_t ids[MOST_THREADS];
+    struct work work[MOST_THREADS];
+    pthread_barrier_t start;
+    pthread_barrier_init(&start, 0, threads);
+    for (int i = 0; i < threads; i++) {
+      work[i] = (struct work){run, memory + i * share_bytes, &start, 0, 0};
+      if (pthread_create(&ids[i], 0, thread, &work[i])) exit(1);
+    }
+    double done = 0, longest = 0;
+    for (int i = 0; i < threads; i++) {
+      pthread_join(ids[i], 0);
+      done += work[i].done;
+      if (work[i].seconds > longest) longest = work[i].seconds;
+    }
+    pthread_barrier_destroy(&start);
+    rates[r] = 1e-9 * done / longest;
+  }
+  qsort(rates, ROUNDS, sizeof *rates, ascending);
+  printf("{\"limit\": \"%s\", \"threads\": %d, \"unit\": \"%s\", \"median\": %.1f, \"least\": %.1f, \"most\": %.1f}\n",
+         name, threads, unit, rates[ROUNDS / 2], rates[0], rates[ROUNDS - 1]);
+  fflush(stdout);
+}
+
+int main(int argc, char **argv) {
+  int most = argc > 1 ? atoi(argv[1]) : 2;
+  if (most < 1 || most > MOST_THREADS) {
+    fprintf(stderr, "limits: %s threads; choose 1 to %d\n", argv[1], MOST_THREADS);
+    return 2;
+  }
+  share_bytes = ((size_t)1 << 30) / most & ~(size_t)4095;
+  size_t all = share_bytes * most;
+  char *memory = mmap(0, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    perror("limits: memory");
+    return 1;
+  }
+  madvise(memory, all, MADV_HUGEPAGE);
+  memset(memory, 1, all);
+  for (int threads = 1; threads <= most; threads *= 2) {
+    limit("memory", "GB/s", read_memory, memory, threads);
+#ifdef __AVX512VNNI__
+    limit("int8", "GOP/s", products_int8, memory, threads);
+#endif
+#ifdef __AVX512BF16__
+    limit("bf16", "GOP/s", products_bf16, memory, threads);
+#endif
+    limit("f32", "GOP/s", products_f32, memory, threads);
+  }
+  return 0;
+}

@@ -1,0 +1,37 @@
+"""What the rivals' programs have in common: arguments, tokens, and the rows that they print."""
+import json
+import resource
+import sys
+
+
+def arguments(usage):
+    """Path, threads, prompt lengths, generated tokens and the depth of those from the command line."""
+    if len(sys.argv) != 5:
+        sys.exit(usage)
+    prompts = [int(n) for n in sys.argv[3].split(",") if int(n)]
+    n_gen, _, depth = sys.argv[4].partition("@")
+    return sys.argv[1], int(sys.argv[2]), prompts, int(n_gen), int(depth or 0)
+
+
+def tokens(count, vocabulary):
+    """The same tokens for every engine."""
+    return [(i * 7919 + 13) % vocabulary for i in range(count)]
+
+
+def row(**fields):
+    print(json.dumps(fields), flush=True)
+
+
+def loaded(engine, threads, seconds):
+    """From opening the file to the first token, and the memory held then at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    row(engine=engine, threads=threads, test="load", value=seconds, peak_rss_bytes=peak)
+
+
+def prefill(engine, threads, n_prompt, seconds):
+    row(engine=engine, threads=threads, test=f"pp{n_prompt}", value=n_prompt / seconds)
+
+
+def decode(engine, threads, n_gen, depth, seconds):
+    at = f"@{depth}" if depth else ""
+    row(engine=engine, threads=threads, test=f"tg{n_gen}{at}", value=n_gen / seconds)
