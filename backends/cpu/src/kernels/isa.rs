@@ -113,6 +113,10 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// 64 × 8 bits.
     type B: Copy;
 
+    /// Asks for the cache line of an address, which may be any, to be read soon.
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
+
     // f32
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; 16]) -> Self::F;

@@ -143,6 +143,9 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
         sources[g] = sources[g].first(x.len());
     }
     for (b, x) in x.iter().enumerate() {
+        for g in 0..G {
+            sources[g].prefetch(isa, b);
+        }
         supers[0] = next_supers(isa, sources[0], b, supers[0]);
         let block = sources[0].block(isa, b, supers[0]);
         let (mut codes, mut d, mut e) = ([block.codes; G], [block.d; G], [block.e; G]);

@@ -33,7 +33,13 @@ pub(super) trait Source<I: Isa>: Copy {
     /// What the blocks `SUPER · s ..` share, for [`Source::block`]; only where there is any.
     fn supers(self, isa: I, s: usize) -> [I::F; 2];
     fn block(self, isa: I, b: usize, supers: [I::F; 2]) -> Block<I, Self::Codes>;
+    /// Asks for what comes some blocks after block `b` to be read.
+    #[inline(always)]
+    fn prefetch(self, _isa: I, _b: usize) {}
 }
+
+/// How far ahead of its use packed memory is asked for, in bytes of codes.
+const AHEAD: usize = 8192;
 
 /// `supers` for block `b`: read anew where it is the first of those that share them. In a loop
 /// over the blocks they stay in registers.
@@ -281,6 +287,17 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
         };
         let (d, e) = F::Scales::block(isa, &self.scales[b], supers);
         Block { codes, d, e }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, isa: I, b: usize) {
+        // Groups follow one another in every plane, so behind a group's end is the next one.
+        let ahead = b + AHEAD / size_of::<F::Codes>();
+        let codes = self.codes.as_ptr().wrapping_add(ahead).cast::<u8>();
+        for line in 0..size_of::<F::Codes>() / 64 {
+            isa.prefetch(codes.wrapping_add(64 * line));
+        }
+        isa.prefetch(self.scales.as_ptr().wrapping_add(ahead).cast());
     }
 }
 
