@@ -7,6 +7,8 @@
 //!                     rest, padded with zeros
 //! quantised tile: XBlock<N> for each block of 32 columns     (48 bytes per token and block)
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
+//! BF16 tile:      where `Isa::BF16`, bf16[N][2] for each pair of columns, else f32[N] for each column,
+//!                 an even number of them                     (room for 4 bytes per token and column)
 //! ```
 //! The tile that starts at token `t` begins at `t` times the bytes of a token, whatever the widths.
 
@@ -134,6 +136,62 @@ pub(super) fn interleave_tile(x: &[f32], cols: usize, width: usize, out: &mut [u
             out[t] = x;
         }
     }
+}
+
+/// Rounds the rows `x`, of `cols` elements, to bfloat16, into the tile `out` of `width` tokens.
+#[inline(always)]
+pub(super) fn round_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    if x.len() < width * cols || cols % 2 == 1 {
+        out.fill(0);
+    }
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        let (whole, rest) = row.as_chunks::<16>();
+        for (i, x) in whole.iter().enumerate() {
+            let mut bits = [0; 16];
+            isa.store_i(round_to_bf16(isa, isa.load(x)), &mut bits);
+            place_bf16::<I>(&bits, 16 * i, t, width, out);
+        }
+        let mut bits = [0; 16];
+        isa.store_i(round_to_bf16(isa, isa.load_part(rest, 0.0)), &mut bits);
+        place_bf16::<I>(&bits[..rest.len()], cols - rest.len(), t, width, out);
+    }
+}
+
+/// Puts token `t`'s columns from `from` on, an even number, into a BF16 tile.
+#[inline(always)]
+fn place_bf16<I: Isa>(bits: &[i32], from: usize, t: usize, width: usize, out: &mut [u8]) {
+    if I::BF16 {
+        let out = &mut cast_mut::<[u16; 2]>(out)[from / 2 * width..];
+        for (pair, out) in bits.chunks(2).zip(out.chunks_exact_mut(width)) {
+            let high = |i: usize| pair.get(i).map_or(0, |b| (b >> 16) as u16);
+            out[t] = [high(0), high(1)];
+        }
+    } else {
+        let out = &mut cast_mut::<i32>(out)[from * width..];
+        for (&bits, out) in bits.iter().zip(out.chunks_exact_mut(width)) {
+            out[t] = bits;
+        }
+    }
+}
+
+/// The bits of the nearest bfloat16 as a binary32, half to even, and zero below 2⁻¹²⁶.
+#[inline(always)]
+fn round_to_bf16<I: Isa>(isa: I, x: I::F) -> I::I {
+    let bits = isa.bits(x);
+    let odd = isa.and_i(isa.shr_i(bits, 16), isa.splat_i(1));
+    let rounded = isa.add_i(isa.add_i(bits, isa.splat_i(0x7fff)), odd);
+    // Neither NaN nor −∞ is above −∞; twice either is itself, a NaN with its highest bit set.
+    let rounded = isa.of_bits(rounded);
+    let rounded = isa.if_gt(x, isa.splat(f32::NEG_INFINITY), rounded, isa.add(x, x));
+    let magnitude = isa.of_bits(isa.and_i(isa.bits(rounded), isa.splat_i(i32::MAX)));
+    let smallest = isa.splat(f32::MIN_POSITIVE);
+    let rounded = isa.if_gt(smallest, magnitude, isa.splat(0.0), rounded);
+    isa.and_i(isa.bits(rounded), isa.splat_i(!0xffff))
+}
+
+/// Bytes of a token in BF16 tiles.
+pub(super) const fn bf16_bytes(cols: usize) -> usize {
+    cols.next_multiple_of(2) * size_of::<f32>()
 }
 
 /// Bytes of a token in quantised tiles.

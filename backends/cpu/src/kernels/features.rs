@@ -17,6 +17,8 @@ pub enum Level {
     Avx512,
     /// … and AVX-512 VNNI.
     Avx512Vnni,
+    /// … and AVX-512 BF16.
+    Avx512Bf16,
     /// aarch64 with NEON.
     Neon,
     /// … and the dot product instructions.
@@ -27,11 +29,12 @@ pub enum Level {
 
 impl Level {
     /// Every level of every architecture, in ascending order within each.
-    pub const ALL: [Level; 7] = [
+    pub const ALL: [Level; 8] = [
         Level::Generic,
         Level::Avx2,
         Level::Avx512,
         Level::Avx512Vnni,
+        Level::Avx512Bf16,
         Level::Neon,
         Level::NeonDotprod,
         Level::NeonI8mm,
@@ -44,6 +47,7 @@ impl Level {
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512vnni",
+            Level::Avx512Bf16 => "avx512bf16",
             Level::Neon => "neon",
             Level::NeonDotprod => "dotprod",
             Level::NeonI8mm => "i8mm",
@@ -65,6 +69,7 @@ impl Level {
                     && has!("avx512dq")
             }
             Level::Avx512Vnni => Level::Avx512.offered() && has!("avx512vnni"),
+            Level::Avx512Bf16 => Level::Avx512Vnni.offered() && has!("avx512bf16"),
             _ => false,
         }
     }

@@ -106,6 +106,10 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
     const SUM_SHIFT: u32 = 0;
 
+    /// Whether activations for BF16 weights are pairs of bfloat16, for [`Isa::dot_bf16`]; else they are
+    /// binary32 after rounding.
+    const BF16: bool = false;
+
     /// 16 × f32.
     type F: Copy;
     /// 16 × i32.
@@ -123,8 +127,6 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn store(self, x: Self::F, to: &mut [f32; 16]);
     /// From IEEE binary16 bits.
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
-    /// From bfloat16 bits.
-    fn load_bf16(self, x: &[u16; 16]) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -215,6 +217,12 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         matmul::plain_tile(self, w, x, acc);
     }
 
+    /// `fma(w₀, x₀, fma(w₁, x₁, acc))` for the pairs of bfloat16 in each lane, the first in its low half.
+    #[inline(always)]
+    fn dot_bf16(self, w: Self::F, x: Self::I, acc: Self::F) -> Self::F {
+        dot_bf16(self, w, x, acc)
+    }
+
     /// `acc[g][t] += Σ` over the blocks of `x` and of the groups' `sources`, in order, by the formula of
     /// the module [`super`].
     fn tile<const N: usize, const G: usize, S: Source<Self>>(
@@ -300,6 +308,20 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         self.store(x, &mut v);
         to.copy_from_slice(&v[..to.len()]);
     }
+}
+
+/// [`Isa::dot_bf16`] without an instruction of its own.
+#[inline(always)]
+pub(super) fn dot_bf16<I: Isa>(isa: I, w: I::F, x: I::I, acc: I::F) -> I::F {
+    let [w, x] = [bf16_pair(isa, isa.bits(w)), bf16_pair(isa, x)];
+    isa.fma(w[0], x[0], isa.fma(w[1], x[1], acc))
+}
+
+/// The two bfloat16 of each lane.
+#[inline(always)]
+pub(super) fn bf16_pair<I: Isa>(isa: I, pair: I::I) -> [I::F; 2] {
+    let high = isa.and_i(pair, isa.splat_i(!0xffff));
+    [isa.of_bits(isa.shl_i(pair, 16)), isa.of_bits(high)]
 }
 
 /// An [`Isa`] whose products are of all 16 rows at a time: with this, [`super::matmul::tile`] is its

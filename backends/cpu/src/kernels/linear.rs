@@ -1,7 +1,11 @@
 //! The matrix products as they are called: operands checked, activations laid out, rows shared
 //! out over the threads.
 
-use super::activations::{interleave_tile, padded, plain_bytes, quantised_bytes, tile_width};
+use anynpu_ir::DType;
+
+use super::activations::{
+    bf16_bytes, interleave_tile, padded, plain_bytes, quantised_bytes, tile_width,
+};
 use super::buffer::{ALIGN, Scratch, Shared, cast_mut};
 use super::isa::XBLOCK_BYTES;
 use super::matmul::{DIRECT_TOKENS, MAX_PANEL_GROUPS, PANEL_BLOCKS, PanelTile, Task, chunk_tokens};
@@ -47,6 +51,7 @@ struct Call<'a> {
     tokens: usize,
     quantised: &'a [u8],
     plain: &'a [u8],
+    bf16: &'a [u8],
 }
 
 impl<'a> Call<'a> {
@@ -55,39 +60,59 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Where things lie in a call's scratch.
+/// Forms of activations that a call's products read.
+#[derive(Clone, Copy, Default)]
+struct Forms {
+    quantised: bool,
+    plain: bool,
+    bf16: bool,
+}
+
+impl Forms {
+    const ALL: Forms = Forms {
+        quantised: true,
+        plain: true,
+        bf16: true,
+    };
+
+    fn note(&mut self, dtype: DType) {
+        match dtype {
+            DType::BF16 => self.bf16 = true,
+            dtype if dtype.is_block() => self.quantised = true,
+            _ => self.plain = true,
+        }
+    }
+}
+
+/// Where things lie in a call's scratch, quantised activations first.
 struct Layout {
     plain: usize,
+    bf16: usize,
     panels: usize,
     total: usize,
 }
 
 impl Layout {
-    fn new(
-        cols: usize,
-        tokens: usize,
-        threads: usize,
-        quantised: bool,
-        plain: bool,
-    ) -> Option<Layout> {
-        let part = |used: bool, token: usize| {
-            if used {
-                token
-                    .checked_mul(padded(tokens))?
-                    .checked_next_multiple_of(ALIGN)
+    fn new(cols: usize, tokens: usize, threads: usize, forms: Forms) -> Option<Layout> {
+        let after = |start: usize, used: bool, token: usize| {
+            let bytes = if used {
+                token.checked_mul(padded(tokens))?
             } else {
-                Some(0)
-            }
+                0
+            };
+            start.checked_add(bytes)?.checked_next_multiple_of(ALIGN)
         };
-        let plain_at = part(quantised, quantised_bytes(cols))?;
-        let panels = plain_at.checked_add(part(plain, plain_bytes(cols))?)?;
-        let panel_bytes = if quantised {
+        let plain = after(0, forms.quantised, quantised_bytes(cols))?;
+        let bf16 = after(plain, forms.plain, plain_bytes(cols))?;
+        let panels = after(bf16, forms.bf16, bf16_bytes(cols))?;
+        let panel_bytes = if forms.quantised {
             PANEL_BYTES.checked_mul(threads)?
         } else {
             0
         };
         Some(Layout {
-            plain: plain_at,
+            plain,
+            bf16,
             panels,
             total: panels.checked_add(panel_bytes)?,
         })
@@ -99,7 +124,7 @@ impl Kernels {
     /// tokens uses, whatever the weights' types: with a [`Scratch`] of that capacity it allocates
     /// nothing.
     pub fn scratch_bytes(pool: &Pool, cols: usize, tokens: usize) -> usize {
-        Layout::new(cols, tokens, pool.threads(), true, true).map_or(usize::MAX, |l| l.total)
+        Layout::new(cols, tokens, pool.threads(), Forms::ALL).map_or(usize::MAX, |l| l.total)
     }
 
     /// `out[t, r] = Σ_k x[t, k] · weights[r, k] + bias[r]` with `x` `[tokens, cols]` and `out`
@@ -142,7 +167,7 @@ impl Kernels {
         };
         let cols = first.weights.cols();
         check_len("activations", tokens, cols, x.len())?;
-        let (mut quantised, mut plain) = (false, false);
+        let mut forms = Forms::default();
         for product in &*products {
             let weights = product.weights;
             if weights.cols() != cols {
@@ -156,11 +181,7 @@ impl Kernels {
             if let Some(bias) = product.bias {
                 check_len("bias", 1, weights.rows(), bias.len())?;
             }
-            if weights.dtype().is_block() {
-                quantised = true;
-            } else {
-                plain = true;
-            }
+            forms.note(weights.dtype());
         }
         if tokens == 0 {
             return Ok(());
@@ -176,12 +197,13 @@ impl Kernels {
             rows: tokens,
             cols,
         };
-        let layout = Layout::new(cols, tokens, pool.threads(), quantised, plain).ok_or(overflow)?;
+        let layout = Layout::new(cols, tokens, pool.threads(), forms).ok_or(overflow)?;
         let scratch = scratch.get(layout.total)?;
         let (tiles, panels) = scratch.split_at_mut(layout.panels);
-        let (for_blocks, for_plain) = tiles.split_at_mut(layout.plain);
+        let (for_blocks, rest) = tiles.split_at_mut(layout.plain);
+        let (for_plain, for_bf16) = rest.split_at_mut(layout.bf16 - layout.plain);
         let quantise = self.table.quantise_tile;
-        if quantised {
+        if forms.quantised {
             let token = quantised_bytes(cols);
             let widest = self.table.tile;
             self.lay_out(
@@ -196,7 +218,7 @@ impl Kernels {
                 },
             );
         }
-        if plain {
+        if forms.plain {
             let token = plain_bytes(cols);
             let widest = self.table.plain_tile;
             self.lay_out(
@@ -207,6 +229,22 @@ impl Kernels {
                 (token, widest),
                 |x, width, out| {
                     interleave_tile(x, cols, width, out);
+                },
+            );
+        }
+        let round = self.table.round_tile;
+        if forms.bf16 {
+            let token = bf16_bytes(cols);
+            let widest = self.table.plain_tile;
+            self.lay_out(
+                pool,
+                x,
+                tokens,
+                for_bf16,
+                (token, widest),
+                |x, width, out| {
+                    // SAFETY: `self.features` proves that the processor has the instructions.
+                    unsafe { round(x, cols, width, out) }
                 },
             );
         }
@@ -229,6 +267,7 @@ impl Kernels {
                 tokens,
                 quantised: for_blocks,
                 plain: for_plain,
+                bf16: for_bf16,
             };
             self.share_out(pool, &call, panels);
         }
@@ -284,11 +323,14 @@ impl Kernels {
                 let end = before + part.weights.groups();
                 let (start, stop) = (from.max(before), to.min(end));
                 if start < stop {
-                    let is_block = part.weights.dtype().is_block();
                     let task = Task {
                         weights: part.weights,
                         groups: start - before..stop - before,
-                        x: if is_block { call.quantised } else { call.plain },
+                        x: match part.run {
+                            Products::Blocks(_) => call.quantised,
+                            Products::Plain(_) => call.plain,
+                            Products::Bf16(_) => call.bf16,
+                        },
                         tokens: call.tokens,
                         bias: part.bias,
                         out: part.out,
@@ -304,7 +346,7 @@ impl Kernels {
                         // instructions; the groups of different tasks are different rows.
                         Products::Blocks(blocks) => unsafe { (blocks.direct)(task) },
                         // SAFETY: as above.
-                        Products::Plain(plain) => unsafe { plain(task) },
+                        Products::Plain(run) | Products::Bf16(run) => unsafe { run(task) },
                     }
                 }
                 before = end;

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::activations::{self, quantised_tile, tile_width, with_width};
 use super::buffer::{Pod, Shared, cast};
-use super::isa::{Dot, Isa, Quads, XBlock};
+use super::isa::{Dot, Isa, Quads, XBlock, bf16_pair};
 use super::pack::{PackedMatrix, ROWS, SUPER};
 use super::sources::{Direct, Format, Kind, Panel, PanelBlock, Source, next_supers};
 
@@ -315,15 +315,10 @@ pub(super) struct F32Column([f32; 16]);
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct F16Column([u16; 16]);
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Bf16Column([u16; 16]);
 // SAFETY: the same layout as their arrays.
 unsafe impl Pod for F32Column {}
 // SAFETY: as above.
 unsafe impl Pod for F16Column {}
-// SAFETY: as above.
-unsafe impl Pod for Bf16Column {}
 
 impl<I: Isa> Column<I> for F32Column {
     #[inline(always)]
@@ -335,12 +330,6 @@ impl<I: Isa> Column<I> for F16Column {
     #[inline(always)]
     fn load(&self, isa: I) -> I::F {
         isa.load_f16(&self.0)
-    }
-}
-impl<I: Isa> Column<I> for Bf16Column {
-    #[inline(always)]
-    fn load(&self, isa: I) -> I::F {
-        isa.load_bf16(&self.0)
     }
 }
 
@@ -406,6 +395,96 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
             }
         }
         start = end;
+    }
+}
+
+/// A task over BF16 weights.
+///
+/// # Safety
+/// No other thread touches the task's rows of `out` while this runs.
+#[inline(always)]
+pub(super) unsafe fn bf16<I: Isa>(isa: I, task: Task<'_>) {
+    let token = activations::bf16_bytes(task.weights.cols());
+    let chunk = chunk_tokens(token, I::PLAIN_TILE);
+    for start in (0..task.tokens).step_by(chunk) {
+        let end = task.tokens.min(start + chunk);
+        let mut g = task.groups.start;
+        while g < task.groups.end {
+            let groups = task.groups.end - g;
+            // SAFETY: the caller's contract, for all calls below.
+            unsafe {
+                if task.tokens == 1 && groups >= PLAIN_GROUPS {
+                    bf16_groups::<I, 1, PLAIN_GROUPS>(isa, &task, g, 0);
+                    g += PLAIN_GROUPS;
+                    continue;
+                }
+                if task.tokens == 1 {
+                    bf16_groups::<I, 1, 1>(isa, &task, g, 0);
+                    g += 1;
+                    continue;
+                }
+                let mut t = start;
+                while t < end {
+                    let width = tile_width(end - t, I::PLAIN_TILE);
+                    with_width!(I::PLAIN_TILE, width, N => {
+                        bf16_groups::<I, N, 1>(isa, &task, g, t);
+                    });
+                    t += width;
+                }
+                g += 1;
+            }
+        }
+    }
+}
+
+/// The sums of `G` groups from `g` on for the `N` tokens from `t` on.
+///
+/// # Safety
+/// As [`bf16`].
+#[inline(always)]
+unsafe fn bf16_groups<I: Isa, const N: usize, const G: usize>(
+    isa: I,
+    task: &Task<'_>,
+    g: usize,
+    t: usize,
+) {
+    let cols = task.weights.cols();
+    let token = activations::bf16_bytes(cols);
+    let x = &task.x[t * token..][..N * token];
+    let pairs = cols.div_ceil(2);
+    let mut w = [&cast::<[f32; 16]>(task.weights.group(g).0)[..pairs]; G];
+    for i in 1..G {
+        w[i] = &cast::<[f32; 16]>(task.weights.group(g + i).0)[..pairs];
+    }
+    let mut acc = [[isa.splat(0.0); N]; G];
+    if I::BF16 {
+        let x = &cast::<[i32; N]>(x)[..pairs];
+        for k in 0..pairs {
+            let mut codes = [isa.splat(0.0); G];
+            for i in 0..G {
+                codes[i] = isa.load(&w[i][k]);
+            }
+            for t in 0..N {
+                let x = isa.splat_i(x[k][t]);
+                for i in 0..G {
+                    acc[i][t] = isa.dot_bf16(codes[i], x, acc[i][t]);
+                }
+            }
+        }
+    } else {
+        let (x, _) = cast::<[f32; N]>(x).as_chunks::<2>();
+        let x = &x[..pairs];
+        for k in 0..pairs {
+            for i in 0..G {
+                let [even, odd] = bf16_pair(isa, isa.bits(isa.load(&w[i][k])));
+                isa.fma_each(odd, &x[k][1], &mut acc[i]);
+                isa.fma_each(even, &x[k][0], &mut acc[i]);
+            }
+        }
+    }
+    for i in 0..G {
+        // SAFETY: the caller's contract.
+        unsafe { task.sums(g + i, t, N, true).write(isa, &acc[i]) };
     }
 }
 

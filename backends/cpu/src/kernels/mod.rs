@@ -5,7 +5,7 @@
 //! A kernel's result depends on its operands only: not on how many tokens share the call, nor on
 //! the number of threads, nor on the instructions used ([`Level`]). So a sequence fed in chunks
 //! gives the same state as fed whole, and a run on one machine can be repeated on another. (The
-//! payload of a NaN is the exception.) Every kernel is therefore written in terms of exactly
+//! payload of a NaN is an exception.) Every kernel is therefore written in terms of exactly
 //! rounded operations in a stated order, over 16 lanes (see `isa.rs`), and no kernel chooses its
 //! order by the size of its work.
 //!
@@ -31,9 +31,20 @@
 //! quantised, the error of an output is at most `Σ_blocks dx/2 · Σ_i |w_i|` plus rounding in
 //! binary32: an error of half a step in each activation.
 //!
-//! # Products with plain weights
+//! # Products with F32 and F16 weights
 //! `acc = fma(w[k], x[k], acc)` over the columns in order, starting at 0, after conversion of the
 //! weight to binary32, which is exact.
+//!
+//! # Products with BF16 weights
+//! Activations are rounded to bfloat16 as well, half to even. Columns are taken in pairs, the odd one
+//! first, as the instruction of x86-64 does:
+//!
+//! ```text
+//! acc = fma(w[2i + 1], x[2i + 1], acc)          acc = fma(w[2i], x[2i], acc)
+//! ```
+//!
+//! Weights and activations below 2⁻¹²⁶ in magnitude count as zero. A sum below that may become zero, or
+//! not: the other exception, beside NaN, from the same bits everywhere.
 //!
 //! [`reference::matmul`] is both written out; the tests hold every path to it.
 #![allow(unsafe_code)]
@@ -192,6 +203,8 @@ impl Kernels {
             Level::Avx512 => &x86_64::AVX512,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => &x86_64::AVX512_VNNI,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => &x86_64::AVX512_BF16,
             #[cfg(target_arch = "aarch64")]
             Level::Neon => &aarch64::NEON,
             #[cfg(target_arch = "aarch64")]

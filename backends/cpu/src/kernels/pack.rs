@@ -32,9 +32,13 @@
 //!   Q6_K            384  scale[2][16] signed bytes, one   d[16] binary16     26.25
 //!                        for each half of the block
 //!
-//! plain formats: one plane, the 16 rows' elements of column k side by side
+//! F32, F16: one plane, the 16 rows' elements of column k side by side
 //!
 //!   group 0: | w[0..16][0] | w[0..16][1] | …          group 1: | …
+//!
+//! BF16: one plane, pairs of columns, the last filled up with zeros; elements below 2⁻¹²⁶ are zero
+//!
+//!   group 0: | w[0][0] w[0][1] w[1][0] w[1][1] … w[15][1] | w[0][2] w[0][3] … | …    group 1: | …
 //! ```
 
 use std::fmt;
@@ -63,7 +67,8 @@ impl Records {
     pub(super) const fn of(dtype: DType) -> Option<Records> {
         let (codes, scales, supers) = match dtype {
             DType::F32 => (64, 0, 0),
-            DType::F16 | DType::BF16 => (32, 0, 0),
+            DType::F16 => (32, 0, 0),
+            DType::BF16 => (64, 0, 0),
             DType::Q4_0 => (256, 32, 0),
             DType::Q4_1 => (256, 64, 0),
             DType::Q5_0 => (320, 32, 0),
@@ -115,7 +120,7 @@ impl PackedMatrix {
         let row_bytes = check_weights(dtype, rows, cols, bytes)?;
         let records = Records::of(dtype).ok_or(KernelError::DType { dtype })?;
         let groups = rows.div_ceil(ROWS);
-        let steps = if dtype.is_block() { cols / 32 } else { cols };
+        let steps = steps(dtype, cols);
         let layout = Self::planes(records, groups, steps);
         let (scales_at, supers_at, end) =
             layout.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
@@ -145,6 +150,8 @@ impl PackedMatrix {
             };
             if dtype.is_block() {
                 pack_blocks(dtype, records, rows, row_bytes, codes, scales, supers);
+            } else if dtype == DType::BF16 {
+                pack_bf16(rows, row_bytes, codes);
             } else {
                 pack_plain(dtype.block_bytes(), rows, row_bytes, codes);
             }
@@ -155,7 +162,7 @@ impl PackedMatrix {
     /// Bytes that packing `rows` rows of `cols` elements takes; `None` for a type that isn't packed
     /// or more than can be addressed.
     pub fn packed_bytes(dtype: DType, rows: usize, cols: usize) -> Option<usize> {
-        let steps = if dtype.is_block() { cols / 32 } else { cols };
+        let steps = steps(dtype, cols);
         let layout = Self::planes(Records::of(dtype)?, rows.div_ceil(ROWS), steps);
         layout.map(|(_, _, end)| end)
     }
@@ -217,6 +224,36 @@ impl fmt::Debug for PackedMatrix {
             .field("cols", &self.cols)
             .field("resident_bytes", &self.resident_bytes())
             .finish()
+    }
+}
+
+/// Records of codes in a group of `cols` columns.
+const fn steps(dtype: DType, cols: usize) -> usize {
+    match dtype {
+        DType::BF16 => cols.div_ceil(2),
+        dtype if dtype.is_block() => cols / 32,
+        _ => cols,
+    }
+}
+
+/// Packs one group of BF16.
+fn pack_bf16(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+    if row_bytes == 0 {
+        return;
+    }
+    for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
+        for (pair, record) in row.chunks(4).zip(out.chunks_exact_mut(4 * ROWS)) {
+            for (element, slot) in pair
+                .chunks_exact(2)
+                .zip(record[4 * r..].chunks_exact_mut(2))
+            {
+                let mut bits = u16::from_le_bytes([element[0], element[1]]);
+                if bits & 0x7f80 == 0 {
+                    bits &= 0x8000;
+                }
+                slot.copy_from_slice(&bits.to_ne_bytes());
+            }
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) struct BlockProducts {
 #[derive(Clone, Copy)]
 pub(super) enum Products {
     Plain(TaskFn),
+    Bf16(TaskFn),
     Blocks(BlockProducts),
 }
 
@@ -44,6 +45,7 @@ pub(super) struct Table {
     /// Groups of a panel.
     pub panel_groups: usize,
     pub quantise_tile: TileFn,
+    pub round_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
     pub softmax: unsafe fn(&[f32], &mut [f32]),
@@ -73,7 +75,7 @@ impl Table {
         Some(match dtype {
             DType::F32 => Products::Plain(self.f32),
             DType::F16 => Products::Plain(self.f16),
-            DType::BF16 => Products::Plain(self.bf16),
+            DType::BF16 => Products::Bf16(self.bf16),
             DType::Q4_0 => Products::Blocks(self.q4_0),
             DType::Q4_1 => Products::Blocks(self.q4_1),
             DType::Q5_0 => Products::Blocks(self.q5_0),
@@ -104,6 +106,8 @@ macro_rules! table {
 
             table! { @function $(#[$feature])? quantise_tile = $isa, activations::quantise_tile::<$ty>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? round_tile = $isa, activations::round_tile::<$ty>,
+                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? rms_norm = $isa, ops::rms_norm::<$ty>,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) }
             table! { @function $(#[$feature])? layer_norm = $isa, ops::layer_norm::<$ty>,
@@ -126,7 +130,7 @@ macro_rules! table {
                 (task: Attend<'_>) -> bool }
             table! { @function $(#[$feature])? f32 = $isa, matmul::plain::<$ty, matmul::F32Column>, (task: Task<'_>) }
             table! { @function $(#[$feature])? f16 = $isa, matmul::plain::<$ty, matmul::F16Column>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? bf16 = $isa, matmul::plain::<$ty, matmul::Bf16Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? bf16 = $isa, matmul::bf16::<$ty>, (task: Task<'_>) }
             table! { @panel $(#[$feature])? offset_8 = $isa, $ty, Offset8 }
             table! { @panel $(#[$feature])? offset_16 = $isa, $ty, Offset16 }
             table! { @panel $(#[$feature])? signed = $isa, $ty, Signed }
@@ -137,6 +141,7 @@ macro_rules! table {
                 plain_tile: <$ty as Isa>::PLAIN_TILE,
                 panel_groups: <$ty as Isa>::PANEL_GROUPS,
                 quantise_tile,
+                round_tile,
                 rms_norm,
                 layer_norm,
                 softmax,

@@ -138,6 +138,7 @@ const LEVELS: &[Level] = if cfg!(target_arch = "x86_64") {
         Level::Avx2,
         Level::Avx512,
         Level::Avx512Vnni,
+        Level::Avx512Bf16,
     ]
 } else if cfg!(target_arch = "aarch64") {
     &[
@@ -174,6 +175,14 @@ fn each_level_has_kernels_of_its_own_that_the_tests_reach() {
 
 /// Checks every path on one problem.
 fn check(dtype: DType, rows: usize, cols: usize, tokens: usize, styles: [Style; 2], seed: u64) {
+    let styles = match dtype {
+        // Their sums may come near 2⁻¹²⁶, below which levels may differ.
+        DType::BF16 => styles.map(|s| match s {
+            Style::Extreme | Style::AnyBits => Style::Plain,
+            s => s,
+        }),
+        _ => styles,
+    };
     let random = &mut Random(seed);
     let raw = weights(dtype, rows * cols / dtype.block_len(), styles[0], random);
     let x = activations(tokens * cols, styles[1], random);
@@ -230,8 +239,47 @@ fn every_format_and_tile_width_equals_the_reference() {
 }
 
 #[test]
+fn activations_for_bf16_weights_are_rounded_half_to_even_with_infinities_kept() {
+    let given = [
+        (1.0 + 3.0 / 256.0, 1.0 + 2.0 / 128.0), // half way, up to even
+        (1.0 + 1.0 / 256.0, 1.0),               // half way, down to even
+        (-1.0 - 1.1 / 256.0, -1.0 - 1.0 / 128.0),
+        (f32::MAX, f32::INFINITY),
+        (f32::NEG_INFINITY, f32::NEG_INFINITY),
+        (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
+        (f32::MIN_POSITIVE * 0.99, 0.0),
+    ];
+    let pool = Pool::new(1).unwrap();
+    let one = half::bf16::from_f32(1.0).to_le_bytes();
+    let packed = PackedMatrix::pack(&pool, DType::BF16, 1, 1, &one).unwrap();
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    for kernels in paths() {
+        let x = given.map(|(x, _)| x);
+        let mut out = [f32::NAN; 7];
+        kernels
+            .matmul(&pool, &packed, &x, 7, None, &mut out, &mut scratch)
+            .unwrap();
+        let what = kernels.features().to_string();
+        assert_same(&what, &out, &given.map(|(_, rounded)| rounded));
+        for x in [f32::from_bits(0x7f80_0001), f32::from_bits(u32::MAX)] {
+            let mut out = [0.0];
+            kernels
+                .matmul(&pool, &packed, &[x], 1, None, &mut out, &mut scratch)
+                .unwrap();
+            assert!(out[0].is_nan(), "{what}: {x:?} became {}", out[0]);
+        }
+    }
+}
+
+#[test]
 fn products_over_more_columns_than_a_panel_holds_equal_the_reference() {
-    for dtype in [DType::Q4_0, DType::Q8_0, DType::Q6_K, DType::F16] {
+    for dtype in [
+        DType::Q4_0,
+        DType::Q8_0,
+        DType::Q6_K,
+        DType::F16,
+        DType::BF16,
+    ] {
         check(dtype, 18, 4096 + 256, 6, [Style::Plain; 2], 7);
     }
 }
@@ -239,7 +287,7 @@ fn products_over_more_columns_than_a_panel_holds_equal_the_reference() {
 #[test]
 fn products_over_more_tokens_than_a_chunk_holds_equal_the_reference() {
     for dtype in [DType::Q4_1, DType::BF16] {
-        check(dtype, 3, 1024, 300, [Style::Plain; 2], 8);
+        check(dtype, 3, 2048, 300, [Style::Plain; 2], 8);
     }
 }
 

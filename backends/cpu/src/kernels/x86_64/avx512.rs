@@ -1,19 +1,24 @@
-//! The 16 lanes in one 512-bit register, with or without VNNI.
+//! The 16 lanes in one 512-bit register, with or without VNNI and BF16.
 
 use std::arch::x86_64::*;
 
 use super::avx2::{largest_8, sum_8};
-use crate::kernels::isa::{Dot, Isa, PanelCodes, Quads, XBlock, intrinsics};
+use crate::kernels::isa::{self, Dot, Isa, PanelCodes, Quads, XBlock, intrinsics};
 use crate::kernels::matmul;
 use crate::kernels::sources::Source;
 
-/// AVX-512 F, BW, VL and DQ; with `VNNI` also that. Includes AVX2, FMA and F16C.
+/// [`Avx512`] from this level on has VNNI.
+const VNNI: u8 = 1;
+/// [`Avx512`] from this level on has BF16.
+const BF16: u8 = 2;
+
+/// AVX-512 F, BW, VL and DQ; from level [`VNNI`] and [`BF16`] on also those. Includes AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Avx512<const VNNI: bool> {
+pub(in crate::kernels) struct Avx512<const LEVEL: u8> {
     _proof: (),
 }
 
-impl<const VNNI: bool> Avx512<VNNI> {
+impl<const LEVEL: u8> Avx512<LEVEL> {
     /// # Safety
     /// The processor has the instructions.
     #[inline(always)]
@@ -34,16 +39,17 @@ pub(super) const fn quads_in_16_bits(bits: u32) -> usize {
     }
 }
 
-impl<const VNNI: bool> Isa for Avx512<VNNI> {
-    const TILE: usize = if VNNI { 8 } else { 12 };
+impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
+    const TILE: usize = if LEVEL >= VNNI { 8 } else { 12 };
     const PLAIN_TILE: usize = 12;
-    const PANEL_GROUPS: usize = if VNNI { 2 } else { 1 };
-    const PANEL_CODES: PanelCodes = if VNNI {
+    const PANEL_GROUPS: usize = if LEVEL >= VNNI { 2 } else { 1 };
+    const PANEL_CODES: PanelCodes = if LEVEL >= VNNI {
         PanelCodes::From128
     } else {
         PanelCodes::AsPacked
     };
-    const SUM_SHIFT: u32 = if VNNI { 7 } else { 0 };
+    const SUM_SHIFT: u32 = if LEVEL >= VNNI { 7 } else { 0 };
+    const BF16: bool = LEVEL >= BF16;
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -55,10 +61,6 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         fn store(self, x: __m512, to: &mut [f32; 16]) { _mm512_storeu_ps(to.as_mut_ptr(), x) }
         fn load_f16(self, x: &[u16; 16]) -> __m512 {
             _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))
-        }
-        fn load_bf16(self, x: &[u16; 16]) -> __m512 {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
         fn add(self, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
@@ -130,7 +132,7 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
         }
         fn prepare_signed(self, x: __m512i) -> __m512i {
-            if VNNI { _mm512_xor_si512(x, _mm512_set1_epi8(-128)) } else { x }
+            if LEVEL >= VNNI { _mm512_xor_si512(x, _mm512_set1_epi8(-128)) } else { x }
         }
 
         fn transpose(self, r: &mut [__m512; 16]) {
@@ -164,6 +166,19 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn dot_bf16(self, w: __m512, x: __m512i, acc: __m512) -> __m512 {
+        if LEVEL < BF16 {
+            return isa::dot_bf16(self, w, x, acc);
+        }
+        // SAFETY: `self` proves BF16; any bits are pairs of bfloat16.
+        unsafe {
+            let w = std::mem::transmute::<__m512, __m512bh>(w);
+            let x = std::mem::transmute::<__m512i, __m512bh>(x);
+            _mm512_dpbf16_ps(acc, w, x)
+        }
+    }
+
+    #[inline(always)]
     fn tile<const N: usize, const G: usize, S: Source<Self>>(
         self,
         sources: [S; G],
@@ -174,8 +189,8 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     }
 }
 
-impl<const VNNI: bool> Dot for Avx512<VNNI> {
-    const SIGNED_SHIFT: Option<u32> = if VNNI { Some(7) } else { None };
+impl<const LEVEL: u8> Dot for Avx512<LEVEL> {
+    const SIGNED_SHIFT: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
 
     #[inline(always)]
     fn dot<const N: usize, const G: usize, const FROM: usize, const TO: usize, Q: Quads<Self>>(
@@ -185,9 +200,9 @@ impl<const VNNI: bool> Dot for Avx512<VNNI> {
         init: [__m512i; N],
     ) -> [[__m512i; N]; G] {
         let mut acc = [init; G];
-        if !VNNI {
+        if LEVEL < VNNI {
             for g in 0..G {
-                dot_without_vnni::<VNNI, N, FROM, TO, Q>(self, w[g], x, &mut acc[g]);
+                dot_without_vnni::<LEVEL, N, FROM, TO, Q>(self, w[g], x, &mut acc[g]);
             }
             return acc;
         }
@@ -211,13 +226,13 @@ impl<const VNNI: bool> Dot for Avx512<VNNI> {
 /// [`Dot::dot`] for one group in AVX-512 BW.
 #[inline(always)]
 fn dot_without_vnni<
-    const VNNI: bool,
+    const LEVEL: u8,
     const N: usize,
     const FROM: usize,
     const TO: usize,
-    Q: Quads<Avx512<VNNI>>,
+    Q: Quads<Avx512<LEVEL>>,
 >(
-    isa: Avx512<VNNI>,
+    isa: Avx512<LEVEL>,
     w: Q,
     x: &XBlock<N>,
     acc: &mut [__m512i; N],
