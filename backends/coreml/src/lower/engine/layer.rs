@@ -6,7 +6,7 @@ use super::PART;
 use crate::CoreMlError;
 use crate::lower::norm::epsilon;
 use crate::lower::product::Steps;
-use crate::lower::{Lowering, OUTPUT_ROWS, not_lowered};
+use crate::lower::{Lowering, not_lowered};
 use crate::package::Tensor;
 
 type Made = Result<Tensor, CoreMlError>;
@@ -60,8 +60,7 @@ impl Lowering<'_> {
 
     /// Whether `node` chooses all rows there are.
     fn is_every_row(&self, node: &Node) -> bool {
-        let chosen = self.graph.value(node.inputs[1]);
-        chosen.name == OUTPUT_ROWS && self.dims(node.inputs[1]) == [self.tokens()]
+        self.is_every_token(node.inputs[1])
     }
 
     /// A product, by convolutions of 1×1.
