@@ -6,6 +6,8 @@
 
 mod cases;
 mod checker;
+mod computed;
+mod executed;
 mod models;
 mod mutants;
 mod npz;
