@@ -100,7 +100,11 @@ impl LoadedModel {
     /// # Errors
     /// Too little memory, a device that fails.
     pub fn explain(&self) -> Result<Explanation, RuntimeError> {
-        let (runs, placed, warnings) = self.run_each_phase()?;
+        let Ran {
+            runs,
+            placed,
+            warnings,
+        } = self.run_each_phase()?;
         let decoder = self.info().kind == Kind::Decoder;
         let graph = self.open().model().graph();
         let plans = self.plans();
@@ -131,7 +135,7 @@ impl LoadedModel {
     }
 
     /// Two tokens read at once and, with a decoder, one by itself.
-    fn run_each_phase(&self) -> Result<(Vec<SegmentRun>, Vec<Placed>, Vec<String>), RuntimeError> {
+    fn run_each_phase(&self) -> Result<Ran, RuntimeError> {
         let mut warnings = self.warnings().to_vec();
         if self.info().kind != Kind::Decoder {
             let mut embedder = self.embedder()?;
@@ -140,7 +144,11 @@ impl LoadedModel {
                 Kind::Classifier => drop(embedder.classify_tokens(&[0, 0], &[])?),
                 _ => drop(embedder.hidden(&[0, 0], &[])?),
             }
-            return Ok((embedder.recorded().to_vec(), Vec::new(), warnings));
+            return Ok(Ran {
+                runs: embedder.recorded().to_vec(),
+                placed: Vec::new(),
+                warnings,
+            });
         }
         let context = self.context().min(EXPLAINED_CONTEXT);
         let mut session = self.session(SessionOptions::new().context(context))?;
@@ -152,8 +160,20 @@ impl LoadedModel {
         session.decode(0)?;
         warnings.extend(session.miscounts());
         let placed = session.runner.program().placement()?;
-        Ok((session.recorded().to_vec(), placed, warnings))
+        Ok(Ran {
+            runs: session.recorded().to_vec(),
+            placed,
+            warnings,
+        })
     }
+}
+
+/// What became of a step of each phase.
+struct Ran {
+    runs: Vec<SegmentRun>,
+    placed: Vec<Placed>,
+    /// What the user should know.
+    warnings: Vec<String>,
 }
 
 /// In which phase a node is on which processor within its device.

@@ -8,7 +8,7 @@ use anynpu_ir::{AttentionKv, DType, Op, StateId, Symbol, ValueId};
 use serde::{Deserialize, Serialize};
 
 use crate::CoreMlError;
-use crate::lower::{Feed, Fetch, HIDDEN, Lowered, engine};
+use crate::lower::{Feed, Fetch, HIDDEN, Lowered, engine, positions_at};
 use crate::package::{DataType, Feature};
 use crate::plan::NodeResults;
 
@@ -221,6 +221,15 @@ pub enum Place {
     Rows(usize),
 }
 
+/// An operand whose numbers are of rows that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// The operand.
+    pub port: usize,
+    /// How many rows there are.
+    pub limit: u32,
+}
+
 /// A function of a package, with what its inputs hold and where its outputs go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FunctionPlan {
@@ -232,8 +241,8 @@ pub struct FunctionPlan {
     pub tokens: u32,
     /// Rows of states.
     pub capacity: u32,
-    /// Operands that hold positions, which must be less than the capacity.
-    pub positions: Vec<usize>,
+    /// Operands that number rows of something.
+    pub numbered: Vec<Numbered>,
     /// Its inputs.
     pub inputs: Vec<(Array, Source)>,
     /// Its outputs.
@@ -268,7 +277,7 @@ impl FunctionPlan {
             function,
             tokens: entry.bounds.get(Symbol::TOKENS).limit(),
             capacity: entry.bounds.get(Symbol::CAPACITY).limit(),
-            positions: ports.positions()?,
+            numbered: ports.numbered()?,
             inputs,
             outputs,
             nodes: lowered.nodes,
@@ -300,8 +309,9 @@ impl FunctionPlan {
             }
             Place::Rows(port) => state(*port, array),
         });
-        let positions = self.positions.iter().all(|p| *p < info.inputs.len());
-        given && taken && positions && self.nodes.len() == info.nodes as usize
+        let numbered = self.numbered.iter();
+        let numbered = numbered.clone().all(|n| n.port < info.inputs.len());
+        given && taken && numbered && self.nodes.len() == info.nodes as usize
     }
 }
 
@@ -407,25 +417,40 @@ impl Ports<'_> {
         Ok((array, place))
     }
 
-    /// Operands that name rows of a table or of a state.
-    fn positions(&self) -> Result<Vec<usize>, CoreMlError> {
+    /// Operands that number rows: of a table, of keys, of a state.
+    fn numbered(&self) -> Result<Vec<Numbered>, CoreMlError> {
+        let (graph, limits) = (&self.entry.graph, self.entry.bounds.limits());
         let run = self.entry.subgraph()?;
         let mut all = Vec::new();
         for (_, node) in run.nodes() {
-            let at = match node.op {
-                Op::Rope { .. } => 1,
+            let size = |operand: usize, axis: u32| {
+                let value = node.inputs.get(operand)?;
+                let dims = graph.ty(*value).shape.dims();
+                Some(dims.get(axis as usize)?.resolve(&limits))
+            };
+            let (at, limit) = match node.op {
+                Op::Embedding => (1, size(0, 0)),
+                Op::Gather { axis } | Op::Scatter { axis } => (1, size(0, axis)),
                 Op::Attention {
-                    kv: AttentionKv::State { .. },
-                    causal: true,
-                    ..
-                } => 1,
+                    kv, causal: true, ..
+                } => {
+                    let rows = match kv {
+                        AttentionKv::State { .. } => Some(limits.get(Symbol::CAPACITY)),
+                        AttentionKv::Operands => size(1, 0),
+                    };
+                    (positions_at(kv), rows)
+                }
                 _ => continue,
             };
             let found = node.inputs.get(at).copied();
-            let port = self.info.inputs.iter();
-            let port = port.clone().position(|p| Some(p.value) == found);
-            if let Some(port) = port.filter(|p| !all.contains(p)) {
-                all.push(port);
+            let mut ports = self.info.inputs.iter();
+            let port = ports.position(|p| Some(p.value) == found);
+            let (Some(port), Some(limit)) = (port, limit) else {
+                continue;
+            };
+            let own = Numbered { port, limit };
+            if !all.contains(&own) {
+                all.push(own);
             }
         }
         Ok(all)

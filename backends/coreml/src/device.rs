@@ -10,7 +10,7 @@ use anynpu_hal::{
     ExternalHandle, FixedShapes, FormWriter, HalError, HostBuffer, MemoryKind, MemoryNeed, Module,
     Queue, StateSupport, Support, WeightSource, has_form,
 };
-use anynpu_ir::{DType, Graph, Node, OP_SET_VERSION, Subgraph, SymbolValues, ValueDef};
+use anynpu_ir::{DType, Graph, Node, OP_SET_VERSION, Op, Subgraph, Symbol, SymbolValues, ValueDef};
 use parking_lot::Mutex;
 
 use crate::binding::FunctionPlan;
@@ -167,8 +167,8 @@ impl CoreMlDevice {
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Record, CoreMlError> {
-        let functions = entries::write(entries, options, &self.form, weights, folder, progress)?;
-        let mut record = Record::new(functions, Vec::new());
+        let written = entries::write(entries, options, &self.form, weights, folder, progress)?;
+        let mut record = Record::new(written.0, written.1);
         for n in 0..record.packages() {
             let (package, compiled) = (package_path(folder, n), compiled_path(folder, n));
             self.engine.compile(&package, &compiled)?;
@@ -224,7 +224,7 @@ impl CoreMlDevice {
             self.note(entry, planned.as_ref());
             placed.push(planned.map_or_else(Vec::new, |p| p.processors_from(entry.nodes.start)));
         }
-        let bytes = bytes_below(kept.path());
+        let bytes = record.weight_bytes;
         Ok(CoreMlModule::new(infos, programs, placed, bytes, kept))
     }
 
@@ -278,18 +278,6 @@ fn planned(record: &Record, function: &FunctionPlan) -> Option<PlannedFunction> 
     Some(found)
 }
 
-/// Bytes of all files below `folder`; of what can't be read none.
-fn bytes_below(folder: &Path) -> u64 {
-    let Ok(all) = std::fs::read_dir(folder) else {
-        return 0;
-    };
-    let each = all.filter_map(Result::ok).map(|e| match e.file_type() {
-        Ok(kind) if kind.is_dir() => bytes_below(&e.path()),
-        _ => e.metadata().map_or(0, |m| m.len()),
-    });
-    each.fold(0, u64::saturating_add)
-}
-
 /// Names of the weights that entries use, each once.
 fn weight_names(entries: &[Entry]) -> Vec<String> {
     let mut names: BTreeMap<String, ()> = BTreeMap::new();
@@ -306,6 +294,70 @@ fn weight_names(entries: &[Entry]) -> Vec<String> {
         }
     }
     names.into_keys().collect()
+}
+
+/// What a weight takes in its file besides its numbers, and its constants.
+const ALIGNED: u64 = 512;
+
+/// The types and elements of the weights that entries use: those of graphs themselves too.
+fn held(entries: &[Entry], weights: &dyn WeightSource) -> Result<Vec<(DType, u64)>, HalError> {
+    let mut all: BTreeMap<&str, (DType, u64)> = BTreeMap::new();
+    for entry in entries {
+        let run = entry.nodes.start as usize..entry.nodes.end as usize;
+        let nodes = entry.graph.nodes().get(run).unwrap_or_default();
+        for &value in nodes.iter().flat_map(|n| &n.inputs) {
+            let ValueDef::Weight(id) = entry.graph.value(value).def else {
+                continue;
+            };
+            let weight = entry.graph.weight(id);
+            let ty = entry.graph.ty(weight.value);
+            let dtype = match weight.inline {
+                Some(_) => ty.dtype,
+                None => weights.weight(&weight.name)?.dtype,
+            };
+            let elements = ty.shape.elements(&entry.bounds.limits());
+            let elements = elements.map_or(u64::MAX / 8, |n| n as u64);
+            all.insert(weight.name.as_str(), (dtype, elements));
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+/// Most bytes of memory for inputs and outputs of `entry` that do not cross as they are, and of constants.
+fn staged(entry: &Entry, info: &EntryInfo) -> Result<u64, HalError> {
+    let run = entry.subgraph().map_err(|e| HalError::InvalidUse {
+        call: "memory_need",
+        what: format!("the nodes of '{}'", entry.name),
+        found: e.to_string(),
+        expected: "a run of the graph".into(),
+    })?;
+    let (graph, limits) = (&entry.graph, entry.bounds.limits());
+    let elements = |shape: &anynpu_ir::Shape| shape.elements(&limits).unwrap_or(usize::MAX / 64);
+    let values = info.inputs.iter().chain(&info.outputs);
+    let mut numbers: usize = values.map(|p| elements(&p.ty.shape)).sum();
+    for port in &info.states {
+        // its rows, and those of a step twice
+        numbers = numbers.saturating_add(3 * elements(&graph.state(port.state).ty.shape));
+    }
+    for (_, node) in run.nodes() {
+        let count = match node.op {
+            // cosines and sines
+            Op::Rope { .. } => 2 * elements(&graph.ty(node.inputs[0]).shape),
+            // a mask over the rows of a cache and of the step
+            Op::Attention { .. } => {
+                let tokens = limits.get(Symbol::TOKENS) as usize;
+                let rows = limits.get(Symbol::CAPACITY) as usize + tokens + 64;
+                tokens.saturating_mul(rows)
+            }
+            _ => 0,
+        };
+        // constants that are no weights, as zeros where a product has no bias
+        let made = node.outputs.iter();
+        let made: usize = made.map(|v| elements(&graph.ty(*v).shape)).sum();
+        numbers = numbers.saturating_add(count).saturating_add(made);
+    }
+    let constants = ALIGNED.saturating_mul(run.nodes().len() as u64);
+    Ok((numbers as u64).saturating_mul(4).saturating_add(constants))
 }
 
 impl Device for CoreMlDevice {
@@ -379,38 +431,36 @@ impl Device for CoreMlDevice {
         Ok(Arc::new(module))
     }
 
-    /// Weights as the package holds them, at most. What Core ML takes besides is not to be known.
+    /// Weights as the package holds them, and the driver's own memory, at most. What Core ML takes besides is not to be
+    /// known.
     fn memory_need(
         &self,
         entries: &[Entry],
-        _: &CompileOptions,
+        options: &CompileOptions,
         weights: &dyn WeightSource,
     ) -> Result<Option<MemoryNeed>, HalError> {
-        let wide = match self.form.precision {
-            Precision::F16 => 2,
-            Precision::F32 => 4,
-        };
-        let together = self.form.target.has_ios18();
         let mut need = MemoryNeed::default();
-        let groups: Vec<&[Entry]> = match together {
+        let groups: Vec<&[Entry]> = match self.form.target.has_ios18() {
             true => vec![entries],
             false => entries.chunks(1).collect(),
         };
         for group in groups {
-            for name in weight_names(group) {
-                let view = weights.weight(&name)?;
-                let blocks = view.bytes.len() / view.dtype.block_bytes().max(1);
-                let elements = (blocks * view.dtype.block_len()) as u64;
-                // blocks stay blocks, or become 8 bits and a scale a row
-                let bytes = match view.dtype.is_block() {
-                    true => elements.saturating_add(elements / 8),
-                    false => elements.saturating_mul(wide),
+            for (dtype, elements) in held(group, weights)? {
+                // blocks stay blocks, or become 8 bits and a scale a row; a norm's gain is there twice
+                let bytes = match dtype.is_block() {
+                    true => elements.saturating_add(elements / 4),
+                    false => elements.saturating_mul(4),
                 };
-                need.resident = need.resident.saturating_add(bytes);
+                let aligned = bytes.saturating_add(ALIGNED);
+                need.resident = need.resident.saturating_add(aligned);
                 // numbers, and what they become
                 let numbers = elements.saturating_mul(4).saturating_add(bytes);
                 need.transient = need.transient.max(numbers);
             }
+        }
+        for entry in entries {
+            let staged = staged(entry, &EntryInfo::describe(entry, options.state_dtype)?)?;
+            need.resident = need.resident.saturating_add(staged);
         }
         Ok(Some(need))
     }

@@ -20,7 +20,7 @@ pub fn compiled_path(folder: &Path, n: usize) -> PathBuf {
 }
 
 /// Writes `entries` as packages in `folder`, which share weights where the target has several functions: then there is
-/// one, else one for each. `progress` is called with (done, total) nodes and stops the work by returning `false`.
+/// one, else one for each. Gives what functions are given, and the bytes of the weights. `progress` is called with (done, total) nodes and stops the work by returning `false`.
 ///
 /// # Errors
 /// Nodes that can't be lowered, as [`HalError::CompileRejected`] is made of; weights that can't be had or held; a disk that
@@ -32,10 +32,11 @@ pub fn write(
     weights: &dyn WeightSource,
     folder: &Path,
     progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Vec<FunctionPlan>, CoreMlError> {
+) -> Result<(Vec<FunctionPlan>, u64), CoreMlError> {
     let total: u64 = entries.iter().map(|e| e.nodes.len() as u64).sum();
     let together = form.target.has_ios18() && entries.len() > 1;
     let (mut plans, mut totals, mut done) = (Vec::new(), Totals::default(), 0);
+    let mut weight_bytes = 0;
     let mut package: Option<PackageWriter> = None;
     for (entry, i) in entries.iter().zip(0..) {
         let info = EntryInfo::describe(entry, options.state_dtype)?;
@@ -64,18 +65,18 @@ pub fn write(
         plans.push(FunctionPlan::new(lowered, entry, &info, (number, named))?);
         match together {
             true => package = Some(own),
-            false => drop(own.finish(&description(entry))?),
+            false => weight_bytes += own.finish(&description(entry))?.weight_bytes,
         }
     }
     if let (Some(package), Some(first)) = (package, entries.first()) {
-        package.finish(&description(first))?;
+        weight_bytes = package.finish(&description(first))?.weight_bytes;
     }
     if !progress(total, total) {
         return Err(CoreMlError::Hal(HalError::Cancelled {
             what: "compiling".into(),
         }));
     }
-    Ok(plans)
+    Ok((plans, weight_bytes))
 }
 
 fn description(entry: &Entry) -> Description {

@@ -33,17 +33,20 @@ pub struct Record {
     schema_version: u32,
     /// The functions, one for each entry.
     pub functions: Vec<FunctionPlan>,
+    /// Bytes of the weights of all packages.
+    pub weight_bytes: u64,
     /// What would run where of each package; none where the system does not tell.
     pub plans: Vec<ComputePlan>,
 }
 
 impl Record {
-    /// A record of these.
-    pub fn new(functions: Vec<FunctionPlan>, plans: Vec<ComputePlan>) -> Record {
+    /// A record of these, of which plans are not known yet.
+    pub fn new(functions: Vec<FunctionPlan>, weight_bytes: u64) -> Record {
         Record {
             schema_version: SCHEMA,
             functions,
-            plans,
+            weight_bytes,
+            plans: Vec::new(),
         }
     }
 
@@ -239,7 +242,7 @@ mod tests {
     fn fill(folder: &Path) -> Result<Record, CoreMlError> {
         fs::create_dir(folder.join("0.mlmodelc")).unwrap();
         fs::write(folder.join("0.mlmodelc/weights"), "w").unwrap();
-        Ok(Record::new(Vec::new(), Vec::new()))
+        Ok(Record::new(Vec::new(), 0))
     }
 
     #[test]
@@ -281,7 +284,7 @@ mod tests {
         for broken in [
             "",
             "{}",
-            r#"{"schema_version":9,"functions":[],"plans":[]}"#,
+            r#"{"schema_version":9,"functions":[],"weight_bytes":0,"plans":[]}"#,
         ] {
             drop(make(Some((cache.path(), &key)), fill).unwrap());
             fs::write(&record, broken).unwrap();

@@ -139,7 +139,7 @@ struct Inner {
     outputs: Vec<Pages>,
     /// Of each input, how many of its first bytes are not 0, where it is a state.
     filled: Vec<usize>,
-    /// The positions in each operand that has some.
+    /// The numbers in each operand that has positions or numbers of rows.
     positions: Vec<(usize, Vec<i32>)>,
     /// Bytes on their way into another type.
     bytes: Vec<u8>,
@@ -171,7 +171,7 @@ impl Program {
             crosses(array, dtype)
         });
         let sources = plan.inputs.iter().map(|(_, source)| source);
-        let mut ports: Vec<usize> = plan.positions.clone();
+        let mut ports: Vec<usize> = plan.numbered.iter().map(|n| n.port).collect();
         ports.extend(sources.filter_map(|source| match source {
             Source::Cosines(a) | Source::Sines(a) => Some(a.positions),
             Source::Mask(m) => Some(m.positions),
@@ -266,15 +266,17 @@ impl Program {
             positions.clear();
             let numbers = bytes.chunks_exact(4);
             positions.extend(numbers.map(|b| i32::from_ne_bytes(b.try_into().unwrap_or_default())));
-            let row = |p: &&i32| u32::try_from(**p).is_ok_and(|p| p < self.plan.capacity);
-            let beyond = positions.iter().find(|p| !row(p));
-            if let (Some(beyond), true) = (beyond, self.plan.positions.contains(port)) {
-                return Err(HalError::InvalidUse {
-                    call: "submit",
-                    what: "a position".into(),
-                    found: beyond.to_string(),
-                    expected: format!("one of {} rows", self.plan.capacity),
-                });
+            for numbered in self.plan.numbered.iter().filter(|n| n.port == *port) {
+                let limit = numbered.limit;
+                let row = |p: &&i32| u32::try_from(**p).is_ok_and(|p| p < limit);
+                if let Some((at, beyond)) = positions.iter().enumerate().find(|(_, p)| !row(p)) {
+                    return Err(HalError::InvalidUse {
+                        call: "submit",
+                        what: format!("element {at} of '{}'", s.inputs[*port].desc().name),
+                        found: beyond.to_string(),
+                        expected: format!("0 to below {limit}"),
+                    });
+                }
             }
         }
         let of = |port: usize| -> &[i32] {
@@ -422,6 +424,7 @@ impl<'a> Mapped<'a> {
     }
 
     /// The first `bytes` bytes.
+    #[allow(clippy::mut_from_ref)] // the memory is not the buffer's own, and whoever submitted it lends it for the run
     fn write(
         &mut self,
         buffer: &'a Arc<dyn Buffer>,

@@ -35,6 +35,7 @@ use crate::{CoreMlError, DeploymentTarget, Precision};
 use bound::Boundary;
 pub use bound::{Feed, Fetch};
 pub use rotation::Rotation;
+pub(crate) use verdict::positions_at;
 pub use verdict::verdict;
 
 /// Where keys and values are between calls.
@@ -226,6 +227,8 @@ fn lower_at(
         fetches: Vec::new(),
         appended: BTreeSet::new(),
         attended: BTreeSet::new(),
+        operands: BTreeSet::new(),
+        for_host: BTreeMap::new(),
         f: Function::new(name, form.target)?,
         package,
         totals,
@@ -239,7 +242,7 @@ fn lower_at(
         key_positions: BTreeMap::new(),
     };
     for (_, node) in run.nodes() {
-        lowering.note_states(&node.op);
+        lowering.note(node);
     }
     let results: Vec<ValueId> = match boundary {
         Boundary::Host => run.outputs().to_vec(),
@@ -330,6 +333,10 @@ struct Lowering<'a> {
     appended: BTreeSet<StateId>,
     /// States whose rows it reads.
     attended: BTreeSet<StateId>,
+    /// Operands of the run.
+    operands: BTreeSet<ValueId>,
+    /// Of each operand of its nodes, whether only what the host makes of it is read.
+    for_host: BTreeMap<ValueId, bool>,
     f: Function,
     package: &'a mut PackageWriter,
     totals: &'a mut Totals,
@@ -399,9 +406,20 @@ impl Lowering<'_> {
         self.f.output(tensor, feature)
     }
 
-    /// Notes which states `op` appends to and reads.
-    fn note_states(&mut self, op: &Op) {
-        match *op {
+    /// Notes which states `node` appends to and reads, and which of its operands are for the host alone.
+    fn note(&mut self, node: &Node) {
+        for (&value, i) in node.inputs.iter().zip(0..) {
+            let by_host = match node.op {
+                Op::Rope { .. } => i == 1,
+                Op::Attention {
+                    kv, causal: true, ..
+                } => self.form.engine && i == positions_at(kv),
+                _ => false,
+            };
+            let only = self.for_host.entry(value).or_insert(true);
+            *only &= by_host;
+        }
+        match node.op {
             Op::KvAppend { state, .. } => drop(self.appended.insert(state)),
             Op::StateRead { state } => drop(self.attended.insert(state)),
             Op::Attention {
@@ -439,7 +457,13 @@ impl Lowering<'_> {
             return Ok(());
         }
         // the host has the angles and the mask
-        let host = self.form.engine && name == POSITIONS && !self.reads_positions(value);
+        let host = match self.boundary {
+            Boundary::Package => {
+                self.form.engine && name == POSITIONS && !self.reads_positions(value)
+            }
+            Boundary::Host => self.for_host.get(&value) == Some(&true),
+        };
+        self.operands.insert(value);
         if host {
             return Ok(());
         }

@@ -16,7 +16,9 @@ impl Lowering<'_> {
     pub(crate) fn engine_node(&mut self, node: &Node) -> Result<bool, CoreMlError> {
         let parts = match &node.op {
             Op::Linear if self.is_layer(node) => self.features(node)?,
-            Op::RmsNorm { .. } | Op::LayerNorm { .. } => vec![self.feature_norm(node)?],
+            Op::RmsNorm { .. } | Op::LayerNorm { .. } if self.is_of_tokens(node) => {
+                vec![self.feature_norm(node)?]
+            }
             Op::Rope { .. } => vec![self.turn(node)?],
             Op::Attention { .. } => vec![self.attend_by_head(node)?],
             Op::Reshape { .. } => match self.regrouped(node) {
@@ -56,6 +58,11 @@ impl Lowering<'_> {
     fn is_layer(&self, node: &Node) -> bool {
         let rank = self.graph.ty(node.inputs[0]).shape.rank();
         rank == 2 && node.inputs[1..].iter().all(|v| self.is_weight(*v))
+    }
+
+    /// Whether `node` is given something for each token, and not one row alone.
+    fn is_of_tokens(&self, node: &Node) -> bool {
+        self.graph.ty(node.inputs[0]).shape.rank() > 1
     }
 
     /// Whether `node` chooses all rows there are.
