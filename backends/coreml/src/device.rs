@@ -14,8 +14,8 @@ use anynpu_ir::{DType, Graph, Node, OP_SET_VERSION, Op, Subgraph, Symbol, Symbol
 use parking_lot::Mutex;
 
 use crate::binding::FunctionPlan;
-use crate::entries::{self, compiled_path, package_path};
-use crate::exec::{CoreMlModule, CoreMlQueue, Engine, Program, System};
+use crate::entries::{self, InFolder, InMemory, compiled_path, package_path};
+use crate::exec::{CoreMlModule, CoreMlQueue, Engine, Model, Program, System};
 use crate::kept::{self, Kept, Key, Record};
 use crate::lower::{Form, States, verdict};
 use crate::plan::{PlannedFunction, Processor};
@@ -24,6 +24,10 @@ use crate::{ComputeUnits, CoreMlError, DeploymentTarget, Precision};
 
 /// Tokens of the steps that models are compiled for.
 const TOKENS: [u32; 2] = [1, 64];
+
+/// Most bytes of weights that are opened from memory, where nothing is kept: more are left to a temporary folder, which
+/// Core ML maps.
+const MOST_IN_MEMORY: u64 = 1 << 30;
 
 /// A choice of processors.
 #[derive(Debug)]
@@ -167,7 +171,9 @@ impl CoreMlDevice {
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Record, CoreMlError> {
-        let written = entries::write(entries, options, &self.form, weights, folder, progress)?;
+        let mut packages = InFolder(folder);
+        let (form, packages) = (&self.form, &mut packages);
+        let written = entries::write(entries, options, form, weights, packages, progress)?;
         let mut record = Record::new(written.0, written.1);
         for n in 0..record.packages() {
             let (package, compiled) = (package_path(folder, n), compiled_path(folder, n));
@@ -181,10 +187,8 @@ impl CoreMlDevice {
                     source,
                 });
             }
-            match self.engine.compute_plan(&compiled, self.units) {
-                Ok(plan) => record.plans.push(plan),
-                Err(e) => tracing::debug!("what runs where is not known: {e}"),
-            }
+            let model = self.engine.open(&compiled)?;
+            self.look_over(&*model, &mut record);
         }
         if record.plans.len() != record.packages() {
             record.plans.clear();
@@ -192,14 +196,69 @@ impl CoreMlDevice {
         Ok(record)
     }
 
-    /// Loads what was compiled of `entries`.
-    fn open(
+    /// Adds what would run where of `model` to `record`, if that is told.
+    fn look_over(&self, model: &dyn Model, record: &mut Record) {
+        match model.compute_plan(self.units) {
+            Ok(plan) => record.plans.push(plan),
+            Err(e) => tracing::debug!("what runs where is not known: {e}"),
+        }
+    }
+
+    /// Writes `entries` to memory and loads them from there.
+    fn load_in_memory(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: &dyn WeightSource,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<CoreMlModule, CoreMlError> {
+        let mut packages = InMemory::default();
+        let (form, to) = (&self.form, &mut packages);
+        let written = entries::write(entries, options, form, weights, to, progress)?;
+        let mut record = Record::new(written.0, written.1);
+        let mut models = Vec::new();
+        for package in packages.0 {
+            let model = self.engine.open_memory(package)?;
+            self.look_over(&*model, &mut record);
+            models.push(model);
+        }
+        if record.plans.len() != record.packages() {
+            record.plans.clear();
+        }
+        let opened = self.open(entries, options, &models, None, &record);
+        Ok(opened.map_err(|(_, e)| e)?)
+    }
+
+    /// Loads what was compiled of `entries` from where it is kept.
+    fn open_kept(
         &self,
         entries: &[Entry],
         options: &CompileOptions,
         kept: Kept,
         record: &Record,
-    ) -> Result<CoreMlModule, (Kept, HalError)> {
+    ) -> Result<CoreMlModule, (Option<Kept>, HalError)> {
+        let mut models = Vec::new();
+        for n in 0..record.packages() {
+            match self.engine.open(&compiled_path(kept.path(), n)) {
+                Ok(model) => models.push(model),
+                Err(e) => {
+                    let refused = e.of_nodes(&self.info.name, all_nodes(entries));
+                    return Err((Some(kept), refused));
+                }
+            }
+        }
+        self.open(entries, options, &models, Some(kept), record)
+    }
+
+    /// Loads `entries` from `models`.
+    fn open(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        models: &[Box<dyn Model>],
+        kept: Option<Kept>,
+        record: &Record,
+    ) -> Result<CoreMlModule, (Option<Kept>, HalError)> {
         let mut infos = Vec::new();
         for entry in entries {
             match EntryInfo::describe(entry, options.state_dtype) {
@@ -215,8 +274,11 @@ impl CoreMlDevice {
         }
         let (mut programs, mut placed) = (Vec::new(), Vec::new());
         for ((entry, info), function) in entries.iter().zip(&infos).zip(&record.functions) {
-            let compiled = compiled_path(kept.path(), function.package);
-            match self.engine.load(&compiled, function, self.units) {
+            let model = models.get(function.package).ok_or(CoreMlError::NotThere {
+                what: "a package",
+                why: format!("number {} of {}", function.package, models.len()),
+            });
+            match model.and_then(|m| m.load(function, self.units)) {
                 Ok(loaded) => programs.push(Program::new(function.clone(), info, loaded)),
                 Err(e) => return Err((kept, e.of_nodes(&self.info.name, entry.nodes.clone()))),
             }
@@ -294,6 +356,20 @@ fn weight_names(entries: &[Entry]) -> Vec<String> {
         }
     }
     names.into_keys().collect()
+}
+
+/// From the first node of all `entries` to the last.
+fn all_nodes(entries: &[Entry]) -> std::ops::Range<u32> {
+    let first = entries.iter().map(|e| e.nodes.start).min();
+    let last = entries.iter().map(|e| e.nodes.end).max();
+    first.unwrap_or(0)..last.unwrap_or(0)
+}
+
+/// Most bytes that the weights of `entries` take.
+fn weight_bytes(entries: &[Entry], weights: &dyn WeightSource) -> Result<u64, HalError> {
+    let each = held(entries, weights)?.into_iter();
+    let bytes = each.map(|(_, elements)| elements.saturating_mul(4));
+    Ok(bytes.fold(0, u64::saturating_add))
 }
 
 /// What a weight takes in its file besides its numbers, and its constants.
@@ -407,25 +483,34 @@ impl Device for CoreMlDevice {
         let key = self.key(entries, options, &*weights)?;
         let cache = self.cache.as_deref().zip(key.as_ref());
         if let Some((kept, record)) = cache.and_then(|(folder, key)| kept::find(folder, key)) {
-            match self.open(entries, options, kept, &record) {
+            match self.open_kept(entries, options, kept, &record) {
                 Ok(module) => return Ok(Arc::new(module)),
                 Err((kept, e)) => {
-                    tracing::debug!("{}: compiled anew: {e}", kept.path().display());
-                    kept.discard();
+                    tracing::debug!("compiled anew: {e}");
+                    kept.into_iter().for_each(Kept::discard);
                 }
             }
         }
-        let all = match (entries.first(), entries.last()) {
-            (Some(first), Some(last)) => first.nodes.start..last.nodes.end,
-            _ => 0..0,
-        };
+        if self.cache.is_none()
+            && self.engine.opens_memory().is_ok()
+            && weight_bytes(entries, &*weights)? <= MOST_IN_MEMORY
+        {
+            match self.load_in_memory(entries, options, &*weights, progress) {
+                Ok(module) => return Ok(Arc::new(module)),
+                Err(e @ CoreMlError::Hal(HalError::Cancelled { .. })) => {
+                    return Err(e.of_device(name));
+                }
+                Err(e) => tracing::debug!("not from memory: {e}"),
+            }
+        }
+        let all = all_nodes(entries);
         let made = kept::make(cache, |folder| {
             self.make(entries, options, &*weights, folder, progress)
         });
         let (kept, record) = made.map_err(|e| e.of_nodes(name, all))?;
-        let opened = self.open(entries, options, kept, &record);
+        let opened = self.open_kept(entries, options, kept, &record);
         let module = opened.map_err(|(kept, e)| {
-            kept.discard();
+            kept.into_iter().for_each(Kept::discard);
             e
         })?;
         Ok(Arc::new(module))

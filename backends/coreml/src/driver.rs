@@ -119,8 +119,8 @@ impl CoreMlDriver {
         };
         let system = engine.system().map_err(of)?;
         let Some(target) = system.target() else {
-            let reason = format!("{} is older than all that packages are for", system.text);
-            let remedy = "macOS 12 and iOS 15 are the oldest";
+            let reason = format!("{} is too old for what is used of Core ML", system.text);
+            let remedy = "macOS 13 and iOS 16 are the oldest";
             return Err(unavailable(reason, Some(remedy)));
         };
         let settings = DeviceSettings {

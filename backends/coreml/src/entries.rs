@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anynpu_hal::{CompileOptions, Entry, EntryInfo, HalError, WeightSource};
 
 use crate::CoreMlError;
+use crate::DeploymentTarget;
 use crate::binding::FunctionPlan;
 use crate::lower::{Form, Totals, lower_run};
-use crate::package::{Description, PackageWriter};
+use crate::package::{Description, PackageInMemory, PackageWriter};
 
 /// Where package number `n` is in a folder.
 pub fn package_path(folder: &Path, n: usize) -> PathBuf {
@@ -19,7 +20,53 @@ pub fn compiled_path(folder: &Path, n: usize) -> PathBuf {
     folder.join(format!("{n}.mlmodelc"))
 }
 
-/// Writes `entries` as packages in `folder`, which share weights where the target has several functions: then there is
+/// Where packages are written.
+pub trait Packages {
+    /// Begins package number `n`.
+    ///
+    /// # Errors
+    /// As [`PackageWriter::create`].
+    fn begin(&mut self, n: usize, target: DeploymentTarget) -> Result<PackageWriter, CoreMlError>;
+
+    /// Ends it; the bytes of its weights.
+    ///
+    /// # Errors
+    /// As [`PackageWriter::finish`].
+    fn end(&mut self, package: PackageWriter, about: &Description) -> Result<u64, CoreMlError>;
+}
+
+/// A folder of packages.
+#[derive(Debug)]
+pub struct InFolder<'a>(pub &'a Path);
+
+impl Packages for InFolder<'_> {
+    fn begin(&mut self, n: usize, target: DeploymentTarget) -> Result<PackageWriter, CoreMlError> {
+        PackageWriter::create(&package_path(self.0, n), target)
+    }
+
+    fn end(&mut self, package: PackageWriter, about: &Description) -> Result<u64, CoreMlError> {
+        Ok(package.finish(about)?.weight_bytes)
+    }
+}
+
+/// Packages in memory, in their order.
+#[derive(Debug, Default)]
+pub struct InMemory(pub Vec<PackageInMemory>);
+
+impl Packages for InMemory {
+    fn begin(&mut self, _: usize, target: DeploymentTarget) -> Result<PackageWriter, CoreMlError> {
+        PackageWriter::in_memory(target)
+    }
+
+    fn end(&mut self, package: PackageWriter, about: &Description) -> Result<u64, CoreMlError> {
+        let made = package.finish_in_memory(about)?;
+        let bytes = made.weights.len() as u64;
+        self.0.push(made);
+        Ok(bytes)
+    }
+}
+
+/// Writes `entries` as packages, which share weights where the target has several functions: then there is
 /// one, else one for each. Gives what functions are given, and the bytes of the weights. `progress` is called with (done, total) nodes and stops the work by returning `false`.
 ///
 /// # Errors
@@ -30,7 +77,7 @@ pub fn write(
     options: &CompileOptions,
     form: &Form,
     weights: &dyn WeightSource,
-    folder: &Path,
+    packages: &mut dyn Packages,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<(Vec<FunctionPlan>, u64), CoreMlError> {
     let total: u64 = entries.iter().map(|e| e.nodes.len() as u64).sum();
@@ -47,7 +94,7 @@ pub fn write(
         };
         let mut own = match package.take() {
             Some(begun) => begun,
-            None => PackageWriter::create(&package_path(folder, number), form.target)?,
+            None => packages.begin(number, form.target)?,
         };
         let mut step = |n: u64| progress(done + n, total);
         let lowered = lower_run(
@@ -65,11 +112,11 @@ pub fn write(
         plans.push(FunctionPlan::new(lowered, entry, &info, (number, named))?);
         match together {
             true => package = Some(own),
-            false => weight_bytes += own.finish(&description(entry))?.weight_bytes,
+            false => weight_bytes += packages.end(own, &description(entry))?,
         }
     }
     if let (Some(package), Some(first)) = (package, entries.first()) {
-        weight_bytes = package.finish(&description(first))?.weight_bytes;
+        weight_bytes = packages.end(package, &description(first))?;
     }
     if !progress(total, total) {
         return Err(CoreMlError::Hal(HalError::Cancelled {

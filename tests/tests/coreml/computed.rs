@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anynpu_coreml::binding::FunctionPlan;
-use anynpu_coreml::exec::{Engine, Loaded, System};
+use anynpu_coreml::exec::{Engine, Loaded, Model, System};
+use anynpu_coreml::package::PackageInMemory;
 use anynpu_coreml::plan::{ComputePlan, Found, PlannedFunction, PlannedOperation, Processor};
 use anynpu_coreml::{ComputeUnits, CoreMlError, Platform};
 use parking_lot::Mutex;
@@ -26,8 +27,11 @@ struct Shared {
     server: Mutex<Server>,
     /// The version of the system that it says it is.
     version: u32,
-    /// Packages that were compiled, and functions that were run.
+    /// Packages that were in memory.
+    folder: tempfile::TempDir,
+    /// Packages that were compiled, those among them that were in memory, and functions that were run.
     compiled: AtomicU64,
+    in_memory: AtomicU64,
     ran: AtomicU64,
     /// Runs after which all fail; 0 for none.
     fails_after: AtomicU64,
@@ -96,7 +100,9 @@ impl Computed {
             shared: Arc::new(Shared {
                 server: Mutex::new(server),
                 version,
+                folder: tempfile::tempdir().unwrap(),
                 compiled: AtomicU64::new(0),
+                in_memory: AtomicU64::new(0),
                 ran: AtomicU64::new(0),
                 fails_after: AtomicU64::new(0),
             }),
@@ -106,6 +112,11 @@ impl Computed {
     /// How many packages were compiled.
     pub fn compiled(&self) -> u64 {
         self.shared.compiled.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were in memory.
+    pub fn in_memory(&self) -> u64 {
+        self.shared.in_memory.load(Ordering::Relaxed)
     }
 
     /// How many functions were run.
@@ -163,27 +174,75 @@ impl Engine for Computed {
         })
     }
 
+    fn open(&self, compiled: &Path) -> Result<Box<dyn Model>, CoreMlError> {
+        Ok(Box::new(Opened {
+            engine: self.clone(),
+            package: compiled.to_owned(),
+        }))
+    }
+
+    fn opens_memory(&self) -> Result<(), CoreMlError> {
+        match self.shared.version < 15 {
+            true => Err(CoreMlError::NotThere {
+                what: "memory",
+                why: "the system is too old".into(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn open_memory(&self, package: PackageInMemory) -> Result<Box<dyn Model>, CoreMlError> {
+        let number = self.shared.in_memory.fetch_add(1, Ordering::Relaxed);
+        let path = self
+            .shared
+            .folder
+            .path()
+            .join(format!("{number}.mlpackage"));
+        let data = path.join("Data/com.apple.CoreML");
+        std::fs::create_dir_all(data.join("weights")).unwrap();
+        std::fs::write(data.join("model.mlmodel"), package.model).unwrap();
+        std::fs::write(data.join("weights/weight.bin"), package.weights).unwrap();
+        let item =
+            |path: &str| json!({ "author": "a", "description": "", "name": "n", "path": path });
+        let manifest = json!({
+            "fileFormatVersion": "1.0.0",
+            "itemInfoEntries": {
+                "a": item("com.apple.CoreML/model.mlmodel"),
+                "b": item("com.apple.CoreML/weights"),
+            },
+            "rootModelIdentifier": "a",
+        });
+        std::fs::write(path.join("Manifest.json"), manifest.to_string()).unwrap();
+        let compiled = path.with_extension("mlmodelc");
+        self.compile(&path, &compiled)?;
+        self.open(&compiled)
+    }
+}
+
+/// A package that was found right.
+#[derive(Debug)]
+struct Opened {
+    engine: Computed,
+    package: PathBuf,
+}
+
+impl Model for Opened {
     fn load(
         &self,
-        compiled: &Path,
         function: &FunctionPlan,
         _: ComputeUnits,
     ) -> Result<Box<dyn Loaded>, CoreMlError> {
         Ok(Box::new(Function {
-            shared: self.shared.clone(),
-            package: compiled.to_owned(),
+            shared: self.engine.shared.clone(),
+            package: self.package.clone(),
             plan: function.clone(),
         }))
     }
 
     /// All is on the processor.
-    fn compute_plan(
-        &self,
-        compiled: &Path,
-        units: ComputeUnits,
-    ) -> Result<ComputePlan, CoreMlError> {
-        let request = json!({ "operations": compiled });
-        let said = self.shared.server.lock().ask(&request, &[])?;
+    fn compute_plan(&self, units: ComputeUnits) -> Result<ComputePlan, CoreMlError> {
+        let request = json!({ "operations": self.package });
+        let said = self.engine.shared.server.lock().ask(&request, &[])?;
         let texts = |v: &Value| -> Vec<String> {
             let all = v.as_array().unwrap().iter();
             all.map(|x| x.as_str().unwrap().to_owned()).collect()
@@ -215,9 +274,9 @@ impl Engine for Computed {
         Ok(ComputePlan {
             schema_version: 1,
             constructed: true,
-            system: self.system()?.text,
+            system: self.engine.system()?.text,
             units: units.name().into(),
-            processors: self.system()?.processors,
+            processors: self.engine.system()?.processors,
             functions: functions.collect(),
         })
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anynpu_coreml::{CoreMlDriver, Precision};
+use anynpu_hal::Driver;
 use anynpu_runtime::plan::Placement;
 use anynpu_runtime::{
     GenerateOptions, KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Prompt, Runtime,
@@ -233,7 +234,7 @@ fn older_systems_have_a_package_for_each_size() {
     let test = "older_systems_have_a_package_for_each_size";
     let tokens: Vec<u32> = (0..4).map(|i| (5 * i + 2) % 64).collect();
     let open = architecture("llama");
-    for version in [12, 14] {
+    for version in [13, 14] {
         let Some(engine) = Computed::find(test, version) else {
             return;
         };
@@ -248,6 +249,21 @@ fn older_systems_have_a_package_for_each_size() {
             assert!(engine.compiled() - before >= 2, "{}", engine.compiled());
         }
     }
+}
+
+#[test]
+fn systems_that_are_too_old_are_told_so() {
+    let test = "systems_that_are_too_old_are_told_so";
+    let Some(engine) = Computed::find(test, 12) else {
+        return;
+    };
+    let told = CoreMlDriver::with_engine(Arc::new(engine)).enumerate();
+    let told = told.unwrap_err();
+    assert!(
+        told.reason.contains("is too old for what is used"),
+        "{told:?}"
+    );
+    assert!(told.remedy.unwrap().contains("macOS 13"));
 }
 
 #[test]
@@ -269,6 +285,7 @@ fn what_was_compiled_is_kept() {
     assert!(compiled > 0);
     assert_eq!(run(&engine, KvType::F16), first);
     assert_eq!(engine.compiled(), compiled);
+    assert_eq!(engine.in_memory(), 0);
     // other states are another thing
     run(&engine, KvType::F32);
     assert!(engine.compiled() > compiled);
@@ -285,6 +302,24 @@ fn what_was_compiled_is_kept() {
     assert_eq!(run(&newer, KvType::F16), first);
     assert!(newer.compiled() > 0);
     assert_eq!(count(), before);
+}
+
+#[test]
+fn where_nothing_is_kept_packages_stay_in_memory_on_systems_that_open_them_there() {
+    let test = "where_nothing_is_kept_packages_stay_in_memory_on_systems_that_open_them_there";
+    let open = architecture("llama");
+    let mut all = Vec::new();
+    for (version, in_memory) in [(14, false), (15, true)] {
+        let Some(engine) = Computed::find(test, version) else {
+            return;
+        };
+        let runtime = runtime(&engine, "coreml", |_| {});
+        let model = load(&runtime, &open, &layers_on("coreml"), KvType::F16);
+        all.push(logits(&model, &[1, 2, 3]));
+        assert_eq!(engine.in_memory() > 0, in_memory, "{version}");
+        assert!(engine.compiled() > 0);
+    }
+    assert!(error(&all[0], &all[1]) < 0.01);
 }
 
 #[test]

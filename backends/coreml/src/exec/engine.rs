@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::binding::FunctionPlan;
+use crate::package::PackageInMemory;
 use crate::plan::{ComputePlan, Found};
 use crate::{ComputeUnits, CoreMlError, DeploymentTarget, Platform};
 
@@ -23,11 +24,13 @@ pub struct System {
 
 impl System {
     /// What packages are written for here: the newest target that this system loads, but none that has nothing new.
-    /// `None` of a system that is older than all.
+    /// `None` of a system before iOS 16 and macOS 13, which have not all that is called here: compiling in the background,
+    /// the Neural Engine by itself, memory for outputs.
     pub fn target(&self) -> Option<DeploymentTarget> {
         let fits = |t: &DeploymentTarget| {
             t.platform() == self.platform
                 && t.version() <= self.version[0]
+                && t.has_ios16()
                 && t.specification() <= DeploymentTarget::LAST_WITH_NEWS
         };
         DeploymentTarget::all()
@@ -50,26 +53,42 @@ pub trait Engine: Debug + Send + Sync {
     /// What the compiler says; a disk that is full.
     fn compile(&self, package: &Path, compiled: &Path) -> Result<(), CoreMlError>;
 
-    /// Loads a function of what was compiled, for these processors. What is at `compiled` stays there meanwhile.
+    /// Opens what was compiled, which stays where it is as long as any of it is used.
+    ///
+    /// # Errors
+    /// What is said of it.
+    fn open(&self, compiled: &Path) -> Result<Box<dyn Model>, CoreMlError>;
+
+    /// An error that says why packages in memory can't be opened, if they can't.
+    ///
+    /// # Errors
+    /// That.
+    fn opens_memory(&self) -> Result<(), CoreMlError>;
+
+    /// Opens a package that is in memory.
+    ///
+    /// # Errors
+    /// What is said of it.
+    fn open_memory(&self, package: PackageInMemory) -> Result<Box<dyn Model>, CoreMlError>;
+}
+
+/// A model whose functions can be loaded.
+pub trait Model: Debug {
+    /// Loads a function, for these processors.
     ///
     /// # Errors
     /// What the loader says.
     fn load(
         &self,
-        compiled: &Path,
         function: &FunctionPlan,
         units: ComputeUnits,
     ) -> Result<Box<dyn Loaded>, CoreMlError>;
 
-    /// What would run where of what was compiled, for these processors.
+    /// What would run where, for these processors.
     ///
     /// # Errors
     /// A system that does not tell.
-    fn compute_plan(
-        &self,
-        compiled: &Path,
-        units: ComputeUnits,
-    ) -> Result<ComputePlan, CoreMlError>;
+    fn compute_plan(&self, units: ComputeUnits) -> Result<ComputePlan, CoreMlError>;
 }
 
 /// A function that is loaded.
@@ -120,8 +139,9 @@ mod tests {
             };
             system.target().map(|t| t.to_string())
         };
-        assert_eq!(target(Platform::Macos, 11), None);
-        assert_eq!(target(Platform::Macos, 12).as_deref(), Some("macOS12"));
+        assert_eq!(target(Platform::Macos, 12), None);
+        assert_eq!(target(Platform::Ios, 15), None);
+        assert_eq!(target(Platform::Macos, 13).as_deref(), Some("macOS13"));
         assert_eq!(target(Platform::Macos, 15).as_deref(), Some("macOS15"));
         assert_eq!(target(Platform::Macos, 26).as_deref(), Some("macOS15"));
         assert_eq!(target(Platform::Ios, 17).as_deref(), Some("iOS17"));

@@ -14,6 +14,6 @@ mod run;
 pub(crate) use apple::compute_plan;
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) use engine::not_apple;
-pub use engine::{Engine, Loaded, System, system_engine};
+pub use engine::{Engine, Loaded, Model, System, system_engine};
 pub use run::CoreMlModule;
 pub(crate) use run::{CoreMlQueue, Program};

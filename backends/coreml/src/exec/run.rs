@@ -27,8 +27,8 @@ pub struct CoreMlModule {
     /// Where the nodes of each entry run, if the system tells.
     placed: Vec<Vec<(NodeId, String)>>,
     bytes: u64,
-    /// Dropped after the programs, which read what it holds.
-    _kept: Kept,
+    /// Where it is, if not in memory. Dropped after the programs, which read what it holds.
+    _kept: Option<Kept>,
 }
 
 impl CoreMlModule {
@@ -37,7 +37,7 @@ impl CoreMlModule {
         programs: Vec<Program>,
         placed: Vec<Vec<(NodeId, String)>>,
         weights: u64,
-        kept: Kept,
+        kept: Option<Kept>,
     ) -> CoreMlModule {
         let staged: u64 = programs.iter().map(Program::staged).sum();
         CoreMlModule {

@@ -13,11 +13,12 @@ use block2::{DynBlock, RcBlock};
 use objc2::Message;
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::AnyClass;
-use objc2_core_ml::{MLComputeUnits, MLModel, MLModelConfiguration};
-use objc2_foundation::{NSError, NSProcessInfo, NSString, NSURL};
+use objc2_core_ml::{MLComputePlan, MLComputeUnits, MLModel, MLModelAsset, MLModelConfiguration};
+use objc2_foundation::{NSData, NSDictionary, NSError, NSProcessInfo, NSString, NSURL};
 
-use super::{Engine, Loaded, System};
+use super::{Engine, Loaded, Model, System};
 use crate::binding::FunctionPlan;
+use crate::package::{PackageInMemory, WEIGHTS_NAME};
 use crate::plan::{ComputePlan, Found, Processor};
 use crate::{ComputeUnits, CoreMlError, Platform};
 
@@ -62,45 +63,137 @@ impl Engine for CoreMl {
         })
     }
 
+    fn open(&self, compiled: &Path) -> Result<Box<dyn Model>, CoreMlError> {
+        autoreleasepool(|_| {
+            let url = file_url(compiled)?;
+            Ok(Box::new(Compiled(url)) as Box<dyn Model>)
+        })
+    }
+
+    fn opens_memory(&self) -> Result<(), CoreMlError> {
+        let system = self.system()?;
+        let since = match system.platform {
+            Platform::Macos => 15,
+            Platform::Ios => 18,
+        };
+        if system.version[0] < since {
+            return Err(CoreMlError::NotThere {
+                what: "MLModelAsset with weights",
+                why: "it came with iOS 18 and macOS 15".into(),
+            });
+        }
+        need_class(c"MLModelAsset", "it came with iOS 16 and macOS 13")
+    }
+
+    fn open_memory(&self, package: PackageInMemory) -> Result<Box<dyn Model>, CoreMlError> {
+        autoreleasepool(|_| {
+            let model = NSData::from_vec(package.model);
+            let weights = NSData::from_vec(package.weights);
+            // as coremltools names it in its tests of this
+            let name = NSURL::URLWithString(&NSString::from_str(WEIGHTS_NAME));
+            let name = name.ok_or(CoreMlError::NotThere {
+                what: "the address of weights",
+                why: format!("{WEIGHTS_NAME} is none"),
+            })?;
+            let weights = NSDictionary::from_slices(&[&*name], &[&*weights]);
+            // SAFETY: both are alive during the call, which keeps what it needs; neither is changed by anybody.
+            let asset = unsafe {
+                MLModelAsset::modelAssetWithSpecificationData_blobMapping_error(&model, &weights)
+            };
+            let asset = asset.map_err(|e| refused("modelAssetWithSpecificationData", &e))?;
+            Ok(Box::new(Asset(asset)) as Box<dyn Model>)
+        })
+    }
+}
+
+/// A compiled model at an address.
+#[derive(Debug)]
+struct Compiled(Retained<NSURL>);
+
+impl Model for Compiled {
     fn load(
         &self,
-        compiled: &Path,
         function: &FunctionPlan,
         units: ComputeUnits,
     ) -> Result<Box<dyn Loaded>, CoreMlError> {
-        autoreleasepool(|_| {
-            let url = file_url(compiled)?;
-            let configuration = configuration(units);
-            if let Some(name) = &function.function {
-                // SAFETY: nobody else has the configuration yet. Packages with several functions are written for systems
-                // that have this method only.
-                unsafe { configuration.setFunctionName(Some(&NSString::from_str(name))) };
-            }
-            let model = awaited("MLModel loadContentsOfURL", |done| {
+        loaded(function, units, |configuration| {
+            awaited("MLModel loadContentsOfURL", |done| {
                 // SAFETY: the block takes what the method gives; all are alive during the call, which copies the block, and
                 // the configuration is not changed from here on.
                 unsafe {
                     MLModel::loadContentsOfURL_configuration_completionHandler(
-                        &url,
-                        &configuration,
+                        &self.0,
+                        configuration,
                         done,
                     )
                 }
-            })?;
-            Ok(Box::new(model::Function::new(model, function.clone())) as Box<dyn Loaded>)
+            })
         })
     }
 
-    fn compute_plan(
+    fn compute_plan(&self, units: ComputeUnits) -> Result<ComputePlan, CoreMlError> {
+        autoreleasepool(|_| plan::of_compiled(&self.0, units))
+    }
+}
+
+/// A model in memory.
+#[derive(Debug)]
+struct Asset(Retained<MLModelAsset>);
+
+impl Model for Asset {
+    fn load(
         &self,
-        compiled: &Path,
+        function: &FunctionPlan,
         units: ComputeUnits,
-    ) -> Result<ComputePlan, CoreMlError> {
-        autoreleasepool(|_| {
-            let url = file_url(compiled)?;
-            plan::of_compiled(&url, units)
+    ) -> Result<Box<dyn Loaded>, CoreMlError> {
+        loaded(function, units, |configuration| {
+            awaited("MLModel loadModelAsset", |done| {
+                // SAFETY: as for one at an address.
+                unsafe {
+                    MLModel::loadModelAsset_configuration_completionHandler(
+                        &self.0,
+                        configuration,
+                        done,
+                    )
+                }
+            })
         })
     }
+
+    fn compute_plan(&self, units: ComputeUnits) -> Result<ComputePlan, CoreMlError> {
+        autoreleasepool(|_| {
+            plan::asked(units, |configuration| {
+                awaited("MLComputePlan loadModelAsset", |done| {
+                    // SAFETY: as for one at an address.
+                    unsafe {
+                        MLComputePlan::loadModelAsset_configuration_completionHandler(
+                            &self.0,
+                            configuration,
+                            done,
+                        )
+                    }
+                })
+            })
+        })
+    }
+}
+
+/// The function that `load` gives.
+fn loaded(
+    function: &FunctionPlan,
+    units: ComputeUnits,
+    load: impl FnOnce(&MLModelConfiguration) -> Result<Retained<MLModel>, CoreMlError>,
+) -> Result<Box<dyn Loaded>, CoreMlError> {
+    autoreleasepool(|_| {
+        let configuration = configuration(units);
+        if let Some(name) = &function.function {
+            // SAFETY: nobody else has the configuration yet. Packages with several functions are written for systems that
+            // have this method only.
+            unsafe { configuration.setFunctionName(Some(&NSString::from_str(name))) };
+        }
+        let model = load(&configuration)?;
+        Ok(Box::new(model::Function::new(model, function.clone())) as Box<dyn Loaded>)
+    })
 }
 
 /// An error unless this system has a class. One that is not there would be a panic further down.

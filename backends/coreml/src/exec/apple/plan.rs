@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use objc2::rc::autoreleasepool;
+use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::{AnyObject, ProtocolObject};
 use objc2_core_ml::{
     MLCPUComputeDevice, MLComputeDeviceProtocol, MLComputePlan, MLGPUComputeDevice, MLModel,
-    MLModelStructureProgramOperation, MLNeuralEngineComputeDevice,
+    MLModelConfiguration, MLModelStructureProgramOperation, MLNeuralEngineComputeDevice,
 };
 use objc2_foundation::{NSProcessInfo, NSURL};
 
@@ -42,18 +42,28 @@ pub(super) fn of_compiled(
     compiled: &NSURL,
     units: ComputeUnits,
 ) -> Result<ComputePlan, CoreMlError> {
+    asked(units, |configuration| {
+        awaited("MLComputePlan loadContentsOfURL", |done| {
+            // SAFETY: the block takes what the method gives; all are alive during the call, which copies the block. The
+            // configuration is not changed from here on.
+            unsafe {
+                MLComputePlan::loadContentsOfURL_configuration_completionHandler(
+                    compiled,
+                    configuration,
+                    done,
+                )
+            }
+        })
+    })
+}
+
+/// What it plans by the word of `ask`.
+pub(super) fn asked(
+    units: ComputeUnits,
+    ask: impl FnOnce(&MLModelConfiguration) -> Result<Retained<MLComputePlan>, CoreMlError>,
+) -> Result<ComputePlan, CoreMlError> {
     told()?;
-    let configuration = configuration(units);
-    let plan = awaited("MLComputePlan loadContentsOfURL", |done| {
-        // SAFETY: the block takes what the method gives; all are alive during the call, which copies the block. The configuration is not changed from here on.
-        unsafe {
-            MLComputePlan::loadContentsOfURL_configuration_completionHandler(
-                compiled,
-                &configuration,
-                done,
-            )
-        }
-    })?;
+    let plan = ask(&configuration(units))?;
     Ok(ComputePlan {
         schema_version: 1,
         constructed: false,
