@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anynpu_ir::{
-    DType, Graph, GraphError, StateId, Subgraph, Symbol, TensorType, ValueDef, ValueId,
+    DType, Graph, GraphError, NodeId, StateId, Subgraph, Symbol, TensorType, ValueDef, ValueId,
 };
 
 use crate::HalError;
@@ -243,6 +243,13 @@ pub trait Module: Debug + Send + Sync + Any {
     /// [`crate::Device::compatibility`] takes; `None` if the device has no such form.
     fn blob(&self) -> Result<Option<Vec<u8>>, HalError> {
         Ok(None)
+    }
+
+    /// Where within the device nodes of entry number `entry` run, by the word of the vendor's own runtime: what it calls the
+    /// processor, as `ane`. Empty where it does not tell.
+    fn placement(&self, entry: usize) -> Vec<(NodeId, String)> {
+        let _ = entry;
+        Vec::new()
     }
 
     /// For a device to recognise its own modules.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anynpu_hal::Support;
+use anynpu_ir::NodeId;
 use serde::Serialize;
 
 use crate::exec::SegmentRun;
@@ -40,6 +41,9 @@ pub struct ExplainedNode {
     pub planned: OfPhases,
     /// The device that ran it, counted by the executor and the device.
     pub ran: OfPhases,
+    /// The processor within that device, by the word of the vendor's own runtime, where it tells.
+    #[serde(skip_serializing_if = "OfPhases::is_empty")]
+    pub within: OfPhases,
 }
 
 /// What a device says of a node.
@@ -65,6 +69,11 @@ pub struct OfPhases {
 }
 
 impl OfPhases {
+    /// Whether there is nothing of either.
+    pub fn is_empty(&self) -> bool {
+        self.prefill.is_none() && self.decode.is_none()
+    }
+
     fn of(decoder: bool, mut value: impl FnMut(Phase) -> Option<String>) -> Self {
         OfPhases {
             prefill: value(Phase::Prefill),
@@ -91,7 +100,11 @@ impl LoadedModel {
     /// # Errors
     /// Too little memory, a device that fails.
     pub fn explain(&self) -> Result<Explanation, RuntimeError> {
-        let (runs, warnings) = self.run_each_phase()?;
+        let Ran {
+            runs,
+            placed,
+            warnings,
+        } = self.run_each_phase()?;
         let decoder = self.info().kind == Kind::Decoder;
         let graph = self.open().model().graph();
         let plans = self.plans();
@@ -109,6 +122,10 @@ impl LoadedModel {
                     why(phase).map(|w| plans.devices[w.device.0].clone())
                 }),
                 ran: OfPhases::of(decoder, |phase| ran_on(&runs, phase, id)),
+                within: OfPhases::of(decoder, |phase| {
+                    let own = |(of, node, _): &&Placed| (*of, node.0) == (phase, id);
+                    placed.iter().find(own).map(|(.., on)| on.clone())
+                }),
             }
         });
         Ok(Explanation {
@@ -118,7 +135,7 @@ impl LoadedModel {
     }
 
     /// Two tokens read at once and, with a decoder, one by itself.
-    fn run_each_phase(&self) -> Result<(Vec<SegmentRun>, Vec<String>), RuntimeError> {
+    fn run_each_phase(&self) -> Result<Ran, RuntimeError> {
         let mut warnings = self.warnings().to_vec();
         if self.info().kind != Kind::Decoder {
             let mut embedder = self.embedder()?;
@@ -127,7 +144,11 @@ impl LoadedModel {
                 Kind::Classifier => drop(embedder.classify_tokens(&[0, 0], &[])?),
                 _ => drop(embedder.hidden(&[0, 0], &[])?),
             }
-            return Ok((embedder.recorded().to_vec(), warnings));
+            return Ok(Ran {
+                runs: embedder.recorded().to_vec(),
+                placed: Vec::new(),
+                warnings,
+            });
         }
         let context = self.context().min(EXPLAINED_CONTEXT);
         let mut session = self.session(SessionOptions::new().context(context))?;
@@ -138,9 +159,25 @@ impl LoadedModel {
         }
         session.decode(0)?;
         warnings.extend(session.miscounts());
-        Ok((session.recorded().to_vec(), warnings))
+        let placed = session.runner.program().placement()?;
+        Ok(Ran {
+            runs: session.recorded().to_vec(),
+            placed,
+            warnings,
+        })
     }
 }
+
+/// What became of a step of each phase.
+struct Ran {
+    runs: Vec<SegmentRun>,
+    placed: Vec<Placed>,
+    /// What the user should know.
+    warnings: Vec<String>,
+}
+
+/// In which phase a node is on which processor within its device.
+type Placed = (Phase, NodeId, String);
 
 /// Tokens of context that two steps need, and some.
 const EXPLAINED_CONTEXT: u32 = 8;

@@ -10,6 +10,7 @@ use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
 
 pub use anynpu_coreml as coreml;
+pub use anynpu_coreml::CoreMlDriver;
 pub use anynpu_nnapi::lower::{Numbers as NnapiNumbers, WeightForm as NnapiWeightForm};
 pub use anynpu_nnapi::{NnapiDriver, Preference as NnapiPreference, Priority as NnapiPriority};
 pub use anynpu_qnn::htp::FixedForm;
@@ -26,6 +27,8 @@ pub struct BackendOptions {
     pub qnn: QnnDriver,
     /// Where Android's runtime for neural networks is, and how its devices are used.
     pub nnapi: NnapiDriver,
+    /// How Core ML's devices are used.
+    pub coreml: CoreMlDriver,
 }
 
 /// Every driver, most preferred first. Artificial ones stand last and are used only if named.
@@ -39,6 +42,7 @@ pub fn drivers_with(options: &BackendOptions) -> Drivers {
         Box::new(anynpu_cpu::CpuDriver),
         Box::new(options.qnn.clone()),
         Box::new(options.nnapi.clone()),
+        Box::new(options.coreml.clone()),
         Box::new(NoopDriver),
         Box::new(ChaosDriver::new(
             Box::new(anynpu_cpu::CpuDriver),

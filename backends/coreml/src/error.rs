@@ -1,8 +1,10 @@
 //! What can go wrong.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anynpu_hal::{HalError, Reason};
+use anynpu_hal::{HalError, Reason, ReasonCode};
 use anynpu_ir::NodeId;
 use thiserror::Error;
 
@@ -133,10 +135,133 @@ pub enum CoreMlError {
         /// Its text.
         text: String,
     },
+    /// Core ML did not answer in time.
+    #[error("{call} gave no answer within {limit:?}")]
+    Late {
+        /// The method.
+        call: &'static str,
+        /// The longest that it may take.
+        limit: Duration,
+    },
+    /// Memory that the system does not give.
+    #[error("{call} found no memory: {text}")]
+    NoMemory {
+        /// The method.
+        call: &'static str,
+        /// What the system says.
+        text: String,
+    },
     /// A graph that breaks a rule of the HAL.
     #[error(transparent)]
     Hal(#[from] HalError),
     /// A graph that can't be rewritten.
     #[error(transparent)]
     Graph(#[from] anynpu_ir::GraphError),
+}
+
+impl CoreMlError {
+    /// The error as device `device` tells it.
+    pub fn of_device(self, device: &str) -> HalError {
+        let text = self.to_string();
+        let device = device.to_owned();
+        match self {
+            CoreMlError::Hal(e) => e,
+            CoreMlError::Weight { name, why } => HalError::Weight { name, why },
+            CoreMlError::Overflow { name, .. } => HalError::Weight { name, why: text },
+            CoreMlError::Refused { nodes } => HalError::CompileRejected {
+                device,
+                nodes: nodes.into_iter().map(|(id, _, why)| (id, why)).collect(),
+            },
+            CoreMlError::Late { call, limit } => HalError::Timeout {
+                what: format!("{call} on device '{device}'"),
+                waited: limit,
+                limit,
+            },
+            CoreMlError::NoMemory { .. } => HalError::OutOfMemory {
+                device,
+                // the interface does not tell how much
+                bytes: 0,
+                what: text,
+            },
+            CoreMlError::NotThere { .. } => HalError::DeviceLost { device, why: text },
+            CoreMlError::Vendor { call, code, text } => HalError::Vendor {
+                device,
+                call: call.into(),
+                code,
+                text,
+            },
+            _ => HalError::Vendor {
+                device,
+                call: "Core ML".into(),
+                code: 0,
+                text,
+            },
+        }
+    }
+
+    /// The error of compiling or loading the nodes `nodes` as device `device` tells it: a refusal of them, if Core ML
+    /// refused the package that they became.
+    pub fn of_nodes(self, device: &str, nodes: Range<u32>) -> HalError {
+        let refused = matches!(
+            self,
+            CoreMlError::Vendor { .. }
+                | CoreMlError::Limit { .. }
+                | CoreMlError::Option { .. }
+                | CoreMlError::NotLowered { .. }
+                | CoreMlError::Target { .. }
+                | CoreMlError::Twice { .. }
+                | CoreMlError::Identifier { .. }
+                | CoreMlError::Overflow { .. }
+        );
+        if !refused {
+            return self.of_device(device);
+        }
+        let reason = Reason::new(ReasonCode::VendorRejected, self.to_string());
+        HalError::CompileRejected {
+            device: device.into(),
+            nodes: nodes.map(|n| (NodeId(n), reason.clone())).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anynpu_hal::Scope;
+
+    use super::*;
+
+    #[test]
+    fn failures_reach_as_far_as_they_do() {
+        let vendor = || CoreMlError::Vendor {
+            call: "predictionFromFeatures",
+            code: -14,
+            text: "the engine is gone (com.apple.CoreML)".into(),
+        };
+        assert_eq!(vendor().of_device("coreml").scope(), Scope::Device);
+        assert_eq!(vendor().of_nodes("coreml", 1..3).scope(), Scope::Subgraph);
+        let told = vendor().of_device("coreml").to_string();
+        let expected = "device 'coreml': predictionFromFeatures failed with -14: the engine is gone (com.apple.CoreML)";
+        assert_eq!(told, expected);
+        let memory = || CoreMlError::NoMemory {
+            call: "modelWithContentsOfURL",
+            text: "Cannot allocate memory".into(),
+        };
+        assert_eq!(memory().of_device("coreml").scope(), Scope::Plan);
+        assert_eq!(memory().of_nodes("coreml", 1..3).scope(), Scope::Plan);
+        let late = CoreMlError::Late {
+            call: "compileModelAtURL",
+            limit: Duration::from_secs(7),
+        };
+        assert_eq!(late.of_nodes("coreml", 1..3).scope(), Scope::Device);
+        let refused = CoreMlError::Refused {
+            nodes: vec![(
+                NodeId(4),
+                "x".into(),
+                Reason::new(ReasonCode::Rank, "of 7 dimensions"),
+            )],
+        };
+        assert_eq!(refused.of_device("coreml").scope(), Scope::Subgraph);
+        let cancelled = crate::compile::cancelled().of_device("coreml");
+        assert_eq!(cancelled.scope(), Scope::Caller);
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anynpu_hal::{Reason, ReasonCode, Support};
+use anynpu_ir::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::{ComputeUnits, CoreMlError, PackageReport};
@@ -137,6 +138,19 @@ impl PlannedFunction {
         placement
     }
 
+    /// The processors of its nodes, of which the first has this number in its graph: that with most of each before the
+    /// others.
+    pub(crate) fn processors_from(&self, first: u32) -> Vec<(NodeId, String)> {
+        let each = self.nodes.iter().zip(first..).filter_map(|(node, id)| {
+            let placement = self.placement(&node.node);
+            let main = placement.main()?;
+            let others = placement.processors.keys().filter(|p| **p != main);
+            let names: Vec<&str> = [main].iter().chain(others).map(|p| p.name()).collect();
+            Some((NodeId(id), names.join(", ")))
+        });
+        each.collect()
+    }
+
     /// Whether `processor` would run `node`: natively if it is to run all of it, emulated if another is to run a part, not
     /// at all if there is a part that none can run. `None` of a node that became no operation.
     pub fn verdict(&self, node: &str, processor: Processor) -> Option<Support> {
@@ -202,13 +216,7 @@ fn ask(package: &Path, units: ComputeUnits) -> Result<ComputePlan, CoreMlError> 
 
 #[cfg(not(target_vendor = "apple"))]
 fn ask(_: &Path, _: ComputeUnits) -> Result<ComputePlan, CoreMlError> {
-    Err(CoreMlError::NotThere {
-        what: "Core ML",
-        why: format!(
-            "this is {}, and it is a part of Apple's systems",
-            std::env::consts::OS
-        ),
-    })
+    Err(crate::exec::not_apple())
 }
 
 #[cfg(test)]
@@ -245,6 +253,23 @@ mod tests {
         assert_eq!(f.placement("layers.0.attn.merged"), Placement::default());
         assert_eq!(f.placement("layers.0.attn.merged").main(), None);
         assert_eq!(f.placement("no such node"), Placement::default());
+    }
+
+    #[test]
+    fn a_node_on_two_processors_names_that_with_most_of_it_first() {
+        let all = function().processors_from(7);
+        let of = |node: &str| {
+            let at = function()
+                .nodes
+                .iter()
+                .position(|n| n.node == node)
+                .unwrap();
+            let id = NodeId(7 + at as u32);
+            all.iter().find(|(n, _)| *n == id).map(|(_, on)| on.clone())
+        };
+        assert_eq!(of("layers.0.attn.q").as_deref(), Some("ane"));
+        assert_eq!(of("layers.0.attn_norm").as_deref(), Some("cpu, ane"));
+        assert_eq!(of("layers.0.attn.merged"), None);
     }
 
     #[test]

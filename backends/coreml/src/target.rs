@@ -59,6 +59,14 @@ impl DeploymentTarget {
         self.platform
     }
 
+    /// The specification after which none had an operation or type that is written here.
+    pub const LAST_WITH_NEWS: i32 = 9;
+
+    /// The major version of the system.
+    pub fn version(self) -> u32 {
+        self.version
+    }
+
     /// Version of the model specification, 6 to 10.
     pub fn specification(self) -> i32 {
         self.specification

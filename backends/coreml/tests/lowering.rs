@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anynpu_coreml::lower::{Form, Lowered, States, Totals, engine, lower};
+use anynpu_coreml::binding::FunctionPlan;
+use anynpu_coreml::lower::{Form, Lowered, States, Totals, engine, lower, lower_run};
 use anynpu_coreml::package::{DataType, Feature, PackageWriter};
 use anynpu_coreml::weights::WeightForm;
 use anynpu_coreml::{ComputeUnits, CoreMlError, PackageOptions, PackageReport, Precision, compile};
-use anynpu_hal::{Bounds, Entry, Extent, HalError, ReasonCode, WeightSource, WeightView};
+use anynpu_hal::{
+    Bounds, Entry, EntryInfo, Extent, HalError, ReasonCode, WeightSource, WeightView,
+};
 use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Op, RopeScaling, RopeStyle, Shape,
     Symbol, TensorType, ValueId,
@@ -375,5 +378,124 @@ fn work_that_is_stopped_leaves_nothing() {
     assert!(
         matches!(e, CoreMlError::Hal(HalError::Cancelled { .. })),
         "{e}"
+    );
+}
+
+/// What the nodes of `graph` in `range` are given and give as a run for a host, in a step of two tokens over 64 rows.
+fn run_of(graph: &Graph, range: std::ops::Range<u32>, engine: bool) -> Vec<String> {
+    let mut bounds = Bounds::new();
+    for (symbol, n) in [
+        (Symbol::TOKENS, 2),
+        (Symbol::OUTPUTS, 1),
+        (Symbol::CAPACITY, 64),
+    ] {
+        bounds = bounds.with(symbol, Extent::Exact(n));
+    }
+    let entry = Entry {
+        name: "prefill 2".into(),
+        graph: Arc::new(graph.clone()),
+        nodes: range,
+        bounds,
+    };
+    let form = Form {
+        target: "iOS18".parse().unwrap(),
+        engine,
+        precision: Precision::F16,
+        weights: WeightForm::Model,
+        states: States::Caller,
+        padded: false,
+    };
+    let mut package = PackageWriter::in_memory(form.target).unwrap();
+    let (weights, totals) = (weights(graph, 0.5), &mut Totals::default());
+    let go_on = &mut |_| true;
+    let lowered = lower_run(
+        &entry,
+        "entry_0",
+        &form,
+        &weights,
+        &mut package,
+        totals,
+        go_on,
+    );
+    let info = EntryInfo::describe(&entry, DType::F16).unwrap();
+    let function = Some("entry_0".to_owned());
+    let plan = FunctionPlan::new(lowered.unwrap(), &entry, &info, (0, function)).unwrap();
+    assert!(plan.fits(&info));
+    // as it is kept
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<FunctionPlan>(&text).unwrap(), plan);
+    let told = |place: &dyn std::fmt::Debug| {
+        let text = format!("{place:?}");
+        text.split([' ', '{']).next().unwrap().to_owned()
+    };
+    let given = plan.inputs.iter().map(|(a, source)| {
+        let name = a.element.name();
+        format!("{} {name} {:?} of {}", a.feature, a.dims, told(source))
+    });
+    let taken = plan.outputs.iter().map(|(a, place)| {
+        let name = a.element.name();
+        format!("{} {name} {:?} to {}", a.feature, a.dims, told(place))
+    });
+    given.chain(taken).collect()
+}
+
+#[test]
+fn a_run_of_nodes_has_its_operands_states_and_results_as_a_host_keeps_them() {
+    let graph = decoder(1, 100);
+    let at = |name: &str| {
+        let found = graph.nodes().iter().position(|n| n.name == name);
+        found.unwrap() as u32
+    };
+    let layer = at("embed") + 1..at("output.rows");
+    assert_eq!(
+        run_of(&graph, layer.clone(), false),
+        [
+            "embed fp16 [2, 64] of Value(0)",
+            "positions int32 [2] of Value(1)",
+            "layers_0_k fp16 [1, 64, 2, 16] of State(0)",
+            "layers_0_v fp16 [1, 64, 2, 16] of State(1)",
+            "cos fp16 [2, 8] of Cosines(Angles",
+            "sin fp16 [2, 8] of Sines(Angles",
+            "layers_0_ffn_residual fp16 [2, 64] to Value(0)",
+            "layers_0_k_new fp16 [1, 2, 2, 16] to Rows(0)",
+            "layers_0_v_new fp16 [1, 2, 2, 16] to Rows(1)",
+        ]
+    );
+    assert_eq!(
+        run_of(&graph, layer, true),
+        [
+            "embed fp16 [2, 64] of Value(0)",
+            "cos fp16 [1, 1, 2, 8] of Cosines(Angles",
+            "sin fp16 [1, 1, 2, 8] of Sines(Angles",
+            "layers_0_k fp16 [1, 1, 64, 32] of State(0)",
+            "layers_0_v fp16 [1, 1, 64, 32] of State(1)",
+            "mask fp16 [1, 1, 2, 96] of Mask(Mask",
+            "layers_0_ffn_residual fp16 [2, 64] to Value(0)",
+            "layers_0_k_new fp16 [1, 1, 2, 32] to Rows(0)",
+            "layers_0_v_new fp16 [1, 1, 2, 32] to Rows(1)",
+        ]
+    );
+    // attention alone reads the rows of the step too, which something else appended
+    let attention = at("layers.0.attention");
+    assert_eq!(
+        run_of(&graph, attention..attention + 1, false),
+        [
+            "layers_0_q_rope fp16 [2, 4, 16] of Value(0)",
+            "positions int32 [2] of Value(1)",
+            "layers_0_k fp16 [1, 64, 2, 16] of State(0)",
+            "layers_0_k_step fp16 [1, 2, 2, 16] of StepRows(0)",
+            "layers_0_v fp16 [1, 64, 2, 16] of State(1)",
+            "layers_0_v_step fp16 [1, 2, 2, 16] of StepRows(1)",
+            "layers_0_attention fp16 [2, 4, 16] to Value(0)",
+        ]
+    );
+    // what is only appended is not read
+    let append = at("layers.0.k_append");
+    assert_eq!(
+        run_of(&graph, append..append + 1, true),
+        [
+            "layers_0_k_rope fp16 [2, 2, 16] of Value(0)",
+            "layers_0_k_new fp16 [1, 1, 2, 32] to Rows(0)",
+        ]
     );
 }

@@ -236,6 +236,9 @@ pub struct VendorArgs {
     /// Folder in which vendors' drivers keep what they compiled; one in the folder for caches if left out
     #[arg(long, value_name = "DIR", hide = true)]
     pub nnapi_cache: Option<PathBuf>,
+    /// Folder in which what Core ML compiled is kept; one in the folder for caches if left out
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub coreml_cache: Option<PathBuf>,
 }
 
 /// Options on where and how a model runs.

@@ -8,7 +8,7 @@ use anynpu_hal::{
     Bounds, CompileOptions, Device, Entry, EntryInfo, Extent, FileSpan, HalError, Module,
     WeightSource, WeightView,
 };
-use anynpu_ir::{DType, Dim, Graph, StateId, Symbol};
+use anynpu_ir::{DType, Dim, Graph, NodeId, StateId, Symbol};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Rows;
@@ -341,6 +341,18 @@ impl Program {
     /// Rows that the states of a session with a context of `context` tokens have.
     pub fn state_rows(&self, context: u32) -> u32 {
         self.sizes.capacity.unwrap_or(context)
+    }
+
+    /// Where within their devices nodes run in each phase, as far as devices tell.
+    pub fn placement(&self) -> Result<Vec<(Phase, NodeId, String)>, RuntimeError> {
+        let mut all = Vec::new();
+        for shape in self.shapes() {
+            for segment in &shape.segments {
+                let placed = self.module(segment)?.placement(segment.entry);
+                all.extend(placed.into_iter().map(|(node, on)| (shape.phase, node, on)));
+            }
+        }
+        Ok(all)
     }
 
     pub(super) fn module(&self, segment: &Segment) -> Result<&Arc<dyn Module>, RuntimeError> {

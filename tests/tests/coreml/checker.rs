@@ -43,6 +43,11 @@ impl Checker {
         &self.python
     }
 
+    /// The checker itself.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

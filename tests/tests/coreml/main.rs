@@ -5,7 +5,10 @@
 //! which Python has coremltools 9.0; `.ci/run coreml` sets both.
 
 mod cases;
+mod certified;
 mod checker;
+mod computed;
+mod executed;
 mod models;
 mod mutants;
 mod npz;

@@ -3,7 +3,7 @@
 use anynpu_ir::{AttentionKv, Node, Op, ValueId};
 
 use super::cache::Rows;
-use super::{HIDDEN, Lowering, not_lowered};
+use super::{Feed, HIDDEN, Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{DataType, Operand, Tensor};
 
@@ -103,7 +103,7 @@ impl Lowering<'_> {
             format!("What is added to scores of each token: 0, or {HIDDEN} where the text is over");
         let dtype = self.outside(self.float);
         let feature = self.feature("mask", description, dtype, &[1, 1, 1, tokens]);
-        let given = self.f.input(feature)?;
+        let given = self.given(feature, Feed::Padding)?;
         let float = self.float;
         let mask = self.cast("mask_cast", given, float)?;
         self.masks.insert(key, mask);

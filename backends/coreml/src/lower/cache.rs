@@ -2,21 +2,25 @@
 
 use anynpu_ir::{Node, Op, StateId, ValueId};
 
-use super::{Lowering, POSITIONS, States, not_lowered};
+use super::bound::Boundary;
+use super::{Feed, Fetch, Lowering, POSITIONS, States, not_lowered};
 use crate::CoreMlError;
 use crate::package::{DataType, Operand, Tensor};
 
 /// Rows of a state.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
+    /// Which it is.
+    id: StateId,
     /// What it is called outside.
     name: String,
     /// `[capacity, heads, width]`.
     dims: [u32; 3],
     /// The state of the program, if it is one.
     state: Option<Tensor>,
-    /// Its rows: `[1, heads, capacity, width]`, for the Neural Engine `[1, heads · width, 1, capacity]`.
-    held: Tensor,
+    /// Its rows: `[1, heads, capacity, width]`, for the Neural Engine `[1, heads · width, 1, capacity]`. None of one
+    /// that a host keeps and nothing reads.
+    held: Option<Tensor>,
     /// Rows of this step that are not among them: `[1, heads, tokens, width]`, for the Neural Engine
     /// `[1, heads · width, 1, tokens]`.
     fresh: Option<Tensor>,
@@ -67,24 +71,75 @@ impl Lowering<'_> {
                 // F16 is what states are documented to have
                 let feature = self.feature(&name, description, DataType::F16, &outside);
                 let tensor = self.f.state(feature)?;
-                (Some(tensor), self.read_state(&name, tensor, &outside)?)
+                (
+                    Some(tensor),
+                    Some(self.read_state(&name, tensor, &outside)?),
+                )
+            }
+            States::Caller if self.boundary == Boundary::Host => {
+                let held = match self.attended.contains(&state) {
+                    true => Some(self.host_rows(&name, capacity, Feed::State(state))?),
+                    false => None,
+                };
+                (None, held)
             }
             States::Caller => {
                 let dtype = self.outside(float);
                 let feature = self.feature(&name, description, dtype, &outside);
-                let given = self.f.input(feature)?;
-                (None, self.cast(&format!("{name}_cast"), given, float)?)
+                let given = self.given(feature, Feed::State(state))?;
+                (
+                    None,
+                    Some(self.cast(&format!("{name}_cast"), given, float)?),
+                )
             }
         };
+        let elsewhere = held.is_some() && !self.appended.contains(&state);
+        let fresh = match self.boundary == Boundary::Host && elsewhere {
+            true => {
+                let step = format!("{name}_step");
+                Some(self.host_rows(&step, self.tokens(), Feed::StepRows(state))?)
+            }
+            false => None,
+        };
         let cache = Cache {
+            id: state,
             name,
             dims: [capacity, heads, width],
             state: state_tensor,
             held,
-            fresh: None,
+            fresh,
         };
         self.caches.insert(state, cache);
         Ok(())
+    }
+
+    /// An input of `rows` rows as a host keeps them, in the form that attention reads.
+    fn host_rows(&mut self, name: &str, rows: u32, feed: Feed) -> Result<Tensor, CoreMlError> {
+        let (Feed::State(id) | Feed::StepRows(id)) = feed else {
+            return Err(CoreMlError::Option {
+                what: format!("what '{name}' holds"),
+                found: format!("{feed:?}"),
+                expected: "rows of a state".into(),
+            });
+        };
+        let ty = &self.graph.state(id).ty;
+        let dims: Vec<u32> = ty
+            .shape
+            .dims()
+            .iter()
+            .skip(1)
+            .map(|d| d.resolve(&self.symbols))
+            .collect();
+        let (heads, width) = (dims[0], dims[1]);
+        let (dims, perm) = match self.form.engine {
+            true => ([1, 1, rows, heads * width], [0, 3, 1, 2]),
+            false => ([1, rows, heads, width], [0, 2, 1, 3]),
+        };
+        let (float, description) = (self.float, format!("Rows of {name}, one after the other"));
+        let feature = self.feature(name, description, self.outside(float), &dims);
+        let given = self.given(feature, feed)?;
+        let given = self.cast(&format!("{name}_cast"), given, float)?;
+        self.transpose(&format!("{name}_turned"), given, &perm)
     }
 
     fn read_state(
@@ -125,7 +180,7 @@ impl Lowering<'_> {
             None => {
                 let description = "Rows that the caches hold before the step".to_owned();
                 let feature = self.feature("cached", description, DataType::I32, &[1]);
-                self.f.input(feature)?
+                self.given(feature, Feed::Cached)?
             }
         };
         self.cached = Some(made);
@@ -147,7 +202,7 @@ impl Lowering<'_> {
         }
         let rows = self.value(rows)?;
         let rows = self.by_head(name, rows)?;
-        let Some(state_tensor) = cache.state else {
+        let (Some(state_tensor), Some(held)) = (cache.state, cache.held) else {
             cache.fresh = Some(rows);
             self.caches.insert(state, cache);
             return Ok(());
@@ -162,9 +217,9 @@ impl Lowering<'_> {
         let end = self.concat(&format!("{name}_end"), &[zero, zero, end, zero], 0)?;
         // all of every axis but that of rows
         let all = vec![true, true, false, true];
-        let dims = self.f.dims(cache.held).to_vec();
+        let dims = self.f.dims(held).to_vec();
         let operands = [
-            ("x", cache.held.into()),
+            ("x", held.into()),
             ("update", rows.into()),
             ("begin", begin.into()),
             ("end", end.into()),
@@ -177,7 +232,7 @@ impl Lowering<'_> {
             .f
             .op("slice_update", name, &operands, DataType::F16, &dims)?;
         self.f.write_state(state_tensor, updated)?;
-        cache.held = self.read_state(&cache.name.clone(), state_tensor, &dims)?;
+        cache.held = Some(self.read_state(&cache.name.clone(), state_tensor, &dims)?);
         self.caches.insert(state, cache);
         Ok(())
     }
@@ -194,7 +249,11 @@ impl Lowering<'_> {
     pub(super) fn rows(&mut self, state: StateId) -> Result<Rows, CoreMlError> {
         let cache = self.cache(state)?;
         let float = self.float;
-        let held = self.cast(&format!("{}_wide", cache.name), cache.held, float)?;
+        let held = cache.held.ok_or_else(|| CoreMlError::NotLowered {
+            node: cache.name.clone(),
+            op: "reading a state that nothing reads".into(),
+        })?;
+        let held = self.cast(&format!("{}_wide", cache.name), held, float)?;
         let old = cache.dims[0];
         Ok(match cache.fresh {
             None => Rows {
@@ -249,13 +308,16 @@ impl Lowering<'_> {
     pub(super) fn close_caches(&mut self) -> Result<(), CoreMlError> {
         let caches: Vec<Cache> = self.caches.values().cloned().collect();
         for cache in caches {
-            let Some(fresh) = cache.fresh else {
+            let Some(fresh) = cache.fresh.filter(|_| self.appended.contains(&cache.id)) else {
                 continue;
             };
             let name = format!("{}_new", cache.name);
             let given = match self.form.engine {
                 // tokens before numbers, so that the last axis is long
                 true => self.transpose(&format!("{name}_tokens"), fresh, &[0, 2, 3, 1])?,
+                false if self.boundary == Boundary::Host => {
+                    self.transpose(&format!("{name}_tokens"), fresh, &[0, 2, 1, 3])?
+                }
                 false => fresh,
             };
             let outside = self.outside(self.float);
@@ -263,7 +325,7 @@ impl Lowering<'_> {
             let dims = self.f.dims(given).to_vec();
             let description = format!("Rows of {} that the step adds", cache.name);
             let feature = self.feature(&name, description, outside, &dims);
-            self.f.output(given, feature)?;
+            self.taken(given, feature, Fetch::Rows(cache.id))?;
         }
         Ok(())
     }

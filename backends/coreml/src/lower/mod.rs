@@ -9,6 +9,7 @@
 //! [`States`].
 
 mod attention;
+mod bound;
 mod cache;
 mod elementwise;
 mod emit;
@@ -20,10 +21,10 @@ mod rotation;
 mod shape;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anynpu_hal::{Entry, Extent, HalError, Support, WeightSource};
-use anynpu_ir::{DType, Graph, Node, Op, StateId, Symbol, SymbolValues, ValueId};
+use anynpu_ir::{AttentionKv, DType, Graph, Node, Op, StateId, Symbol, SymbolValues, ValueId};
 
 use crate::package::{DataType, Feature, Function, PackageWriter, Tensor, to_identifier};
 use crate::plan::NodeResults;
@@ -31,7 +32,10 @@ use crate::target::words;
 use crate::weights::{AddedError, Encoding, WeightForm};
 use crate::{CoreMlError, DeploymentTarget, Precision};
 
+use bound::Boundary;
+pub use bound::{Feed, Fetch};
 pub use rotation::Rotation;
+pub(crate) use verdict::positions_at;
 pub use verdict::verdict;
 
 /// Where keys and values are between calls.
@@ -126,6 +130,10 @@ pub struct Lowered {
     pub function: Function,
     /// Rotations whose cosines and sines are inputs, in the order of these.
     pub rotations: Vec<Rotation>,
+    /// What its inputs hold, in their order.
+    pub feeds: Vec<Feed>,
+    /// Where its outputs go, in their order.
+    pub fetches: Vec<Fetch>,
     /// The operations that nodes became, by the names of their results.
     pub nodes: Vec<NodeResults>,
 }
@@ -139,6 +147,56 @@ pub struct Lowered {
 /// are no identifiers; a disk that is full.
 pub fn lower(
     entry: &Entry,
+    form: &Form,
+    weights: &dyn WeightSource,
+    package: &mut PackageWriter,
+    totals: &mut Totals,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<Lowered, CoreMlError> {
+    lower_at(
+        Boundary::Package,
+        entry,
+        &entry.name,
+        form,
+        weights,
+        package,
+        totals,
+        progress,
+    )
+}
+
+/// As [`lower`], to a function called `name` for a host that keeps states row by row: caches are inputs `[1, capacity,
+/// heads, width]`, for the Neural Engine `[1, 1, capacity, heads · width]`, and new rows are given likewise. All results of
+/// the run are outputs. Rows of a state that the run reads and does not append are an input too.
+///
+/// # Errors
+/// As [`lower`]; a form whose states are not with the caller.
+#[allow(clippy::too_many_arguments)] // they are those of `lower`, and the name
+pub fn lower_run(
+    entry: &Entry,
+    name: &str,
+    form: &Form,
+    weights: &dyn WeightSource,
+    package: &mut PackageWriter,
+    totals: &mut Totals,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<Lowered, CoreMlError> {
+    if form.states != States::Caller {
+        return Err(CoreMlError::Option {
+            what: "the place of states of a run".into(),
+            found: form.states.to_string(),
+            expected: States::Caller.to_string(),
+        });
+    }
+    let at = Boundary::Host;
+    lower_at(at, entry, name, form, weights, package, totals, progress)
+}
+
+#[allow(clippy::too_many_arguments)] // they are those of `lower`, and two
+fn lower_at(
+    boundary: Boundary,
+    entry: &Entry,
+    name: &str,
     form: &Form,
     weights: &dyn WeightSource,
     package: &mut PackageWriter,
@@ -164,7 +222,14 @@ pub fn lower(
         form,
         float: form.float(),
         weights,
-        f: Function::new(&entry.name, form.target)?,
+        boundary,
+        feeds: Vec::new(),
+        fetches: Vec::new(),
+        appended: BTreeSet::new(),
+        attended: BTreeSet::new(),
+        operands: BTreeSet::new(),
+        for_host: BTreeMap::new(),
+        f: Function::new(name, form.target)?,
         package,
         totals,
         values: BTreeMap::new(),
@@ -176,7 +241,20 @@ pub fn lower(
         cached: None,
         key_positions: BTreeMap::new(),
     };
-    lowering.reserve();
+    for (_, node) in run.nodes() {
+        lowering.note(node);
+    }
+    let results: Vec<ValueId> = match boundary {
+        Boundary::Host => run.outputs().to_vec(),
+        Boundary::Package => {
+            let made = |v: &&ValueId| run.outputs().contains(v);
+            graph.outputs().iter().filter(made).copied().collect()
+        }
+    };
+    lowering.reserve(match boundary {
+        Boundary::Host => &results,
+        Boundary::Package => graph.outputs(),
+    });
     for &value in run.inputs() {
         lowering.input(value)?;
     }
@@ -196,7 +274,7 @@ pub fn lower(
             results: lowering.f.results_since(before),
         });
     }
-    for &value in graph.outputs().iter().filter(|v| run.outputs().contains(v)) {
+    for value in results {
         lowering.result(value)?;
     }
     lowering.close_caches()?;
@@ -207,6 +285,8 @@ pub fn lower(
     Ok(Lowered {
         function: lowering.f,
         rotations,
+        feeds: lowering.feeds,
+        fetches: lowering.fetches,
         nodes,
     })
 }
@@ -246,6 +326,17 @@ struct Lowering<'a> {
     /// What numbers are computed in.
     float: DataType,
     weights: &'a dyn WeightSource,
+    boundary: Boundary,
+    feeds: Vec<Feed>,
+    fetches: Vec<Fetch>,
+    /// States that the run appends rows to.
+    appended: BTreeSet<StateId>,
+    /// States whose rows it reads.
+    attended: BTreeSet<StateId>,
+    /// Operands of the run.
+    operands: BTreeSet<ValueId>,
+    /// Of each operand of its nodes, whether only what the host makes of it is read.
+    for_host: BTreeMap<ValueId, bool>,
     f: Function,
     package: &'a mut PackageWriter,
     totals: &'a mut Totals,
@@ -303,9 +394,45 @@ impl Lowering<'_> {
         }
     }
 
-    /// Keeps the names that outputs will have.
-    fn reserve(&mut self) {
-        for &value in self.graph.outputs() {
+    /// Adds an input that holds `feed`.
+    fn given(&mut self, feature: Feature, feed: Feed) -> Result<Tensor, CoreMlError> {
+        self.feeds.push(feed);
+        self.f.input(feature)
+    }
+
+    /// Makes `tensor` an output that goes to `fetch`.
+    fn taken(&mut self, tensor: Tensor, feature: Feature, fetch: Fetch) -> Result<(), CoreMlError> {
+        self.fetches.push(fetch);
+        self.f.output(tensor, feature)
+    }
+
+    /// Notes which states `node` appends to and reads, and which of its operands are for the host alone.
+    fn note(&mut self, node: &Node) {
+        for (&value, i) in node.inputs.iter().zip(0..) {
+            let by_host = match node.op {
+                Op::Rope { .. } => i == 1,
+                Op::Attention {
+                    kv, causal: true, ..
+                } => self.form.engine && i == positions_at(kv),
+                _ => false,
+            };
+            let only = self.for_host.entry(value).or_insert(true);
+            *only &= by_host;
+        }
+        match node.op {
+            Op::KvAppend { state, .. } => drop(self.appended.insert(state)),
+            Op::StateRead { state } => drop(self.attended.insert(state)),
+            Op::Attention {
+                kv: AttentionKv::State { k, v },
+                ..
+            } => self.attended.extend([k, v]),
+            _ => {}
+        }
+    }
+
+    /// Keeps the names that outputs, `results`, will have.
+    fn reserve(&mut self, results: &[ValueId]) {
+        for &value in results {
             let name = feature_name(&self.graph.value(value).name);
             let features: u32 = self.dims(value).iter().skip(1).product();
             for part in 0..features.div_ceil(engine::PART) {
@@ -324,14 +451,19 @@ impl Lowering<'_> {
         let name = self.graph.value(value).name.clone();
         let dims = self.dims(value);
         let dtype = self.dtype(value);
-        // where there are as many results as tokens, they are those of each
-        if name == OUTPUT_ROWS && dims == [self.tokens()] {
+        if self.is_every_token(value) {
             let made = self.integers((0..self.tokens() as i32).collect())?;
             self.hold(value, made);
             return Ok(());
         }
         // the host has the angles and the mask
-        let host = self.form.engine && name == POSITIONS && !self.reads_positions(value);
+        let host = match self.boundary {
+            Boundary::Package => {
+                self.form.engine && name == POSITIONS && !self.reads_positions(value)
+            }
+            Boundary::Host => self.for_host.get(&value) == Some(&true),
+        };
+        self.operands.insert(value);
         if host {
             return Ok(());
         }
@@ -344,10 +476,18 @@ impl Lowering<'_> {
         };
         let outside = self.outside(dtype);
         let feature = self.feature(&name, description.into(), outside, &dims);
-        let given = self.f.input(feature)?;
+        let given = self.given(feature, Feed::Value(value))?;
         let made = self.cast(&format!("{name}_cast"), given, dtype)?;
         self.hold(value, made);
         Ok(())
+    }
+
+    /// Whether `value` names the tokens whose results are wanted, and those are all of them, in their order.
+    fn is_every_token(&self, value: ValueId) -> bool {
+        let tokens = self.tokens();
+        // a host may name them in another order
+        let known = self.boundary == Boundary::Package || tokens == 1;
+        known && self.graph.value(value).name == OUTPUT_ROWS && self.dims(value) == [tokens]
     }
 
     fn hold(&mut self, value: ValueId, tensor: Tensor) {
@@ -430,7 +570,7 @@ impl Lowering<'_> {
         let made = self.cast(&format!("{name}_outside"), made, outside)?;
         let dims = self.f.dims(made).to_vec();
         let feature = self.feature(&name, String::new(), outside, &dims);
-        self.f.output(made, feature)
+        self.taken(made, feature, Fetch::Value(value))
     }
 }
 

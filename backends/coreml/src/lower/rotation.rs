@@ -3,7 +3,8 @@
 use anynpu_ir::{Node, Op, RopeScaling, RopeStyle, ValueId, rope_frequencies};
 use half::f16;
 
-use super::{Lowering, not_lowered};
+use super::bound::Boundary;
+use super::{Feed, Lowering, not_lowered};
 use crate::CoreMlError;
 use crate::package::{BlobRef, DataType, Tensor};
 
@@ -128,6 +129,10 @@ impl Lowering<'_> {
         if let Some(known) = self.angles.iter().find(|a| same(a)) {
             return Ok([known.cos, known.sin]);
         }
+        // a host knows the positions, and they need be no rows of anything
+        if self.boundary == Boundary::Host && self.operands.contains(&positions) {
+            return self.given_rows(rotation, positions);
+        }
         let (capacity, pairs) = (self.capacity(), rotation.dims / 2);
         let (cosines, sines) = rotation.angles(0..capacity as i32);
         let at = self.value(positions)?;
@@ -142,6 +147,42 @@ impl Lowering<'_> {
             let dims = [self.f.dims(rows)[0], 1, pairs];
             *made = self.reshape(&format!("{what}_{number}"), rows, &dims)?;
         }
+        self.angles.push(Angles {
+            rotation: rotation.clone(),
+            style: RopeStyle::HalfSplit,
+            positions,
+            cos: made[0],
+            sin: made[1],
+        });
+        Ok(made)
+    }
+
+    /// Cosines and sines of `rotation` that the host makes, as inputs `cos` and `sin`, `cos_1` and so on.
+    fn given_rows(
+        &mut self,
+        rotation: &Rotation,
+        positions: ValueId,
+    ) -> Result<[Tensor; 2], CoreMlError> {
+        let (number, pairs) = (self.angles.len(), rotation.dims / 2);
+        let tokens = self.dims(positions).iter().product();
+        let mut made = Vec::new();
+        for what in ["cos", "sin"] {
+            let feed = match what {
+                "cos" => Feed::Cosines(rotation.clone(), positions),
+                _ => Feed::Sines(rotation.clone(), positions),
+            };
+            let name = match number {
+                0 => what.to_owned(),
+                n => format!("{what}_{n}"),
+            };
+            let description = format!("The {what} of each token's angles, a number a pair");
+            let dtype = self.outside(self.float);
+            let feature = self.feature(&name, description, dtype, &[tokens, pairs]);
+            let x = self.given(feature, feed)?;
+            let x = self.cast_to_float(&format!("{name}_cast"), x)?;
+            made.push(self.reshape(&format!("{name}_angles"), x, &[tokens, 1, pairs])?);
+        }
+        let made = [made[0], made[1]];
         self.angles.push(Angles {
             rotation: rotation.clone(),
             style: RopeStyle::HalfSplit,

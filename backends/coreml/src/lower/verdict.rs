@@ -74,6 +74,12 @@ fn operation(graph: &Graph, node: &Node, form: &Form, symbols: &SymbolValues) ->
         Op::Attention { mask: true, .. } if form.engine => {
             unknown("attention with a mask of its own is not lowered for the Neural Engine")
         }
+        Op::Gather { .. } | Op::Scatter { .. } if of(0) == Some(DType::Bool) => Some((
+            ReasonCode::DType,
+            "truth values are not looked up there".to_owned(),
+        )),
+        Op::Conv1d { dilation, .. } if *dilation > 1 => dilated(graph, node),
+        Op::Conv2d { dilation, .. } if dilation.iter().any(|d| *d > 1) => dilated(graph, node),
         Op::Rope { .. } => rotation(graph, node, form, symbols),
         Op::RmsNorm { .. } | Op::LayerNorm { .. } => {
             let computed = |v: &&ValueId| !matches!(graph.value(**v).def, ValueDef::Weight(_));
@@ -82,6 +88,25 @@ fn operation(graph: &Graph, node: &Node, form: &Form, symbols: &SymbolValues) ->
             Some((ReasonCode::Layout, what))
         }
         _ => None,
+    }
+}
+
+/// Why a convolution with gaps can't be, if it can't.
+fn dilated(graph: &Graph, node: &Node) -> Obstacle {
+    let filters = node.inputs.get(1).map(|v| graph.value(*v));
+    let made = filters.filter(|f| !matches!(f.def, ValueDef::Weight(_)))?;
+    let what = format!(
+        "'{}' is computed, and dilated filters are weights",
+        made.name
+    );
+    Some((ReasonCode::Layout, what))
+}
+
+/// Which operand of a causal attention has the positions.
+pub(crate) const fn positions_at(kv: AttentionKv) -> usize {
+    match kv {
+        AttentionKv::State { .. } => 1,
+        AttentionKv::Operands => 3,
     }
 }
 

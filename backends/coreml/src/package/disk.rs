@@ -1,12 +1,18 @@
 //! What packages are written on.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a package needs of a file system.
 pub(super) trait Disk: Debug {
+    /// Whether there is anything at `path`.
+    fn has(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok()
+    }
     fn make_folder(&self, path: &Path) -> io::Result<()>;
     fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -65,5 +71,90 @@ impl DiskFile for Buffered {
     fn sync(&mut self) -> io::Result<()> {
         self.0.flush()?;
         self.0.get_ref().sync_all()
+    }
+}
+
+/// Files by their paths.
+type Files = Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>;
+
+/// A file system in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory(Files);
+
+impl Memory {
+    /// What is in the file at `path`, which is none from then on; nothing if there is none.
+    pub fn take(&self, path: &Path) -> Vec<u8> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.remove(path).unwrap_or_default()
+    }
+}
+
+impl Disk for Memory {
+    fn has(&self, path: &Path) -> bool {
+        let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.keys().any(|p| p.starts_with(path))
+    }
+
+    fn make_folder(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(MemoryFile {
+            files: self.0.clone(),
+            path: path.to_owned(),
+            bytes: Cursor::default(),
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = std::mem::take(&mut *files).into_iter();
+        *files = all
+            .map(|(path, bytes)| match path.strip_prefix(from) {
+                Ok(below) => (to.join(below), bytes),
+                Err(_) => (path, bytes),
+            })
+            .collect();
+        Ok(())
+    }
+
+    fn remove(&self, folder: &Path) -> io::Result<()> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|path, _| !path.starts_with(folder));
+        Ok(())
+    }
+}
+
+/// A file in memory, which is there once it is synced.
+#[derive(Debug)]
+struct MemoryFile {
+    files: Files,
+    path: PathBuf,
+    bytes: Cursor<Vec<u8>>,
+}
+
+impl Write for MemoryFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for MemoryFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.bytes.seek(to)
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn sync(&mut self) -> io::Result<()> {
+        let bytes = std::mem::take(&mut self.bytes).into_inner();
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(self.path.clone(), bytes);
+        Ok(())
     }
 }

@@ -23,4 +23,4 @@ pub use function::{
     BlobRef, Described, Feature, Function, MAX_RANK, Operand, Tensor, is_identifier, to_identifier,
 };
 pub use types::{DataType, Literal};
-pub use writer::{Description, PackageWriter, Written};
+pub use writer::{Description, PackageInMemory, PackageWriter, WEIGHTS_NAME, Written};

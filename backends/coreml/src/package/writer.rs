@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::disk::{Disk, DiskFile, FileSystem};
+use super::disk::{Disk, DiskFile, FileSystem, Memory};
 use super::{BlobWriter, DataType, Feature, Function, proto};
 use crate::{CoreMlError, DeploymentTarget};
 
@@ -35,6 +35,18 @@ pub struct Written {
     pub model_bytes: u64,
 }
 
+/// A package that is in memory: what its files hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageInMemory {
+    /// The specification.
+    pub model: Vec<u8>,
+    /// The file of weights.
+    pub weights: Vec<u8>,
+}
+
+/// How specifications name the file of weights, but for where the package is.
+pub const WEIGHTS_NAME: &str = "weights/weight.bin";
+
 /// A package under construction: a folder beside its place, which is removed unless it is finished.
 #[derive(Debug)]
 pub struct PackageWriter {
@@ -45,6 +57,8 @@ pub struct PackageWriter {
     folder: PathBuf,
     blobs: Option<BlobWriter<Box<dyn DiskFile>>>,
     functions: Vec<Function>,
+    /// Where it is, if that is in memory.
+    memory: Option<Memory>,
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CoreMlError {
@@ -61,12 +75,24 @@ impl PackageWriter {
         Self::create_on(Box::new(FileSystem), path, target)
     }
 
+    /// Begins a package in memory, which [`PackageWriter::finish_in_memory`] gives.
+    ///
+    /// # Errors
+    /// None that memory can cause.
+    pub fn in_memory(target: DeploymentTarget) -> Result<Self, CoreMlError> {
+        let memory = Memory::default();
+        let path = Path::new("memory.mlpackage");
+        let mut package = Self::create_on(Box::new(memory.clone()), path, target)?;
+        package.memory = Some(memory);
+        Ok(package)
+    }
+
     fn create_on(
         disk: Box<dyn Disk>,
         path: &Path,
         target: DeploymentTarget,
     ) -> Result<Self, CoreMlError> {
-        if path.symlink_metadata().is_ok() {
+        if disk.has(path) {
             let there = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(failed("writing", path)(there));
         }
@@ -87,6 +113,7 @@ impl PackageWriter {
             folder,
             blobs: None,
             functions: Vec::new(),
+            memory: None,
         };
         for part in [
             "Data",
@@ -204,6 +231,29 @@ impl PackageWriter {
         Ok(Written {
             weight_bytes,
             model_bytes: model.len() as u64,
+        })
+    }
+
+    /// Writes the rest of a package that is in memory.
+    ///
+    /// # Errors
+    /// As [`PackageWriter::finish`]; a package that is on a disk.
+    pub fn finish_in_memory(
+        mut self,
+        description: &Description,
+    ) -> Result<PackageInMemory, CoreMlError> {
+        let Some(memory) = self.memory.take() else {
+            return Err(CoreMlError::Option {
+                what: "where a package is".into(),
+                found: self.path.display().to_string(),
+                expected: "memory".into(),
+            });
+        };
+        let data = self.path.join("Data");
+        self.finish(description)?;
+        Ok(PackageInMemory {
+            model: memory.take(&data.join(MODEL)),
+            weights: memory.take(&data.join(WEIGHTS).join("weight.bin")),
         })
     }
 

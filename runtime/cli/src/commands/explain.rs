@@ -71,7 +71,10 @@ fn lines(nodes: &[ExplainedNode], prefix: &str) -> String {
             "{name:<24} {:<14} planned {}, ran {}; {}",
             node.op,
             phases(&node.planned),
-            phases(&node.ran),
+            match node.within.is_empty() {
+                true => phases(&node.ran),
+                false => format!("{} ({})", phases(&node.ran), phases(&node.within)),
+            },
             node.why
                 .decode
                 .as_ref()

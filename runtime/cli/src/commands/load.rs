@@ -66,6 +66,7 @@ impl VendorArgs {
         options.nnapi.priority = self.nnapi_priority;
         options.nnapi.timeout_ms = self.nnapi_timeout_ms;
         options.nnapi.cache.clone_from(&self.nnapi_cache);
+        options.coreml.cache.clone_from(&self.coreml_cache);
         options
     }
 }
@@ -124,6 +125,10 @@ impl VendorArgs {
                 "--nnapi-cache",
                 self.nnapi_cache.clone().map(OsString::from),
             ),
+            (
+                "--coreml-cache",
+                self.coreml_cache.clone().map(OsString::from),
+            ),
         ];
         let given = each
             .into_iter()
@@ -140,6 +145,8 @@ impl PlacementArgs {
         vendors.qnn_tables = vendors.qnn_tables.or_else(known);
         let kept = || kept_in(self.cache_dir.as_deref(), self.no_cache, "nnapi");
         vendors.nnapi_cache = vendors.nnapi_cache.or_else(kept);
+        let kept = || kept_in(self.cache_dir.as_deref(), self.no_cache, "coreml");
+        vendors.coreml_cache = vendors.coreml_cache.or_else(kept);
         vendors
     }
 

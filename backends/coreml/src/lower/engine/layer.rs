@@ -6,7 +6,7 @@ use super::PART;
 use crate::CoreMlError;
 use crate::lower::norm::epsilon;
 use crate::lower::product::Steps;
-use crate::lower::{Lowering, OUTPUT_ROWS, not_lowered};
+use crate::lower::{Lowering, not_lowered};
 use crate::package::Tensor;
 
 type Made = Result<Tensor, CoreMlError>;
@@ -16,7 +16,9 @@ impl Lowering<'_> {
     pub(crate) fn engine_node(&mut self, node: &Node) -> Result<bool, CoreMlError> {
         let parts = match &node.op {
             Op::Linear if self.is_layer(node) => self.features(node)?,
-            Op::RmsNorm { .. } | Op::LayerNorm { .. } => vec![self.feature_norm(node)?],
+            Op::RmsNorm { .. } | Op::LayerNorm { .. } if self.is_of_tokens(node) => {
+                vec![self.feature_norm(node)?]
+            }
             Op::Rope { .. } => vec![self.turn(node)?],
             Op::Attention { .. } => vec![self.attend_by_head(node)?],
             Op::Reshape { .. } => match self.regrouped(node) {
@@ -58,10 +60,14 @@ impl Lowering<'_> {
         rank == 2 && node.inputs[1..].iter().all(|v| self.is_weight(*v))
     }
 
+    /// Whether `node` is given something for each token, and not one row alone.
+    fn is_of_tokens(&self, node: &Node) -> bool {
+        self.graph.ty(node.inputs[0]).shape.rank() > 1
+    }
+
     /// Whether `node` chooses all rows there are.
     fn is_every_row(&self, node: &Node) -> bool {
-        let chosen = self.graph.value(node.inputs[1]);
-        chosen.name == OUTPUT_ROWS && self.dims(node.inputs[1]) == [self.tokens()]
+        self.is_every_token(node.inputs[1])
     }
 
     /// A product, by convolutions of 1×1.

@@ -13,7 +13,7 @@ mod layer;
 use anynpu_ir::{Node, Op, RopeStyle, ValueId};
 
 use super::rotation::{Angles, Rotation};
-use super::{HIDDEN, Lowering};
+use super::{Feed, Fetch, HIDDEN, Lowering};
 use crate::CoreMlError;
 use crate::package::Tensor;
 
@@ -98,7 +98,11 @@ impl Lowering<'_> {
     ) -> Result<Angles, CoreMlError> {
         let (pairs, number) = (rotation.dims / 2, self.angles.len());
         let tokens = self.dims(positions)[0];
-        let mut given = |what: &str| -> Result<Tensor, CoreMlError> {
+        let feeds = [
+            Feed::Cosines(rotation.clone(), positions),
+            Feed::Sines(rotation.clone(), positions),
+        ];
+        let mut given = |what: &str, feed: Feed| -> Result<Tensor, CoreMlError> {
             let name = match number {
                 0 => what.to_owned(),
                 n => format!("{what}_{n}"),
@@ -106,7 +110,7 @@ impl Lowering<'_> {
             let description = format!("The {what} of each token's angles, a number a pair");
             let dtype = self.outside(self.float);
             let feature = self.feature(&name, description, dtype, &[1, 1, tokens, pairs]);
-            let x = self.f.input(feature)?;
+            let x = self.given(feature, feed)?;
             let x = self.cast_to_float(&format!("{name}_cast"), x)?;
             let x = self.transpose(&format!("{name}_pairs"), x, &[0, 3, 1, 2])?;
             // as the numbers that are paired: all first ones and then all second ones, or in turn
@@ -117,7 +121,8 @@ impl Lowering<'_> {
             let x = self.concat(&format!("{name}_both"), &[x, x], axis)?;
             self.reshape(&format!("{name}_angles"), x, &[1, 2 * pairs, 1, tokens])
         };
-        let (cos, sin) = (given("cos")?, given("sin")?);
+        let [cosines, sines] = feeds;
+        let (cos, sin) = (given("cos", cosines)?, given("sin", sines)?);
         Ok(Angles {
             rotation,
             style,
@@ -170,6 +175,7 @@ impl Lowering<'_> {
     ) -> Result<(), CoreMlError> {
         let name = self.graph.value(value).name.clone();
         let dims = self.dims(value);
+        let mut first = 0;
         for (i, &part) in parts.iter().enumerate() {
             let name = match parts.len() {
                 1 => name.clone(),
@@ -185,7 +191,12 @@ impl Lowering<'_> {
             let outside = self.outside(self.f.dtype(x));
             let x = self.cast(&format!("{name}_outside"), x, outside)?;
             let feature = self.feature(&name, String::new(), outside, &shape);
-            self.f.output(x, feature)?;
+            let fetch = match parts.len() {
+                1 => Fetch::Value(value),
+                _ => Fetch::Part(value, first),
+            };
+            first += features;
+            self.taken(x, feature, fetch)?;
         }
         Ok(())
     }
@@ -209,7 +220,13 @@ impl Lowering<'_> {
         let dtype = self.outside(self.float);
         let dims = [1, 1, tokens, columns];
         let feature = self.feature(&mask_name(window), description, dtype, &dims);
-        let given = self.f.input(feature)?;
+        let feed = Feed::Mask {
+            positions,
+            old,
+            fresh,
+            window,
+        };
+        let given = self.given(feature, feed)?;
         let mask = self.cast_to_float("mask_cast", given)?;
         self.masks.insert(key, mask);
         Ok(mask)

@@ -248,3 +248,40 @@ fn constants_that_are_the_same_stand_once() {
     assert_eq!(f.operations(), 3);
     assert_eq!(f.histogram()["const"], 3);
 }
+
+#[test]
+fn a_package_in_memory_has_the_files_of_one_on_a_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.mlpackage");
+    let target: DeploymentTarget = "iOS18".parse().unwrap();
+    let fill = |package: &mut PackageWriter| {
+        let bytes = [1, 2, 3, 4];
+        package.append_blob("w", DataType::I8, 4, &bytes).unwrap();
+        let mut f = Function::new("main", target).unwrap();
+        let feature = |name: &str| Feature {
+            name: name.into(),
+            description: String::new(),
+            dtype: DataType::F16,
+            dims: vec![2, 3],
+        };
+        let x = f.input(feature("x")).unwrap();
+        f.output(x, feature("y")).unwrap();
+        package.add(f).unwrap();
+    };
+    let mut on_disk = PackageWriter::create(&path, target).unwrap();
+    fill(&mut on_disk);
+    on_disk.finish(&Description::default()).unwrap();
+    let mut in_memory = PackageWriter::in_memory(target).unwrap();
+    fill(&mut in_memory);
+    let made = in_memory.finish_in_memory(&Description::default()).unwrap();
+    let read = |name: &str| std::fs::read(path.join("Data").join(name)).unwrap();
+    assert_eq!(made.model, read(MODEL));
+    assert_eq!(made.weights, read("com.apple.CoreML/weights/weight.bin"));
+    assert!(!made.weights.is_empty() && !made.model.is_empty());
+    // one on a disk is not in memory
+    let other = folder.path().join("y.mlpackage");
+    let mut on_disk = PackageWriter::create(&other, target).unwrap();
+    fill(&mut on_disk);
+    assert!(on_disk.finish_in_memory(&Description::default()).is_err());
+    assert!(!other.exists());
+}
