@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::path::Path;
 
 use anynpu_backends::{BackendOptions, drivers_for};
-use anynpu_bench::synthetic::Shape;
+use anynpu_bench::synthetic::{Family, Shape};
 use anynpu_ir::DType;
 use anynpu_runtime::plan::Objective;
 use anynpu_runtime::{LoadOptions, OpenModel, Runtime};
@@ -12,6 +12,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// As many layers as the largest models have; what matrices are like does not matter.
 const LAYERS: Shape = Shape {
+    family: Family::Llama,
     layers: 80,
     hidden: 64,
     feed_forward: 128,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anynpu_bench::synthetic::Shape;
+use anynpu_bench::synthetic::{Family, Shape};
 use anynpu_hal::Driver;
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
@@ -18,6 +18,7 @@ const PROMPT: u32 = 256;
 
 /// The residual stream is as wide as that of a small model: it is what is copied.
 const SHAPE: Shape = Shape {
+    family: Family::Llama,
     layers: LAYERS,
     hidden: 1024,
     feed_forward: 32,
