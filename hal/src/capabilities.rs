@@ -96,6 +96,12 @@ impl Capabilities {
         self.fixed_point.map(FixedPoint::name).or(plain)
     }
 
+    /// Whether it keeps states in memory that only it touches: their homes are asked for as
+    /// [`MemoryKind::DeviceLocal`], and no other device shares them.
+    pub fn keeps_states(&self) -> bool {
+        self.states == StateSupport::Native && self.memory.contains(&MemoryKind::DeviceLocal)
+    }
+
     /// Claims of a device written for the current op set, with nothing else claimed.
     pub fn new() -> Self {
         Capabilities {
@@ -127,7 +133,7 @@ pub struct Features {
     pub baseline: bool,
     /// Entries may leave symbols bounded rather than exact.
     pub dynamic_shapes: bool,
-    /// Submissions run behind the caller's back.
+    /// Submissions run behind the caller's back, at least those by [`crate::Queue::submit_ahead`].
     pub asynchronous: bool,
     /// Computes nothing, or fails on purpose: never chosen unless named.
     pub artificial: bool,

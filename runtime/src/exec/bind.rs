@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use anynpu_graphs::arch::input;
-use anynpu_hal::{BufferDesc, EntryInfo, HalError, Port};
+use anynpu_hal::{BufferDesc, EntryInfo, HalError, MemoryKind, Port};
 use anynpu_ir::{StateId, SymbolValues, TensorType, ValueDef, ValueId};
 
 use super::program::{Program, Segment, Shape};
@@ -120,7 +120,10 @@ impl States<'_> {
             bytes: u64::MAX,
             what: format!("state '{}' of {ty}", declared.name),
         })?;
-        let desc = BufferDesc::host(declared.name.as_str(), bytes);
+        let mut desc = BufferDesc::host(declared.name.as_str(), bytes);
+        if device.device().capabilities().keeps_states() {
+            desc.kind = MemoryKind::DeviceLocal;
+        }
         let slot = slots.allocate(home, &**device.device(), desc)?;
         // taken now, not page by page in the middle of an answer; memory that the host can't see is
         // the device's to take

@@ -286,9 +286,24 @@ impl Executor {
                 first.and(second)
             }
             [Some(a), None] | [None, Some(a)] => {
-                let x = self.run_alone(&a);
-                done[a.age] = x.result.is_ok();
-                self.note(a, x)
+                let flight = flights[a.age];
+                match flight.map_or(Ok(None), |f| self.make_behind(&f, &a))? {
+                    Some(b) => {
+                        let [x, y] = self.run_chain(&a, &b);
+                        let age = a.age;
+                        done[age] = y.result.is_ok();
+                        let ended = self.note(a, x).and(self.note(b, y));
+                        if let (Ok(()), Some(flight)) = (&ended, &mut flights[age]) {
+                            flight.next += 1;
+                        }
+                        ended
+                    }
+                    None => {
+                        let x = self.run_alone(&a);
+                        done[a.age] = x.result.is_ok();
+                        self.note(a, x)
+                    }
+                }
             }
             [None, None] => Ok(()),
         };
@@ -342,6 +357,52 @@ impl Executor {
             }
             false => self.slots.run_both(&x, &y, self.limit),
         };
+        let after = [a, b].map(|ready| queue(ready).counters());
+        let mut counts = before.into_iter().zip(after);
+        ended.map(|(result, took)| {
+            let (before, after) = counts.next().unwrap_or_default();
+            Outcome {
+                result,
+                took,
+                counted: difference(before, after),
+            }
+        })
+    }
+
+    /// The segment of a step after `a`, if it can be started behind it without the host between them: both are on devices
+    /// of one driver that run behind the host's back, and no value is copied.
+    fn make_behind(&mut self, flight: &Flight, a: &Ready) -> Result<Option<Ready>, RuntimeError> {
+        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
+        let segments = &bound.shapes[flight.shape][flight.lane].segments;
+        let Some(next) = segments.get(flight.next + 1) else {
+            return Ok(None);
+        };
+        let devices = self.program.devices();
+        let [one, other] = [a.segment.device, next.device].map(|d| devices[d].device());
+        let behind = |d: &Arc<dyn anynpu_hal::Device>| d.capabilities().features.asynchronous;
+        let same = one.info().driver == other.info().driver && !Arc::ptr_eq(one, other);
+        if !same || !behind(one) || !behind(other) || !next.copies.is_empty() {
+            return Ok(None);
+        }
+        let after = Flight {
+            next: flight.next + 1,
+            ..*flight
+        };
+        self.make_ready(&after, a.age).map(Some)
+    }
+
+    /// Runs two segments of a step, the second behind the first.
+    fn run_chain(&mut self, a: &Ready, b: &Ready) -> [Outcome; 2] {
+        let program = self.program.clone();
+        let of = |ready: &Ready| &program.devices()[ready.segment.device];
+        // always in the same order, so that sessions don't wait for each other
+        let (_first, _second) = match Arc::as_ptr(of(a)) < Arc::as_ptr(of(b)) {
+            true => (of(a).lease(), of(b).lease()),
+            false => (of(b).lease(), of(a).lease()),
+        };
+        let queue = |ready: &Ready| of(ready).device().queue();
+        let before = [a, b].map(|ready| queue(ready).counters());
+        let ended = self.slots.run_chain(&a.on(of(a)), &b.on(of(b)), self.limit);
         let after = [a, b].map(|ready| queue(ready).counters());
         let mut counts = before.into_iter().zip(after);
         ended.map(|(result, took)| {
