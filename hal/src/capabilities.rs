@@ -26,6 +26,9 @@ pub struct Capabilities {
     pub memory_limit: Option<u64>,
     /// The sizes it is compiled for, without [`Features::dynamic_shapes`].
     pub fixed_shapes: Option<FixedShapes>,
+    /// Tokens of whole texts that steps of graphs without states are worth compiling for besides the context, ascending;
+    /// empty if there are none but those of [`Capabilities::fixed_shapes`].
+    pub text_sizes: Vec<u32>,
     /// Its speed, if the driver states any.
     pub claimed_rates: Option<ClaimedRates>,
 }
@@ -114,6 +117,7 @@ impl Capabilities {
             memory_limit: None,
             fixed_point: None,
             fixed_shapes: None,
+            text_sizes: Vec::new(),
             claimed_rates: None,
         }
     }

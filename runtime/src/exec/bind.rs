@@ -18,6 +18,7 @@ pub(super) struct ShapeSlots {
     pub positions: Vec<SlotId>,
     pub output_rows: Vec<SlotId>,
     pub token_types: Vec<SlotId>,
+    pub padding: Vec<SlotId>,
     pub logits: SlotId,
     pub segments: Vec<BoundSegment>,
 }
@@ -241,6 +242,7 @@ impl<'a> Binder<'a> {
             positions: Vec::new(),
             output_rows: Vec::new(),
             token_types: Vec::new(),
+            padding: Vec::new(),
             logits: self.places[&(logits, *maker)],
             segments,
         };
@@ -250,11 +252,12 @@ impl<'a> Binder<'a> {
                 input::POSITIONS => phase.positions = own,
                 input::OUTPUT_ROWS => phase.output_rows = own,
                 input::TOKEN_TYPES => phase.token_types = own,
+                input::PADDING => phase.padding = own,
                 other => {
                     return Err(RuntimeError::Graph {
                         what: format!("input '{other}'"),
                         found: graph.ty(value).to_string(),
-                        expected: "one of tokens, positions, output_rows, token_types",
+                        expected: "one of tokens, positions, output_rows, token_types, padding",
                     });
                 }
             }

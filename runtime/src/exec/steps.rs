@@ -14,6 +14,9 @@ use crate::plan::Phase;
 use crate::plan::overlap::{self, STEPS_AT_ONCE};
 use crate::{RuntimeError, SegmentRun, TokenId};
 
+/// What hides a token: far below any score, and finite in 16 bits.
+const HIDDEN: f32 = -3e4;
+
 /// One step to run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step<'a> {
@@ -181,14 +184,18 @@ impl Executor {
             (Rows::All, _) => 0..count,
         };
         let length = padded.unwrap_or(count);
-        self.write_inputs(step, shape, lane, length, wanted.clone())?;
-        let wanted = wanted.len() as u32;
+        // those that are wanted are the first
+        let rows = match padded.is_some() && self.program.sizes().every_row {
+            true => 0..length,
+            false => wanted.clone(),
+        };
+        self.write_inputs(step, shape, lane, length, rows.clone())?;
         Ok(Some(Flight {
             shape,
             lane,
             next: 0,
-            symbols: SymbolValues::step(length, position, wanted, self.rows),
-            wanted,
+            symbols: SymbolValues::step(length, position, rows.len() as u32, self.rows),
+            wanted: wanted.len() as u32,
         }))
     }
 
@@ -245,9 +252,28 @@ impl Executor {
             let token = |i| step.tokens.get(i).map_or(0, |&t| t as i32);
             write_i32s(&mut self.slots, slot, all.clone().map(token))?;
         }
+        let count = step.tokens.len() as u32;
         for &slot in &inputs.positions {
-            let positions = step.position..step.position + length;
-            write_i32s(&mut self.slots, slot, positions.map(|p| p as i32))?;
+            // where the context is a text's, there may be no position past it
+            let there = |i: u32| i < count || inputs.padding.is_empty();
+            let position = |i| if there(i) { step.position + i } else { 0 };
+            write_i32s(
+                &mut self.slots,
+                slot,
+                (0..length).map(|i| position(i) as i32),
+            )?;
+        }
+        for &slot in &inputs.padding {
+            let bytes = (length as usize).pow(2) * size_of::<f32>();
+            self.slots.write(slot, bytes, |memory| {
+                let row = size_of::<f32>() * length as usize;
+                for row in memory.chunks_exact_mut(row) {
+                    for (to, i) in row.chunks_exact_mut(size_of::<f32>()).zip(0..) {
+                        let added = if i < count { 0.0 } else { HIDDEN };
+                        to.copy_from_slice(&added.to_ne_bytes());
+                    }
+                }
+            })?;
         }
         for &slot in &inputs.output_rows {
             let rows = wanted.clone().map(|r| r as i32);
