@@ -10,6 +10,7 @@ pub mod arch;
 mod error;
 pub mod import;
 mod model;
+mod padding;
 pub mod quant;
 
 pub use error::ModelError;

@@ -149,6 +149,19 @@ impl Model {
         ))
     }
 
+    /// The same with a graph whose texts may be padded, if it is one of whole texts: it has the input
+    /// [`crate::arch::input::PADDING`] besides.
+    ///
+    /// # Errors
+    /// None that the graph did not have before.
+    pub fn padded(&self) -> Result<Option<Model>, ModelError> {
+        let graph = crate::padding::with_padding(&self.graph)?;
+        Ok(graph.map(|graph| Model {
+            graph: Arc::new(graph),
+            ..self.clone()
+        }))
+    }
+
     /// The graph. Its face is described in [`crate::arch`].
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph

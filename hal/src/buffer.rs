@@ -5,6 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt::Debug;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::HalError;
 
@@ -67,7 +68,10 @@ pub enum ExternalHandle {
         offset: u64,
     },
     /// An existing buffer whose memory is shared; it stays alive as long as the import.
-    Shared(std::sync::Arc<dyn Buffer>),
+    Shared(Arc<dyn Buffer>),
+    /// An Android hardware buffer of bytes. The handle holds a reference of its own, which the importer takes over and
+    /// gives back.
+    HardwareBuffer(Arc<crate::HardwareMemory>),
 }
 
 /// What a mapping is for.
@@ -119,6 +123,8 @@ enum Owner {
     Guarded(Layout, usize),
     /// Somebody else's, who keeps it as long as the buffer lives.
     Lent,
+    /// Somebody else's, who is kept with it.
+    Kept(Arc<dyn Any + Send + Sync>),
     /// A mapping that other processes may see too.
     Mapping { _kept: memmap2::MmapRaw },
 }
@@ -224,6 +230,33 @@ impl HostBuffer {
         }
     }
 
+    /// Makes memory a buffer that `keeper` keeps: a device recognises by [`HostBuffer::keeper`] what it allocated itself,
+    /// and others see plain host memory.
+    ///
+    /// # Errors
+    /// As [`HostBuffer::lent`].
+    ///
+    /// # Safety
+    /// As [`HostBuffer::lent`], as long as `keeper` lives.
+    pub unsafe fn kept(
+        desc: BufferDesc,
+        memory: *mut u8,
+        keeper: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Self, HalError> {
+        // SAFETY: by the contract, as the buffer holds the keeper.
+        let mut buffer = unsafe { HostBuffer::lent(desc, memory) }?;
+        buffer.owner = Owner::Kept(keeper);
+        Ok(buffer)
+    }
+
+    /// Who keeps its memory, if it was made by [`HostBuffer::kept`].
+    pub fn keeper(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        match &self.owner {
+            Owner::Kept(keeper) => Some(keeper),
+            _ => None,
+        }
+    }
+
     /// Makes a shared mapping a buffer. It must be at least as large and as aligned as `desc` says.
     pub(crate) fn over(desc: BufferDesc, mapping: memmap2::MmapRaw) -> Result<Self, HalError> {
         let memory = NonNull::new(mapping.as_mut_ptr());
@@ -264,14 +297,14 @@ impl HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        match self.owner {
+        match &self.owner {
             // SAFETY: `memory` was allocated with exactly this layout and is freed once.
-            Owner::Allocation(layout) => unsafe { dealloc(self.memory.as_ptr(), layout) },
+            Owner::Allocation(layout) => unsafe { dealloc(self.memory.as_ptr(), *layout) },
             // SAFETY: likewise, and the allocation began a guard before it.
             Owner::Guarded(layout, guard) => unsafe {
-                dealloc(self.memory.as_ptr().sub(guard), layout);
+                dealloc(self.memory.as_ptr().sub(*guard), *layout);
             },
-            Owner::Lent | Owner::Mapping { .. } => {}
+            Owner::Lent | Owner::Kept(_) | Owner::Mapping { .. } => {}
         }
     }
 }
@@ -401,6 +434,20 @@ mod tests {
         }
         let e = HostBuffer::guarded(BufferDesc::host("huge", usize::MAX - 7)).unwrap_err();
         assert!(matches!(e, HalError::OutOfMemory { .. }), "{e}");
+    }
+
+    #[test]
+    fn memory_that_is_kept_lives_with_the_buffer_and_tells_its_keeper() {
+        let own = HostBuffer::new(BufferDesc::host("own", 64)).unwrap();
+        let (memory, own) = (own.as_ptr(), Arc::new(own));
+        let keeper: Arc<dyn Any + Send + Sync> = own.clone();
+        // SAFETY: the keeper has so many bytes.
+        let kept = unsafe { HostBuffer::kept(BufferDesc::host("kept", 64), memory, keeper) };
+        let kept = kept.unwrap();
+        assert_eq!(Arc::strong_count(&own), 2);
+        assert!(kept.keeper().unwrap().is::<HostBuffer>() && own.keeper().is_none());
+        drop(kept);
+        assert_eq!(Arc::strong_count(&own), 1);
     }
 
     #[test]

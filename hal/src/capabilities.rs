@@ -26,6 +26,9 @@ pub struct Capabilities {
     pub memory_limit: Option<u64>,
     /// The sizes it is compiled for, without [`Features::dynamic_shapes`].
     pub fixed_shapes: Option<FixedShapes>,
+    /// Tokens of whole texts that steps of graphs without states are worth compiling for besides the context, ascending;
+    /// empty if there are none but those of [`Capabilities::fixed_shapes`].
+    pub text_sizes: Vec<u32>,
     /// Its speed, if the driver states any.
     pub claimed_rates: Option<ClaimedRates>,
 }
@@ -96,6 +99,12 @@ impl Capabilities {
         self.fixed_point.map(FixedPoint::name).or(plain)
     }
 
+    /// Whether it keeps states in memory that only it touches: their homes are asked for as
+    /// [`MemoryKind::DeviceLocal`], and no other device shares them.
+    pub fn keeps_states(&self) -> bool {
+        self.states == StateSupport::Native && self.memory.contains(&MemoryKind::DeviceLocal)
+    }
+
     /// Claims of a device written for the current op set, with nothing else claimed.
     pub fn new() -> Self {
         Capabilities {
@@ -108,6 +117,7 @@ impl Capabilities {
             memory_limit: None,
             fixed_point: None,
             fixed_shapes: None,
+            text_sizes: Vec::new(),
             claimed_rates: None,
         }
     }
@@ -127,7 +137,7 @@ pub struct Features {
     pub baseline: bool,
     /// Entries may leave symbols bounded rather than exact.
     pub dynamic_shapes: bool,
-    /// Submissions run behind the caller's back.
+    /// Submissions run behind the caller's back, at least those by [`crate::Queue::submit_ahead`].
     pub asynchronous: bool,
     /// Computes nothing, or fails on purpose: never chosen unless named.
     pub artificial: bool,

@@ -19,6 +19,7 @@ mod device;
 pub mod driver;
 mod error;
 mod form;
+mod hardware_buffer;
 mod heap;
 pub mod isolate;
 mod library;
@@ -44,6 +45,7 @@ pub use device::{
 pub use driver::{Driver, DriverVariable, ExposedDevice, OpenOptions, Unavailable};
 pub use error::{HalError, Scope};
 pub use form::{FormError, FormReader, FormWriter, MOST as MOST_IN_FORMS, has_form};
+pub use hardware_buffer::{HardwareBuffers, HardwareMemory};
 pub use heap::heap_bytes;
 pub use library::{Library, LibraryError};
 pub use link::{Link, LinkMode};

@@ -111,6 +111,16 @@ pub trait Queue: Send + Sync {
     /// later fails the timeline of `signal`.
     fn submit(&self, submission: &Submission<'_>) -> Result<(), HalError>;
 
+    /// As [`Queue::submit`], of a run that the next submission waits for: where the queue can, it returns before the run
+    /// is complete, and the next one begins behind it without the host between them. Whether it can,
+    /// [`crate::Features::asynchronous`] tells.
+    ///
+    /// # Errors
+    /// As [`Queue::submit`].
+    fn submit_ahead(&self, submission: &Submission<'_>) -> Result<(), HalError> {
+        self.submit(submission)
+    }
+
     /// What has been executed, counted by the device itself.
     fn counters(&self) -> Counters;
 }

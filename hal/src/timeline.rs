@@ -129,6 +129,12 @@ impl Point {
         Signalled::Advanced
     }
 
+    /// Whether it is the same place on the same timeline.
+    pub fn is(&self, other: &Point) -> bool {
+        Arc::ptr_eq(&self.timeline.shared, &other.timeline.shared)
+            && (self.generation, self.value) == (other.generation, other.value)
+    }
+
     /// Whether the point is reached.
     pub fn reached(&self) -> bool {
         let state = self.timeline.shared.state.lock();
@@ -179,6 +185,8 @@ mod tests {
         assert_eq!(t.point(3).signal(), Signalled::Advanced);
         assert_eq!(t.point(2).signal(), Signalled::Duplicate);
         t.point(2).wait(Duration::ZERO).unwrap();
+        assert!(t.point(3).is(&t.point(3)) && !t.point(3).is(&t.point(2)));
+        assert!(!t.point(3).is(&Timeline::new("t").point(3)));
         assert!(t.point(3).reached() && !t.point(4).reached());
     }
 

@@ -121,6 +121,7 @@ impl Runtime {
     /// # Errors
     /// Pins that can't be kept, nodes that no device runs.
     pub fn plan(&self, open: &OpenModel, options: &LoadOptions) -> Result<PlanSet, RuntimeError> {
+        let open = &self.fitted(open.clone())?;
         let context = context(open, options)?;
         let Obstacles { refused, warnings } = self.obstacles(open, options)?;
         let mut plans = self.plan_without(open, &options.wishes(), context, &refused)?;
@@ -137,6 +138,7 @@ impl Runtime {
         open: &OpenModel,
         options: &LoadOptions,
     ) -> Result<MemoryPlan, RuntimeError> {
+        let open = &self.fitted(open.clone())?;
         let context = context(open, options)?;
         let plans = self.plan(open, options)?;
         let (limits, state_dtype) = self.limits(open, options, context)?;
@@ -148,6 +150,15 @@ impl Runtime {
             limits,
             state_dtype,
         )
+    }
+
+    /// `open` as the devices need it: where some take only fixed sizes, texts that are read whole may be padded.
+    fn fitted(&self, open: OpenModel) -> Result<OpenModel, RuntimeError> {
+        let devices = self.open_devices();
+        match devices.iter().all(|d| d.takes_any_size()) {
+            true => Ok(open),
+            false => open.padded(),
+        }
     }
 
     /// The sizes that `open` is compiled for, and the type of its states.
@@ -233,7 +244,7 @@ impl Runtime {
         mut options: LoadOptions,
     ) -> Result<LoadedModel, RuntimeError> {
         let context = context(&open, &options)?;
-        let open = open.for_context(context)?;
+        let open = self.fitted(open.for_context(context)?)?;
         let (limits, state_dtype) = self.limits(&open, &options, context)?;
         let wishes = options.wishes();
         let mut warnings = self.warnings().to_vec();

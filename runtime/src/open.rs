@@ -145,6 +145,14 @@ impl OpenModel {
         Ok(self)
     }
 
+    /// The same with a graph whose texts may be padded, if it is one of whole texts.
+    pub(crate) fn padded(mut self) -> Result<Self, RuntimeError> {
+        if let Some(padded) = self.model.padded()? {
+            self.model = padded;
+        }
+        Ok(self)
+    }
+
     /// The graph, its figures and tensors.
     pub fn model(&self) -> &Model {
         &self.model

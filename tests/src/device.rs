@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anynpu_cpu::reference::Tensor;
 use anynpu_hal::{
-    Bounds, Buffer, BufferDesc, CompileOptions, Device, Entry, Extent, HalError, Submission,
-    Timeline, WeightSource, read_bytes, write_bytes,
+    Access, Bounds, Buffer, BufferDesc, CompileOptions, Device, Entry, Extent, HalError,
+    HardwareBuffers, HardwareMemory, Submission, Timeline, WeightSource, read_bytes, write_bytes,
 };
 use anynpu_ir::{DType, Graph, Symbol, SymbolValues, TensorType};
 
@@ -105,4 +105,52 @@ pub fn run_with(
         Ok(tensor.expect("as many bytes as the type has"))
     };
     graph.outputs().iter().map(result).collect()
+}
+
+/// Writes numbers to the start of a buffer that no run uses.
+///
+/// # Panics
+/// If they don't fit.
+pub fn fill(buffer: &dyn Buffer, numbers: &[f32]) {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_ne_bytes()).collect();
+    // SAFETY: no run uses it, as the caller says.
+    unsafe { write_bytes(buffer, 0, &bytes) }.expect("a buffer that holds them");
+}
+
+/// The first `count` numbers of a buffer that no run writes.
+///
+/// # Panics
+/// If there are fewer.
+pub fn numbers_of(buffer: &dyn Buffer, count: usize) -> Vec<f32> {
+    let mut bytes = vec![0; 4 * count];
+    // SAFETY: no run writes it, as the caller says.
+    unsafe { read_bytes(buffer, 0, &mut bytes) }.expect("a buffer that has them");
+    let each = bytes.chunks_exact(4);
+    each.map(|b| f32::from_ne_bytes(b.try_into().unwrap_or_default()))
+        .collect()
+}
+
+/// Another handle of the hardware buffer `of`, whose functions are `functions`.
+///
+/// # Errors
+/// A buffer of another format.
+pub fn adopted(
+    functions: &HardwareBuffers,
+    of: &HardwareMemory,
+    name: &str,
+) -> Result<HardwareMemory, HalError> {
+    // SAFETY: the buffer is there during the call.
+    unsafe { functions.adopt(of.handle(), name) }
+}
+
+/// Whether a buffer that no run uses is mapped for writing by one alone.
+pub fn maps_alone(buffer: &dyn Buffer) -> bool {
+    // SAFETY: no run uses it, as the caller says, and its memory is not touched.
+    let [one, other] = [Access::Write, Access::Read].map(|a| unsafe { buffer.map(a) }.is_ok());
+    for mapped in [one, other] {
+        if mapped {
+            buffer.unmap();
+        }
+    }
+    one && !other
 }

@@ -6,12 +6,19 @@
 mod plugins;
 mod simulated;
 
+use std::sync::Arc;
+
 use anynpu_hal::driver::chaos::ChaosDriver;
 use anynpu_hal::driver::noop::NoopDriver;
+use anynpu_hal::driver::record::RecordDriver;
 
 pub use anynpu_coreml as coreml;
 pub use anynpu_coreml::CoreMlDriver;
-pub use anynpu_nnapi::lower::{Numbers as NnapiNumbers, WeightForm as NnapiWeightForm};
+pub use anynpu_hal::driver::record::Recorder;
+pub use anynpu_nnapi::lower::{
+    Numbers as NnapiNumbers, Ranges as NnapiRanges, StateForm as NnapiStateForm,
+    WeightForm as NnapiWeightForm,
+};
 pub use anynpu_nnapi::{NnapiDriver, Preference as NnapiPreference, Priority as NnapiPriority};
 pub use anynpu_qnn::htp::FixedForm;
 pub use anynpu_qnn::{Calibration, PowerMode, QnnDriver, Soc, WeightForm, sweep};
@@ -34,6 +41,12 @@ pub struct BackendOptions {
 /// Every driver, most preferred first. Artificial ones stand last and are used only if named.
 pub fn drivers() -> Drivers {
     drivers_with(&BackendOptions::default())
+}
+
+/// The CPU alone, which notes in `recorder` between which numbers values are.
+pub fn recording(recorder: &Arc<Recorder>) -> Drivers {
+    let cpu = Box::new(anynpu_cpu::CpuDriver);
+    vec![Box::new(RecordDriver::new(cpu, recorder.clone()))]
 }
 
 /// As [`drivers`], with what backends are told.

@@ -6,24 +6,27 @@ use std::sync::Arc;
 
 use anynpu_hal::{
     Bounds, Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Entry, EntryInfo,
-    Extent, ExternalHandle, FixedPoint, FixedShapes, HalError, HostBuffer, MemoryKind, MemoryNeed,
-    Module, Queue, Reason, ReasonCode, StateSupport, Support, WeightSource,
+    Extent, ExternalHandle, FixedPoint, FixedShapes, HalError, MemoryKind, MemoryNeed, Module,
+    Queue, Reason, ReasonCode, StateSupport, Support, WeightSource, WeightView,
 };
 use anynpu_ir::{
-    AttentionKv, DType, Graph, NodeId, Op, Shape, Subgraph, Symbol, SymbolValues, TensorType,
+    AttentionKv, DType, Dim, Graph, NodeId, Op, Shape, Subgraph, Symbol, SymbolValues, TensorType,
 };
 use parking_lot::Mutex;
 
 use crate::exec::{
-    self, BuiltModel, CompileSettings, Executable, NnapiError, NnapiModule, NnapiQueue, Program,
-    Store, supported,
+    self, Buffers, BuiltModel, CompileSettings, Executable, NnapiError, NnapiModule, NnapiQueue,
+    Program, Store, hardware_buffers, no_domains, supported,
 };
-use crate::lower::{Lowered, ProductForm, Target, WeightForm, lower, verdict};
+use crate::lower::{Feed, Lowered, ProductForm, StateForm, Target, WeightForm, lower, verdict};
 use crate::model::{Constants, Content};
 use crate::sys;
 
 /// Tokens of the steps that models are compiled for.
 const TOKENS: [u32; 2] = [1, 32];
+
+/// Tokens of the texts that models of whole texts are compiled for, up to their context.
+const TEXTS: [u32; 3] = [32, 128, 512];
 
 /// A device of the runtime.
 #[derive(Debug)]
@@ -34,6 +37,9 @@ pub struct NnapiDevice {
     target: Target,
     settings: DeviceSettings,
     queue: NnapiQueue,
+    buffers: Buffers,
+    /// Why states are in the host's memory, where the device's was asked for.
+    host_states: Option<Reason>,
     /// What the driver said of nodes, by what they became.
     asked: Mutex<HashMap<String, Option<Reason>>>,
 }
@@ -63,12 +69,18 @@ impl NnapiDevice {
         capabilities.weights = weights
             .filter(|d| anynpu_ir::block::is_decodable(*d))
             .collect();
+        let runtime = device.runtime().clone();
+        let hardware = hardware_buffers(&runtime);
         capabilities.memory = vec![MemoryKind::Host];
+        if hardware.is_ok() {
+            capabilities.memory.push(MemoryKind::AHardwareBuffer);
+        }
         capabilities.features.artificial = artificial;
         capabilities.fixed_shapes = Some(FixedShapes {
             tokens: TOKENS.to_vec(),
             capacities: Vec::new(),
         });
+        capabilities.text_sizes = TEXTS.to_vec();
         // products of integers take and give 8 bits
         if target.ranges.is_some() && target.weights != WeightForm::Numbers {
             capabilities.fixed_point = Some(FixedPoint::U8);
@@ -82,15 +94,111 @@ impl NnapiDevice {
             runs_attention(&info.name, &device, &target)
         });
         target.products = fitting.unwrap_or(ProductForm::at(target.level)[0]);
-        NnapiDevice {
-            queue: NnapiQueue::new(&info.name),
+        let queue = NnapiQueue::new(&info.name, &runtime);
+        capabilities.features.asynchronous = queue.no_fences().is_none();
+        let mut made = NnapiDevice {
+            buffers: Buffers::new(&info.name, &runtime, hardware),
+            queue,
             info,
             capabilities,
             device,
             target,
             settings,
+            host_states: None,
             asked: Mutex::new(HashMap::new()),
+        };
+        if made.target.states == StateForm::Device {
+            made.host_states = made.no_states();
+            match &made.host_states {
+                None => {
+                    made.capabilities.states = StateSupport::Native;
+                    made.capabilities.memory.push(MemoryKind::DeviceLocal);
+                }
+                Some(why) => {
+                    tracing::warn!(
+                        "'{}' has states in the host's memory: {why}",
+                        made.info.name
+                    );
+                    made.target.states = StateForm::Host;
+                }
+            }
         }
+        made
+    }
+
+    /// Why states are in the host's memory, where memory of the device was asked for.
+    pub fn host_states(&self) -> Option<&Reason> {
+        self.host_states.as_ref()
+    }
+
+    /// Why runs here can't begin behind others by fences, if they can't: each ends before the next is started.
+    pub fn no_fences(&self) -> Option<&Reason> {
+        self.queue.no_fences()
+    }
+
+    /// Why the device keeps no states in memory of its own, if it does not: it is tried on a small one.
+    fn no_states(&self) -> Option<Reason> {
+        let runtime = self.device.runtime();
+        if let Some(why) = no_domains(runtime, self.device.level()) {
+            return Some(why);
+        }
+        let entry = match appending() {
+            Ok(graph) => entry(&Arc::new(graph), 0..1),
+            Err(e) => return Some(Reason::new(ReasonCode::State, e.to_string())),
+        };
+        let options = CompileOptions::new(self.target.numbers.held().dtype());
+        let compiled = self.compiled(&self.target, &[entry], &options, &NoWeights, &mut |_, _| {
+            true
+        });
+        match compiled {
+            Err(e) => Some(Reason::new(ReasonCode::VendorRejected, e.to_string())),
+            Ok(module) => module.try_domains(runtime).err().map(|e| e.reason()),
+        }
+    }
+
+    /// Compiles `entries` as they are lowered for `target`.
+    fn compiled(
+        &self,
+        target: &Target,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: &dyn WeightSource,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<NnapiModule, HalError> {
+        let name = &self.info.name;
+        let mut constants = Constants::new();
+        let mut lowered = Vec::new();
+        for entry in entries {
+            let dtype = options.state_dtype;
+            lowered.push(lower(
+                name,
+                entry,
+                dtype,
+                target,
+                &mut constants,
+                Some(weights),
+            )?);
+        }
+        let runtime = self.device.runtime();
+        let store = Store::new(runtime, &constants, weights, progress);
+        let store = Arc::new(store.map_err(|e| self.refused(e))?);
+        let digest = match self.settings.cache {
+            Some(_) => digest(&constants, weights)?,
+            None => [0; blake3::OUT_LEN],
+        };
+        let (mut infos, mut programs) = (Vec::new(), Vec::new());
+        for (entry, lowered) in entries.iter().zip(lowered) {
+            let info = EntryInfo::describe(entry, options.state_dtype)?;
+            let refused = |e: NnapiError| e.of_nodes(name, entry.nodes.clone());
+            let built = BuiltModel::new(runtime, &lowered.model, &store).map_err(refused)?;
+            let settings = self.compile_settings(&lowered, &digest);
+            let executable = Executable::new(&self.device, &lowered.model, built, &settings);
+            let executable = executable.map_err(refused)?;
+            let numbers = target.numbers.held();
+            programs.push(Program::new(lowered, &info, numbers, executable));
+            infos.push(info);
+        }
+        Ok(NnapiModule::new(infos, programs, &store))
     }
 
     /// What models are lowered for.
@@ -208,6 +316,30 @@ fn refusals(
     Ok(refused)
 }
 
+/// A graph that appends rows to a state.
+fn appending() -> Result<Graph, anynpu_ir::GraphError> {
+    let mut graph = Graph::new("candidate");
+    let rows = |of: Dim| TensorType::new(DType::F32, [of, Dim::Fixed(2), Dim::Fixed(8)]);
+    let state = graph.add_state("state", rows(Dim::CAPACITY), 0)?;
+    let new = graph.add_input("new", rows(Dim::TOKENS))?;
+    let at = Dim::CACHED;
+    graph.add_node("append", Op::KvAppend { state, at }, &[new])?;
+    Ok(graph)
+}
+
+/// Where there are no weights.
+#[derive(Debug)]
+struct NoWeights;
+
+impl WeightSource for NoWeights {
+    fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError> {
+        Err(HalError::Weight {
+            name: name.into(),
+            why: "a candidate has none".into(),
+        })
+    }
+}
+
 /// Whether `device` says that it runs an attention as it is lowered for `target`.
 fn runs_attention(name: &str, device: &exec::Device, target: &Target) -> bool {
     let candidate = || {
@@ -270,9 +402,12 @@ impl Device for NnapiDevice {
         nodes
             .map(|(id, node)| match verdict(&whole, node, &self.target) {
                 Support::No(reason) => Support::No(reason),
-                said => match self.asked(&whole, id) {
-                    Support::Yes => said,
-                    refused => refused,
+                said => match (self.asked(&whole, id), &self.host_states) {
+                    (Support::Yes, Some(why)) if matches!(node.op, Op::KvAppend { .. }) => {
+                        Support::Emulated(why.clone())
+                    }
+                    (Support::Yes, _) => said,
+                    (refused, _) => refused,
                 },
             })
             .collect()
@@ -318,37 +453,26 @@ impl Device for NnapiDevice {
                 expected: "f32 or f16".into(),
             });
         }
-        let mut constants = Constants::new();
-        let mut lowered = Vec::new();
-        for entry in entries {
-            let dtype = options.state_dtype;
-            let (target, weights) = (&self.target, Some(&*weights));
-            lowered.push(lower(name, entry, dtype, target, &mut constants, weights)?);
+        let compiled = self.compiled(&self.target, entries, options, &*weights, progress)?;
+        if self.target.states == StateForm::Host {
+            return Ok(Arc::new(compiled));
         }
-        let runtime = self.device.runtime();
-        let store = Store::new(runtime, &constants, &*weights, progress);
-        let store = Arc::new(store.map_err(|e| self.refused(e))?);
-        let digest = match self.settings.cache {
-            Some(_) => digest(&constants, &*weights)?,
-            None => [0; blake3::OUT_LEN],
+        let Err(e) = compiled.try_domains(self.device.runtime()) else {
+            return Ok(Arc::new(compiled));
         };
-        let (mut infos, mut programs) = (Vec::new(), Vec::new());
-        for (entry, lowered) in entries.iter().zip(lowered) {
-            let info = EntryInfo::describe(entry, options.state_dtype)?;
-            let refused = |e: NnapiError| e.of_nodes(name, entry.nodes.clone());
-            let built = BuiltModel::new(runtime, &lowered.model, &store).map_err(refused)?;
-            let settings = self.compile_settings(&lowered, &digest);
-            let executable = Executable::new(&self.device, &lowered.model, built, &settings);
-            let executable = executable.map_err(refused)?;
-            let numbers = self.target.numbers.held();
-            programs.push(Program::new(lowered, &info, numbers, executable));
-            infos.push(info);
-        }
-        Ok(Arc::new(NnapiModule::new(infos, programs, &store)))
+        drop(compiled);
+        let why = e.reason();
+        tracing::warn!("'{name}' has states in the host's memory: {why}");
+        let target = Target {
+            states: StateForm::Host,
+            ..self.target.clone()
+        };
+        let compiled = self.compiled(&target, entries, options, &*weights, progress)?;
+        Ok(Arc::new(compiled.with_host_states(why)))
     }
 
-    /// Constants as the device holds them, which is wider than most files do, and inputs and outputs. What a driver takes
-    /// besides is not to be known.
+    /// Constants as the device holds them, which is wider than most files do, inputs and outputs, and states in memory of
+    /// the device. What a driver takes besides is not to be known.
     fn memory_need(
         &self,
         entries: &[Entry],
@@ -358,15 +482,28 @@ impl Device for NnapiDevice {
         let mut constants = Constants::new();
         let mut need = MemoryNeed::default();
         let (name, dtype) = (&self.info.name, options.state_dtype);
+        let mut kept = BTreeMap::new();
         for entry in entries {
             let lowered = lower(name, entry, dtype, &self.target, &mut constants, None)?;
             let model = &lowered.model;
+            if self.target.states == StateForm::Device {
+                let states = EntryInfo::describe(entry, dtype)?.states;
+                for (feed, id) in lowered.feeds.iter().zip(&model.inputs) {
+                    if let Feed::State(at) | Feed::StateOfStep(at) = feed {
+                        let bytes = model.operand(*id).and_then(|o| o.bytes()).unwrap_or(0);
+                        kept.insert(states.get(*at).map(|s| s.state), bytes as u64);
+                    }
+                }
+            }
             for id in model.inputs.iter().chain(&model.outputs) {
                 let bytes = model.operand(*id).and_then(|o| o.bytes()).unwrap_or(0);
                 let aligned = bytes.saturating_add(exec::MOST_ALIGN as usize);
                 need.resident = need.resident.saturating_add(aligned as u64);
             }
         }
+        // two of each, besides that of the host
+        let twice = kept.values().map(|bytes| bytes.saturating_mul(2));
+        need.resident = twice.fold(need.resident, u64::saturating_add);
         for constant in constants.all() {
             let bytes = constant.bytes as u64;
             match constant.span(weights) {
@@ -383,18 +520,12 @@ impl Device for NnapiDevice {
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        Ok(Arc::new(HostBuffer::new(desc.clone())?))
+        self.buffers.allocate(desc)
     }
 
-    /// It works in memory of the host, whoever allocated it.
+    /// It works in memory of the host, whoever allocated it, and in hardware buffers of bytes.
     fn import(&self, handle: ExternalHandle, _: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        match handle {
-            ExternalHandle::Shared(buffer) if buffer.desc().kind == MemoryKind::Host => Ok(buffer),
-            _ => Err(HalError::Unsupported {
-                device: self.info.name.clone(),
-                call: "import",
-            }),
-        }
+        self.buffers.import(handle)
     }
 
     fn queue(&self) -> &dyn Queue {

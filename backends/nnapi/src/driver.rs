@@ -7,7 +7,7 @@ use anynpu_hal::{
     Device, Driver, DriverVariable, ExposedDevice, HalError, OpenOptions, Unavailable,
 };
 
-use crate::lower::{Numbers, Ranges, WeightForm};
+use crate::lower::{Numbers, Ranges, StateForm, WeightForm};
 use crate::settings::{Preference, Priority};
 
 /// The driver of Android's Neural Networks API.
@@ -25,6 +25,8 @@ pub struct NnapiDriver {
     pub weights: Option<WeightForm>,
     /// A file of [`Ranges`]: products with weights in 8 bits are of integers. `ANYNPU_NNAPI_RANGES`, or none, if absent.
     pub ranges: Option<PathBuf>,
+    /// Whose memory states are in; `ANYNPU_NNAPI_STATES`, or [`StateForm::Host`], if absent.
+    pub states: Option<StateForm>,
     /// What compilations are to be good at; `ANYNPU_NNAPI_PREFERENCE`, or as the runtime does by itself, if absent.
     pub preference: Option<Preference>,
     /// How urgent runs are; `ANYNPU_NNAPI_PRIORITY`, or as usual, if absent.
@@ -40,6 +42,7 @@ const LIBRARY: &str = "ANYNPU_NNAPI_LIBRARY";
 const NUMBERS: &str = "ANYNPU_NNAPI_NUMBERS";
 const WEIGHTS: &str = "ANYNPU_NNAPI_WEIGHTS";
 const RANGES: &str = "ANYNPU_NNAPI_RANGES";
+const STATES: &str = "ANYNPU_NNAPI_STATES";
 const PREFERENCE: &str = "ANYNPU_NNAPI_PREFERENCE";
 const PRIORITY: &str = "ANYNPU_NNAPI_PRIORITY";
 const TIMEOUT: &str = "ANYNPU_NNAPI_TIMEOUT_MS";
@@ -93,7 +96,12 @@ impl Driver for NnapiDriver {
             DriverVariable {
                 name: RANGES,
                 default: "unset: products of numbers",
-                meaning: "Ranges that `anynpu calibrate --activations u8` made, for products of integers on the device nnapi",
+                meaning: "Ranges that `anynpu calibrate --for nnapi` made, for products of integers on the device nnapi",
+            },
+            DriverVariable {
+                name: STATES,
+                default: "host",
+                meaning: "Whose memory the KV cache of the device nnapi is in: host, which runs read in place, or device",
             },
             DriverVariable {
                 name: PREFERENCE,
@@ -143,6 +151,7 @@ struct Options {
     numbers: Numbers,
     weights: WeightForm,
     ranges: Option<Arc<Ranges>>,
+    states: StateForm,
     preference: Option<Preference>,
     priority: Option<Priority>,
     timeout: Option<u64>,
@@ -152,7 +161,7 @@ struct Options {
 fn read_ranges(path: &Path) -> Result<Ranges, Unavailable> {
     let told = |e: &dyn std::fmt::Display| {
         let reason = format!("{}: {e}", path.display());
-        unavailable(reason, "make them by `anynpu calibrate --activations u8`")
+        unavailable(reason, "make them by `anynpu calibrate --for nnapi`")
     };
     let bytes = std::fs::read(path).map_err(|e| told(&e))?;
     Ranges::parse(&bytes).map_err(|e| told(&e))
@@ -183,6 +192,7 @@ impl NnapiDriver {
             numbers: setting(self.numbers, NUMBERS)?.unwrap_or_default(),
             weights,
             ranges,
+            states: setting(self.states, STATES)?.unwrap_or_default(),
             preference: setting(self.preference, PREFERENCE)?,
             priority: setting(self.priority, PRIORITY)?,
             timeout: timeout.map(|ms| u64::from(ms) * 1_000_000),
@@ -278,6 +288,7 @@ mod system {
         let mut target = Target::new(device.level());
         (target.numbers, target.weights) = (options.numbers, options.weights);
         target.ranges = options.ranges;
+        target.states = options.states;
         let cache = options.cache.filter(|folder| {
             let made = std::fs::create_dir_all(folder);
             if let Err(e) = &made {

@@ -9,7 +9,7 @@ use anynpu_hal::{
     FormReader, FormWriter, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue, Reason,
     ReasonCode, StateSupport, Support, WeightSource, has_form,
 };
-use anynpu_ir::{DType, Graph, Node, NodeId, OP_SET_VERSION, Subgraph, Symbol, SymbolValues};
+use anynpu_ir::{DType, Graph, Node, NodeId, OP_SET_VERSION, Op, Subgraph, Symbol, SymbolValues};
 
 use crate::activations::Activations;
 use crate::exec::{self, Context, ContextOptions, LoweredPart, Memory, Power, QnnModule, QnnQueue};
@@ -21,6 +21,9 @@ use crate::weights::WeightForm;
 
 /// Tokens of the steps that graphs are compiled for.
 const TOKENS: [u32; 2] = [1, 32];
+
+/// Tokens of the texts that models of whole texts are compiled for, up to their context.
+const TEXTS: [u32; 3] = [32, 128, 512];
 
 /// What the library takes for itself once it has compiled something.
 const LIBRARY_BYTES: u64 = 112 << 20;
@@ -82,6 +85,7 @@ impl QnnDevice {
             tokens: TOKENS.to_vec(),
             capacities: Vec::new(),
         });
+        capabilities.text_sizes = TEXTS.to_vec();
         QnnDevice {
             queue: QnnQueue::new(&info.name, !options.emulated, power),
             info,
@@ -248,6 +252,10 @@ impl QnnDevice {
         let Activations::Fixed(ranges) = &self.options.activations else {
             return Support::Yes;
         };
+        if matches!(node.op, Op::Attention { mask: true, .. }) {
+            let what = "a mask that is given would take up the range of fixed-point scores";
+            return Support::No(Reason::new(ReasonCode::Quantization, what));
+        }
         let names = node.outputs.iter().map(|v| graph.value(*v).name.as_str());
         let mut unknown = names.filter(|name| ranges.of_value(name).is_none());
         match unknown.next() {

@@ -45,6 +45,9 @@ pub mod input {
     pub const TOKEN_TYPES: &str = "token_types";
     /// Rows whose results are wanted.
     pub const OUTPUT_ROWS: &str = "output_rows";
+    /// What attention adds to scores, so that tokens which a text does not have are not seen: encoders whose texts are
+    /// padded only.
+    pub const PADDING: &str = "padding";
 }
 
 /// Name of the node that gives the logits.

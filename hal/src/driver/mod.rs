@@ -2,6 +2,7 @@
 
 pub mod chaos;
 pub mod noop;
+pub mod record;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

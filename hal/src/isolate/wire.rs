@@ -237,6 +237,7 @@ pub(super) struct WireCapabilities {
     weights: Vec<String>,
     memory_limit: Option<u64>,
     fixed_shapes: Option<(Vec<u32>, Vec<u32>)>,
+    text_sizes: Vec<u32>,
     claimed_rates: Option<WireRates>,
 }
 
@@ -271,6 +272,7 @@ impl WireCapabilities {
             weights: names(&c.weights),
             memory_limit: c.memory_limit,
             fixed_shapes: c.fixed_shapes.clone().map(|f| (f.tokens, f.capacities)),
+            text_sizes: c.text_sizes.clone(),
             claimed_rates: c.claimed_rates.as_ref().map(|r| WireRates {
                 operations: r
                     .operations
@@ -313,6 +315,7 @@ impl WireCapabilities {
         c.fixed_shapes = self
             .fixed_shapes
             .map(|(tokens, capacities)| FixedShapes { tokens, capacities });
+        c.text_sizes = self.text_sizes;
         if let Some(rates) = self.claimed_rates {
             let mut operations = Vec::new();
             for (name, rate) in rates.operations {

@@ -107,7 +107,8 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  anynpu calibrate model.gguf -f text.txt -o ranges.json\n  \
         anynpu run model.gguf --device cpu,qnn --place 'layers.*=qnn' --qnn-ranges ranges.json\n  \
-        anynpu calibrate model.gguf -f text.txt --activations u8 -o ranges-u8.json"
+        anynpu calibrate model.gguf -f text.txt --activations u8 -o ranges-u8.json\n  \
+        anynpu calibrate model.gguf -f text.txt --for nnapi -o ranges.json"
     )]
     Calibrate(CalibrateArgs),
     /// Try what a vendor's library computes right on a chip, operation by operation
@@ -218,10 +219,14 @@ pub struct VendorArgs {
     /// ANYNPU_NNAPI_WEIGHTS, or numbers, if left out
     #[arg(long, value_name = "FORM")]
     pub nnapi_weights: Option<anynpu_backends::NnapiWeightForm>,
-    /// Ranges that `anynpu calibrate --activations u8` made: products with matrices in int8 are of integers there;
+    /// Ranges that `anynpu calibrate --for nnapi` made: products with matrices in int8 are of integers there;
     /// ANYNPU_NNAPI_RANGES, or products of numbers, if left out
     #[arg(long, value_name = "FILE")]
     pub nnapi_ranges: Option<PathBuf>,
+    /// Whose memory the KV cache is in there: host, which runs read in place, or device, where no other device shares
+    /// it; ANYNPU_NNAPI_STATES, or host, if left out
+    #[arg(long, value_name = "WHOSE")]
+    pub nnapi_states: Option<anynpu_backends::NnapiStateForm>,
     /// What the device is to be good at: low-power, fast or sustained; ANYNPU_NNAPI_PREFERENCE, or as it does by itself,
     /// if left out
     #[arg(long, value_name = "MODE")]
@@ -690,6 +695,15 @@ impl CoreMlArgs {
     }
 }
 
+/// What ranges of activations are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CalibratedFor {
+    /// Qualcomm's HTP: ranges of every tensor of its graphs.
+    Qnn,
+    /// Android's Neural Networks API: ranges of the values of the model.
+    Nnapi,
+}
+
 #[derive(Debug, Args)]
 pub struct CalibrateArgs {
     #[command(flatten)]
@@ -700,16 +714,20 @@ pub struct CalibrateArgs {
     /// The file to make
     #[arg(short, long, value_name = "RANGES")]
     pub output: PathBuf,
-    /// How activations are to be held: u16, or u8
-    #[arg(long, value_name = "FORM", default_value = "u16")]
-    pub activations: anynpu_backends::FixedForm,
+    /// The device that ranges are for: qnn, which needs Qualcomm's library, or nnapi, which needs nobody's. If left out,
+    /// qnn where its library loads, and otherwise nnapi
+    #[arg(long = "for", value_name = "DEVICE")]
+    pub device: Option<CalibratedFor>,
+    /// How activations are to be held: u16, or u8, the only form of nnapi; u16 for qnn, u8 for nnapi, if left out
+    #[arg(long, value_name = "FORM")]
+    pub activations: Option<anynpu_backends::FixedForm>,
     /// Tokens of a window; the model's own context, at most 128, if left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub ctx: Option<u32>,
-    /// Qualcomm's libQnnHtp.so, which must be there; ANYNPU_QNN_LIBRARY if left out
+    /// Qualcomm's libQnnHtp.so, for qnn; ANYNPU_QNN_LIBRARY if left out
     #[arg(long, value_name = "PATH")]
     pub qnn_library: Option<PathBuf>,
-    /// The form of weights: f16, int8, int4 or lpbq; ANYNPU_QNN_WEIGHTS if left out
+    /// The form of weights there: f16, int8, int4 or lpbq; ANYNPU_QNN_WEIGHTS if left out
     #[arg(long, value_name = "FORM")]
     pub qnn_weights: Option<anynpu_backends::WeightForm>,
     #[command(flatten)]

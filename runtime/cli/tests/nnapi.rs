@@ -124,3 +124,102 @@ fn a_driver_that_crashes_ends_only_its_own_process() {
     let run: serde_json::Value = serde_json::from_str(&text(&out.stdout)).unwrap();
     assert_eq!(run["tokens"], cpu["tokens"]);
 }
+
+#[test]
+fn the_story_goes_on_the_same_with_its_cache_in_the_devices_memory() {
+    let cpu = json(&[RUN, &["--device", "cpu"]].concat());
+    let (_folder, path) = placed(&Settings::new(1_000_008).with_accelerator());
+    let there = [
+        "--device",
+        "cpu,nnapi",
+        "--place",
+        "layers.*=nnapi",
+        "--nnapi-library",
+        &path,
+        "--nnapi-states",
+        "device",
+    ];
+    let run = json(&[RUN, &there[..]].concat());
+    assert_eq!(run["tokens"], cpu["tokens"]);
+    assert!(done(&["knobs"]).contains("ANYNPU_NNAPI_STATES"));
+    // a process of its own has memory of the host between it and this one
+    let isolated = json(&[RUN, &there[..], &["--isolate"]].concat());
+    assert_eq!(isolated["tokens"], cpu["tokens"]);
+    // a device that can't says why, and goes on
+    let (_folder, path) = placed(&Settings::new(29).with_accelerator());
+    let there = [
+        "explain",
+        "--json",
+        "--device",
+        "cpu,nnapi",
+        "--place",
+        "layers.*=nnapi",
+        "--nnapi-library",
+        &path,
+        "--nnapi-states",
+        "device",
+    ];
+    let explained = json(&there).to_string();
+    assert!(
+        explained.contains("memory of the device's own needs feature level 4 (30)"),
+        "{explained}"
+    );
+}
+
+#[test]
+fn ranges_need_no_vendors_library_and_products_of_integers_use_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (story, ranges) = (path("story.txt"), path("ranges.json"));
+    let text_of_it = done(&["run", "-n", "120", "--seed", "1"]);
+    std::fs::write(&story, text_of_it).unwrap();
+    let calibrate = |more: &[&str]| {
+        let command = ["calibrate", "-f", &story, "-o", &ranges, "--json"];
+        let absent = ["--qnn-library", "/nowhere/libQnnHtp.so"];
+        anynpu(&[&command[..], &absent[..], more].concat())
+    };
+    let out = calibrate(&["--for", "nnapi"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let found: serde_json::Value = serde_json::from_str(&text(&out.stdout)).unwrap();
+    assert_eq!(
+        (&found["device"], &found["activations"]),
+        (&"nnapi".into(), &"u8".into())
+    );
+    assert!(found["tensors"].as_u64().unwrap() > 50, "{found}");
+    let (_folder, library) = placed(&Settings::new(1_000_008).with_accelerator());
+    let perplexity = |more: &[&str]| {
+        let command = ["perplexity", "-f", &story, "--ctx", "64", "--json"];
+        json(&[&command[..], more].concat())["perplexity"]
+            .as_f64()
+            .unwrap()
+    };
+    let there = [
+        "--device",
+        "cpu,nnapi",
+        "--place",
+        "layers.*=nnapi",
+        "--nnapi-library",
+        &library,
+        "--nnapi-weights",
+        "int8",
+        "--nnapi-ranges",
+        &ranges,
+    ];
+    let apart = perplexity(&there) / perplexity(&["--device", "cpu"]) - 1.0;
+    assert!(apart.abs() < 0.1, "{apart}");
+    // what is not to be had is told
+    let told = |more: &[&str]| {
+        let out = calibrate(more);
+        assert_eq!(out.status.code(), Some(1));
+        text(&out.stderr)
+    };
+    let error = told(&["--for", "nnapi", "--activations", "u16"]);
+    assert!(
+        error.contains("nnapi holds activations in u8 only"),
+        "{error}"
+    );
+    let error = told(&["--for", "qnn"]);
+    assert!(error.contains("/nowhere/libQnnHtp.so"), "{error}");
+    let error = told(&[]);
+    assert!(error.contains("/nowhere/libQnnHtp.so"), "{error}");
+}

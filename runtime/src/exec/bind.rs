@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use anynpu_graphs::arch::input;
-use anynpu_hal::{BufferDesc, EntryInfo, HalError, Port};
+use anynpu_hal::{BufferDesc, EntryInfo, HalError, MemoryKind, Port};
 use anynpu_ir::{StateId, SymbolValues, TensorType, ValueDef, ValueId};
 
 use super::program::{Program, Segment, Shape};
@@ -18,6 +18,7 @@ pub(super) struct ShapeSlots {
     pub positions: Vec<SlotId>,
     pub output_rows: Vec<SlotId>,
     pub token_types: Vec<SlotId>,
+    pub padding: Vec<SlotId>,
     pub logits: SlotId,
     pub segments: Vec<BoundSegment>,
 }
@@ -120,7 +121,10 @@ impl States<'_> {
             bytes: u64::MAX,
             what: format!("state '{}' of {ty}", declared.name),
         })?;
-        let desc = BufferDesc::host(declared.name.as_str(), bytes);
+        let mut desc = BufferDesc::host(declared.name.as_str(), bytes);
+        if device.device().capabilities().keeps_states() {
+            desc.kind = MemoryKind::DeviceLocal;
+        }
         let slot = slots.allocate(home, &**device.device(), desc)?;
         // taken now, not page by page in the middle of an answer; memory that the host can't see is
         // the device's to take
@@ -238,6 +242,7 @@ impl<'a> Binder<'a> {
             positions: Vec::new(),
             output_rows: Vec::new(),
             token_types: Vec::new(),
+            padding: Vec::new(),
             logits: self.places[&(logits, *maker)],
             segments,
         };
@@ -247,11 +252,12 @@ impl<'a> Binder<'a> {
                 input::POSITIONS => phase.positions = own,
                 input::OUTPUT_ROWS => phase.output_rows = own,
                 input::TOKEN_TYPES => phase.token_types = own,
+                input::PADDING => phase.padding = own,
                 other => {
                     return Err(RuntimeError::Graph {
                         what: format!("input '{other}'"),
                         found: graph.ty(value).to_string(),
-                        expected: "one of tokens, positions, output_rows, token_types",
+                        expected: "one of tokens, positions, output_rows, token_types, padding",
                     });
                 }
             }

@@ -100,8 +100,12 @@ impl Limits {
         let buckets = sizes.buckets.last();
         Limits {
             tokens: buckets.map_or(self.tokens, |b| b.0),
-            // more rows are had from steps of one token
-            rows: if buckets.is_some() { 1 } else { self.rows },
+            rows: match buckets {
+                Some(&(tokens, _)) if sizes.every_row => tokens,
+                // more rows are had from steps of one token
+                Some(_) => 1,
+                None => self.rows,
+            },
             capacity: sizes.capacity.unwrap_or(self.capacity),
         }
     }
@@ -109,7 +113,7 @@ impl Limits {
     /// The bounds of a shape on a device that takes any sizes, or only fixed ones.
     fn bounds(&self, shape: &Shape, dynamic: bool) -> Bounds {
         let (tokens, rows) = match (shape.phase, shape.tokens) {
-            (_, Some(tokens)) => (Extent::Exact(tokens), 1),
+            (_, Some(tokens)) => (Extent::Exact(tokens), self.rows.min(tokens)),
             (Phase::Prefill, None) => (Extent::AtMost(self.tokens), self.rows),
             (Phase::Decode, None) => (Extent::Exact(1), 1),
         };

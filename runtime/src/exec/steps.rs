@@ -14,6 +14,9 @@ use crate::plan::Phase;
 use crate::plan::overlap::{self, STEPS_AT_ONCE};
 use crate::{RuntimeError, SegmentRun, TokenId};
 
+/// What hides a token: far below any score, and finite in 16 bits.
+const HIDDEN: f32 = -3e4;
+
 /// One step to run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step<'a> {
@@ -181,14 +184,18 @@ impl Executor {
             (Rows::All, _) => 0..count,
         };
         let length = padded.unwrap_or(count);
-        self.write_inputs(step, shape, lane, length, wanted.clone())?;
-        let wanted = wanted.len() as u32;
+        // those that are wanted are the first
+        let rows = match padded.is_some() && self.program.sizes().every_row {
+            true => 0..length,
+            false => wanted.clone(),
+        };
+        self.write_inputs(step, shape, lane, length, rows.clone())?;
         Ok(Some(Flight {
             shape,
             lane,
             next: 0,
-            symbols: SymbolValues::step(length, position, wanted, self.rows),
-            wanted,
+            symbols: SymbolValues::step(length, position, rows.len() as u32, self.rows),
+            wanted: wanted.len() as u32,
         }))
     }
 
@@ -245,9 +252,28 @@ impl Executor {
             let token = |i| step.tokens.get(i).map_or(0, |&t| t as i32);
             write_i32s(&mut self.slots, slot, all.clone().map(token))?;
         }
+        let count = step.tokens.len() as u32;
         for &slot in &inputs.positions {
-            let positions = step.position..step.position + length;
-            write_i32s(&mut self.slots, slot, positions.map(|p| p as i32))?;
+            // where the context is a text's, there may be no position past it
+            let there = |i: u32| i < count || inputs.padding.is_empty();
+            let position = |i| if there(i) { step.position + i } else { 0 };
+            write_i32s(
+                &mut self.slots,
+                slot,
+                (0..length).map(|i| position(i) as i32),
+            )?;
+        }
+        for &slot in &inputs.padding {
+            let bytes = (length as usize).pow(2) * size_of::<f32>();
+            self.slots.write(slot, bytes, |memory| {
+                let row = size_of::<f32>() * length as usize;
+                for row in memory.chunks_exact_mut(row) {
+                    for (to, i) in row.chunks_exact_mut(size_of::<f32>()).zip(0..) {
+                        let added = if i < count { 0.0 } else { HIDDEN };
+                        to.copy_from_slice(&added.to_ne_bytes());
+                    }
+                }
+            })?;
         }
         for &slot in &inputs.output_rows {
             let rows = wanted.clone().map(|r| r as i32);
@@ -286,9 +312,24 @@ impl Executor {
                 first.and(second)
             }
             [Some(a), None] | [None, Some(a)] => {
-                let x = self.run_alone(&a);
-                done[a.age] = x.result.is_ok();
-                self.note(a, x)
+                let flight = flights[a.age];
+                match flight.map_or(Ok(None), |f| self.make_behind(&f, &a))? {
+                    Some(b) => {
+                        let [x, y] = self.run_chain(&a, &b);
+                        let age = a.age;
+                        done[age] = y.result.is_ok();
+                        let ended = self.note(a, x).and(self.note(b, y));
+                        if let (Ok(()), Some(flight)) = (&ended, &mut flights[age]) {
+                            flight.next += 1;
+                        }
+                        ended
+                    }
+                    None => {
+                        let x = self.run_alone(&a);
+                        done[a.age] = x.result.is_ok();
+                        self.note(a, x)
+                    }
+                }
             }
             [None, None] => Ok(()),
         };
@@ -342,6 +383,52 @@ impl Executor {
             }
             false => self.slots.run_both(&x, &y, self.limit),
         };
+        let after = [a, b].map(|ready| queue(ready).counters());
+        let mut counts = before.into_iter().zip(after);
+        ended.map(|(result, took)| {
+            let (before, after) = counts.next().unwrap_or_default();
+            Outcome {
+                result,
+                took,
+                counted: difference(before, after),
+            }
+        })
+    }
+
+    /// The segment of a step after `a`, if it can be started behind it without the host between them: both are on devices
+    /// of one driver that run behind the host's back, and no value is copied.
+    fn make_behind(&mut self, flight: &Flight, a: &Ready) -> Result<Option<Ready>, RuntimeError> {
+        let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
+        let segments = &bound.shapes[flight.shape][flight.lane].segments;
+        let Some(next) = segments.get(flight.next + 1) else {
+            return Ok(None);
+        };
+        let devices = self.program.devices();
+        let [one, other] = [a.segment.device, next.device].map(|d| devices[d].device());
+        let behind = |d: &Arc<dyn anynpu_hal::Device>| d.capabilities().features.asynchronous;
+        let same = one.info().driver == other.info().driver && !Arc::ptr_eq(one, other);
+        if !same || !behind(one) || !behind(other) || !next.copies.is_empty() {
+            return Ok(None);
+        }
+        let after = Flight {
+            next: flight.next + 1,
+            ..*flight
+        };
+        self.make_ready(&after, a.age).map(Some)
+    }
+
+    /// Runs two segments of a step, the second behind the first.
+    fn run_chain(&mut self, a: &Ready, b: &Ready) -> [Outcome; 2] {
+        let program = self.program.clone();
+        let of = |ready: &Ready| &program.devices()[ready.segment.device];
+        // always in the same order, so that sessions don't wait for each other
+        let (_first, _second) = match Arc::as_ptr(of(a)) < Arc::as_ptr(of(b)) {
+            true => (of(a).lease(), of(b).lease()),
+            false => (of(b).lease(), of(a).lease()),
+        };
+        let queue = |ready: &Ready| of(ready).device().queue();
+        let before = [a, b].map(|ready| queue(ready).counters());
+        let ended = self.slots.run_chain(&a.on(of(a)), &b.on(of(b)), self.limit);
         let after = [a, b].map(|ready| queue(ready).counters());
         let mut counts = before.into_iter().zip(after);
         ended.map(|(result, took)| {

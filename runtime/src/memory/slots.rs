@@ -4,7 +4,7 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anynpu_hal::{
     Access, Buffer, BufferDesc, Device, ExternalHandle, HalError, Module, Point, Queue, Submission,
@@ -72,17 +72,28 @@ impl Run {
         signal: &Point,
         limit: Duration,
     ) -> Result<(), HalError> {
-        queue.submit(&Submission {
+        self.submission(symbols, &[], signal, |s| queue.submit(s))?;
+        signal.wait(limit)
+    }
+
+    /// Gives `submit` the run to be started once `wait` is reached.
+    fn submission<T>(
+        &self,
+        symbols: SymbolValues,
+        wait: &[Point],
+        signal: &Point,
+        submit: impl FnOnce(&Submission<'_>) -> T,
+    ) -> T {
+        submit(&Submission {
             module: &self.module,
             entry: self.entry,
             inputs: &self.inputs,
             outputs: &self.outputs,
             states: &self.states,
             symbols,
-            wait: &[],
+            wait,
             signal,
-        })?;
-        signal.wait(limit)
+        })
     }
 }
 
@@ -235,6 +246,42 @@ impl Slots {
             self.worker = None;
         }
         ended
+    }
+
+    /// Runs the first and, behind it without a word of the host where their devices can, the second, which reads what
+    /// the first makes. Tells how long it took until each had ended.
+    pub fn run_chain(
+        &mut self,
+        first: &Start<'_>,
+        second: &Start<'_>,
+        limit: Duration,
+    ) -> [(Result<(), HalError>, Duration); 2] {
+        if let Err(e) = self.usable() {
+            return [(Err(e.clone()), Duration::ZERO), (Err(e), Duration::ZERO)];
+        }
+        let began = Instant::now();
+        let ahead = self.runs[first.run.0].submission(first.symbols, &[], first.signal, |s| {
+            first.device.queue().submit_ahead(s)
+        });
+        if let Err(e) = ahead {
+            self.note(&Err(e.clone()));
+            return [(Err(e.clone()), began.elapsed()), (Err(e), Duration::ZERO)];
+        }
+        let wait = [first.signal.clone()];
+        let behind =
+            self.runs[second.run.0].submission(second.symbols, &wait, second.signal, |s| {
+                second.device.queue().submit(s)
+            });
+        let ended = first.signal.wait(limit);
+        let took = began.elapsed();
+        self.note(&ended);
+        let behind = behind.and_then(|()| second.signal.wait(limit));
+        self.note(&behind);
+        // both are timed by when they end: what the second took is what there was besides the first
+        [
+            (ended, took),
+            (behind, began.elapsed().saturating_sub(took)),
+        ]
     }
 
     fn note(&mut self, ended: &Result<(), HalError>) {

@@ -173,7 +173,10 @@ impl Planner<'_> {
                 (false, false) => {
                     Some("it takes only fixed sizes, and padding would be seen".into())
                 }
-                (false, true) => sizes::obstacle(&**device, self.request.context),
+                (false, true) => {
+                    let whole = sizes::reads_whole_texts(self.graph);
+                    sizes::obstacle(&**device, self.request.context, whole)
+                }
             };
             let shape = shape.map(|detail| Reason::new(ReasonCode::DynamicShape, detail));
             for (verdict, node) in verdicts.iter_mut().zip(self.graph.nodes()) {
@@ -213,7 +216,8 @@ impl Planner<'_> {
     fn best(&mut self) -> Result<(Prices, Found, Rivals), RuntimeError> {
         let mut best: Option<(Sizes, Prices, Found)> = None;
         let (mut rivals, mut failure) = (Rivals::new(), None);
-        for sizes in sizes::choices(self.devices, self.request.chunk, self.request.context) {
+        let (chunk, context) = (self.request.chunk, self.request.context);
+        for sizes in sizes::choices(self.graph, self.devices, chunk, context) {
             self.sizes = sizes;
             let (prices, found) = match self.validated_assignment() {
                 Ok(found) => found,
@@ -331,6 +335,7 @@ impl Planner<'_> {
                 .collect(),
             decode_us: us.last().copied().unwrap_or_default(),
             capacity,
+            every_row: sizes::reads_whole_texts(self.graph),
         }
     }
 

@@ -192,7 +192,15 @@ pub(super) fn problem(
         weights: weights.collect(),
         states: held_states.collect(),
         values: values.collect(),
-        sharers: links.iter().map(|row| sharers(row)).collect(),
+        sharers: (links.iter().zip(devices).enumerate())
+            .map(
+                |(d, (row, device))| match device.capabilities().keeps_states() {
+                    // nobody else sees memory of the device's own
+                    true => 1 << d,
+                    false => sharers(row),
+                },
+            )
+            .collect(),
         links: Links {
             latency_us: links
                 .iter()

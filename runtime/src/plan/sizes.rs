@@ -1,8 +1,10 @@
 //! The sizes that steps have: any, or the few that devices without dynamic shapes are compiled for.
 
+use std::sync::Arc;
+
+use anynpu_graphs::arch::input;
 use anynpu_hal::{Device, FixedShapes};
 use anynpu_ir::{AttentionKv, Graph, Op};
-use std::sync::Arc;
 
 /// Sizes to plan for, and which devices can run them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +36,15 @@ impl Sizes {
 
 /// Every set of sizes worth planning for: first what devices with dynamic shapes can do by themselves, then
 /// for each kind of fixed sizes both phases of them, and decoding alone.
-pub(super) fn choices(devices: &[Arc<dyn Device>], chunk: u32, context: u32) -> Vec<Sizes> {
-    let fixed: Vec<Option<Fixed>> = devices.iter().map(|d| Fixed::of(&**d, context)).collect();
+pub(super) fn choices(
+    graph: &Graph,
+    devices: &[Arc<dyn Device>],
+    chunk: u32,
+    context: u32,
+) -> Vec<Sizes> {
+    let whole = reads_whole_texts(graph);
+    let fixed = devices.iter().map(|d| Fixed::of(&**d, context, whole));
+    let fixed: Vec<Option<Fixed>> = fixed.collect();
     let dynamic: Vec<bool> = devices.iter().map(|d| is_dynamic(&**d)).collect();
     let mut choices = vec![Sizes {
         buckets: Vec::new(),
@@ -79,9 +88,19 @@ pub(super) fn choices(devices: &[Arc<dyn Device>], chunk: u32, context: u32) -> 
     choices
 }
 
+/// Whether `graph` reads a text at once, with a mask for the tokens that it does not have.
+pub(super) fn reads_whole_texts(graph: &Graph) -> bool {
+    let mut inputs = graph.inputs().iter();
+    let padded = inputs.any(|v| graph.value(*v).name == input::PADDING);
+    graph.states().is_empty() && padded
+}
+
 /// Whether steps of `graph` may be padded: rows past a step's tokens change nothing before them, and are
-/// written again before they are read.
+/// written again before they are read; or a mask hides them.
 pub(super) fn may_pad(graph: &Graph) -> bool {
+    if reads_whole_texts(graph) {
+        return true;
+    }
     let mut attention = graph.nodes().iter().filter_map(|n| match n.op {
         Op::Attention { kv, causal, .. } => Some(causal && matches!(kv, AttentionKv::State { .. })),
         _ => None,
@@ -93,13 +112,20 @@ pub(super) fn is_dynamic(device: &dyn Device) -> bool {
     device.capabilities().features.dynamic_shapes
 }
 
-/// Why no step of a context of `context` tokens can have sizes that `device` takes.
-pub(super) fn obstacle(device: &dyn Device, context: u32) -> Option<String> {
+/// Why no step of a context of `context` tokens can have sizes that `device` takes; of `whole` texts, the longest must go
+/// in one step.
+pub(super) fn obstacle(device: &dyn Device, context: u32, whole: bool) -> Option<String> {
     let Some(shapes) = &device.capabilities().fixed_shapes else {
         return Some("it takes only fixed sizes, and does not say which".into());
     };
+    let most = shapes.tokens.iter().max();
+    if whole && device.capabilities().text_sizes.is_empty() {
+        return most.filter(|most| **most < context).map(|most| {
+            format!("it takes at most {most} tokens of a text at once, the context has {context}")
+        });
+    }
     match shapes.capacities.last() {
-        Some(&most) if most < context => Some(format!(
+        Some(&most) if most < context && !whole => Some(format!(
             "it holds at most {most} tokens of context, {context} are asked for"
         )),
         _ => None,
@@ -115,11 +141,18 @@ struct Fixed {
 }
 
 impl Fixed {
-    fn of(device: &dyn Device, context: u32) -> Option<Fixed> {
-        if is_dynamic(device) || obstacle(device, context).is_some() {
+    fn of(device: &dyn Device, context: u32, whole: bool) -> Option<Fixed> {
+        if is_dynamic(device) || obstacle(device, context, whole).is_some() {
             return None;
         }
         let mut shapes = device.capabilities().fixed_shapes.clone()?;
+        let texts = &device.capabilities().text_sizes;
+        if whole && !texts.is_empty() {
+            // the longest text has as many tokens as there are positions; a single token is a step of decoding
+            shapes.tokens.clone_from(texts);
+            shapes.tokens.retain(|&t| t < context);
+            shapes.tokens.extend([1, context]);
+        }
         shapes.tokens.retain(|&t| t > 0);
         shapes.tokens.sort_unstable();
         shapes.tokens.dedup();
@@ -178,6 +211,8 @@ pub struct StepSizes {
     pub decode_us: f64,
     /// Rows that the states have, if they must have so many.
     pub capacity: Option<u32>,
+    /// Whether a padded step gives results of each of its tokens, rather than of one.
+    pub every_row: bool,
 }
 
 impl StepSizes {
@@ -229,6 +264,7 @@ mod tests {
             buckets: vec![(32, 100.0), (128, 300.0)],
             decode_us: 10.0,
             capacity: Some(256),
+            every_row: false,
         }
     }
 

@@ -96,6 +96,17 @@ impl Case {
         self.graph.add_input(name, ty).unwrap()
     }
 
+    /// A mask that hides the last quarter of the tokens.
+    fn padding(&mut self) -> ValueId {
+        let tokens = self.tokens as usize;
+        let hidden = |i: usize| if 4 * i < 3 * tokens { 0.0 } else { -3e4f32 };
+        let values = (0..tokens * tokens).map(|i| hidden(i % tokens));
+        let tensor = Tensor::new(vec![tokens; 2], values.collect::<Vec<f32>>()).unwrap();
+        self.inputs.insert("padding".into(), tensor);
+        let ty = TensorType::new(DType::F32, [Dim::TOKENS, Dim::TOKENS]);
+        self.graph.add_input("padding", ty).unwrap()
+    }
+
     fn positions(&mut self) -> ValueId {
         let values: Vec<i32> = (0..self.tokens as i32).collect();
         let tensor = Tensor::new(vec![self.tokens as usize], values).unwrap();
@@ -220,7 +231,7 @@ impl Case {
         let positions: Vec<i32> = (0..self.tokens as i32).collect();
         let feeds = lowered.feeds.iter().zip(lowered.graph.inputs());
         let inputs = feeds.map(|(feed, tensor)| match feed {
-            Feed::Value(i) => {
+            Feed::Value(i) | Feed::Added(i, _) => {
                 let numbers = given[*i].to_f32().unwrap();
                 numbers.iter().map(|x| f64::from(*x)).collect()
             }
@@ -438,6 +449,18 @@ pub fn cases() -> Vec<(Case, ValueId)> {
                 let v = c.x("v", &[kv_heads, 16]);
                 c.op(attention(false, cap, None), &[q, k, v])
             });
+            one(
+                &format!("padded attention of {kv_heads} of 4, {cap:?}"),
+                &|c| {
+                    let (q, k) = (c.x("q", &[4, 16]), c.x("k", &[kv_heads, 16]));
+                    let (v, padding) = (c.x("v", &[kv_heads, 16]), c.padding());
+                    let mut op = attention(false, cap, None);
+                    if let Op::Attention { mask, .. } = &mut op {
+                        *mask = true;
+                    }
+                    c.op(op, &[q, k, v, padding])
+                },
+            );
             for window in [None, Some(5)] {
                 let name = format!("causal attention of {kv_heads} of 4, {cap:?}, {window:?}");
                 one(&name, &|c| {

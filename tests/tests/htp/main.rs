@@ -2,6 +2,7 @@
 
 mod cases;
 mod conversion;
+mod encoders;
 mod lowering;
 mod operations;
 

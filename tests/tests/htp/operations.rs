@@ -19,7 +19,7 @@ const SIXTEEN_BITS: f32 = 2e-3;
 const EIGHT_BITS: f32 = 6e-2;
 
 /// Graphs of one chip fail to run (1100) while another chip is opened in the same process: one test at a time.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     static CHIP: Mutex<()> = Mutex::new(());
     CHIP.lock().unwrap_or_else(PoisonError::into_inner)
 }

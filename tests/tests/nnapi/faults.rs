@@ -11,7 +11,7 @@ use anynpu_runtime::{KvType, LoadOptions};
 use anynpu_tests::{run_on, type_of};
 
 use crate::models::{load, runtime};
-use crate::{LEVELS, Placed, architecture};
+use crate::{LEVELS, NoWeights, Placed, architecture};
 
 fn opened(placed: &Placed) -> Arc<dyn anynpu_hal::Device> {
     timed(placed, None)
@@ -242,16 +242,4 @@ fn sizes_that_are_not_known_or_nothing_are_refused() {
     graph.set_output(y).unwrap();
     let said = device.support(&graph.whole());
     assert_eq!(said[0].reason().unwrap().code.name(), "rank");
-}
-
-#[derive(Debug)]
-struct NoWeights;
-
-impl anynpu_hal::WeightSource for NoWeights {
-    fn weight(&self, name: &str) -> Result<anynpu_hal::WeightView<'_>, HalError> {
-        Err(HalError::Weight {
-            name: name.into(),
-            why: "there is none".into(),
-        })
-    }
 }

@@ -6,9 +6,11 @@ use anynpu_cpu::reference::Tensor;
 use anynpu_hal::{Device, Driver, HalError, OpenOptions, Support, WeightSource, WeightView};
 use anynpu_ir::{DType, Dim, Graph, Op, Shape, SymbolValues, TensorType};
 use anynpu_nnapi::lower::WeightForm;
+use anynpu_runtime::{KvType, LoadOptions};
 use anynpu_tests::run_with;
 
-use crate::{LEVELS, Placed};
+use crate::models::{error, load, logits, runtime};
+use crate::{LEVELS, Placed, architecture};
 
 const TOKENS: usize = 3;
 const WIDTH: usize = 40;
@@ -146,6 +148,40 @@ fn they_are_as_near_as_8_bits_let_them() {
                     "{level} {form}: {found}, {expected}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn ranges_that_the_cpu_noted_serve_every_product_of_a_model() {
+    let tokens: Vec<u32> = (0..40).map(|i| (3 * i + 1) % 64).collect();
+    let open = architecture("llama");
+    let recorder = Arc::new(anynpu_backends::Recorder::default());
+    let recording = anynpu_runtime::Runtime::builder();
+    let recording = recording.drivers(anynpu_backends::recording(&recorder));
+    let recording = recording.without_cache().build().unwrap();
+    let options = || LoadOptions::new().context(96).kv_type(KvType::F32);
+    let noted = recording.load_open(open.clone(), options()).unwrap();
+    let placed = Placed::accelerated(LEVELS[0]);
+    let plain = runtime(&placed, |_| {});
+    let alone = load(&plain, &open, false, KvType::F32);
+    // noting changes nothing
+    assert_eq!(logits(&noted, &tokens), logits(&alone, &tokens));
+    let ranges = anynpu_nnapi::lower::Ranges::of(recorder.ranges()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ranges.json");
+    std::fs::write(&path, ranges.to_json()).unwrap();
+    for form in [WeightForm::Int8, WeightForm::Int8Tensor] {
+        let runtime = runtime(&placed, |d| {
+            (d.weights, d.ranges) = (Some(form), Some(path.clone()));
+        });
+        let there = load(&runtime, &open, true, KvType::F32);
+        let e = error(&logits(&there, &tokens), &logits(&alone, &tokens));
+        assert!(e > 1e-4 && e < 0.2, "{form}: {e}");
+        let explanation = there.explain().unwrap();
+        let layers = explanation.nodes.iter().filter(|n| n.layer.is_some());
+        for node in layers.filter(|n| n.op == "Linear") {
+            assert_ne!(node.verdicts["nnapi"].support, "no", "{}", node.name);
         }
     }
 }

@@ -7,9 +7,10 @@ use anynpu_hal::{Bounds, Entry, Extent};
 use anynpu_ir::{DType, Graph, Symbol, SymbolValues};
 use anynpu_nnapi::FeatureLevel;
 use anynpu_nnapi::lower::{
-    Lowered, Numbers, ProductForm, Ranges, Target, WeightForm, level, lower,
+    Lowered, Numbers, ProductForm, Ranges, StateForm, Target, WeightForm, level, lower,
 };
-use anynpu_nnapi::model::Constants;
+use anynpu_nnapi::model::{Constants, OperandType, OperationCode};
+use anynpu_nnapi::sys;
 
 use crate::architecture;
 
@@ -30,8 +31,10 @@ fn kept(name: &str, text: &str) {
 
 /// The first layer of a model, in a step of 4 tokens over 16 rows.
 fn layer(model: &str, target: &Target) -> (Lowered, Constants) {
-    let open = architecture(model);
-    let graph: Arc<Graph> = open.model().graph().clone();
+    layer_of(architecture(model).model().graph(), model, target)
+}
+
+fn layer_of(graph: &Arc<Graph>, model: &str, target: &Target) -> (Lowered, Constants) {
     let nodes = graph.nodes().iter().zip(0u32..);
     let first: Vec<u32> = nodes
         .filter(|(n, _)| n.layer() == Some(0))
@@ -44,7 +47,7 @@ fn layer(model: &str, target: &Target) -> (Lowered, Constants) {
     }
     let entry = Entry {
         name: model.into(),
-        graph,
+        graph: graph.clone(),
         nodes: first[0]..first[first.len() - 1] + 1,
         bounds,
     };
@@ -54,7 +57,11 @@ fn layer(model: &str, target: &Target) -> (Lowered, Constants) {
 }
 
 fn text(model: &str, target: &Target) -> String {
-    let (lowered, constants) = layer(model, target);
+    told(architecture(model).model().graph(), model, target)
+}
+
+fn told(graph: &Arc<Graph>, model: &str, target: &Target) -> String {
+    let (lowered, constants) = layer_of(graph, model, target);
     let mut text = lowered.model.to_string();
     for feed in &lowered.feeds {
         text += &format!("takes {feed:?}\n");
@@ -116,6 +123,36 @@ fn layers_of_models_become_what_is_kept() {
     }
     kept("gemma2-8", &text("gemma2", &newest));
     kept("bert-8", &text("bert", &newest));
+    for (name, level) in [
+        ("llama-8-states", FeatureLevel::FL8),
+        ("llama-4-states", FeatureLevel::FL4),
+    ] {
+        let states = Target {
+            states: StateForm::Device,
+            ..Target::new(level)
+        };
+        kept(name, &text("llama", &states));
+    }
+    let padded = architecture("bert").model().padded().unwrap().unwrap();
+    kept("bert-8-padded", &told(padded.graph(), "bert", &newest));
+}
+
+#[test]
+fn operations_need_the_levels_that_are_kept() {
+    let mut all = String::new();
+    for (name, _) in sys::OPERATIONS {
+        let code = OperationCode::named(name).unwrap();
+        let types = [
+            OperandType::TensorFloat32,
+            OperandType::TensorFloat16,
+            OperandType::TensorQuant8Asymm,
+        ];
+        let each = types.map(|ty| code.level(ty).map(|level| (ty.short(), level)));
+        for (ty, level) in each.into_iter().flatten() {
+            all += &format!("{name} {ty}: {level}\n");
+        }
+    }
+    kept("operations", &all);
 }
 
 #[test]
@@ -123,10 +160,14 @@ fn nothing_in_a_layer_needs_a_newer_level_than_its_target() {
     for model in ["llama", "qwen2", "qwen3", "gemma3", "phi3", "bert"] {
         for target_level in &FeatureLevel::ALL[2..] {
             for products in ProductForm::at(*target_level) {
-                for numbers in Numbers::ALL {
+                let forms = Numbers::ALL.iter();
+                for (numbers, states) in
+                    forms.flat_map(|n| StateForm::ALL.iter().map(move |s| (n, s)))
+                {
                     let target = Target {
                         products: *products,
                         numbers: *numbers,
+                        states: *states,
                         ..Target::new(*target_level)
                     };
                     let (lowered, _) = layer(model, &target);

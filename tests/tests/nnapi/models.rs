@@ -55,7 +55,7 @@ fn greedy(model: &LoadedModel, prompt: &[u32], count: u32) -> (Vec<u32>, u64) {
     (report.unwrap().tokens, nodes)
 }
 
-fn logits(model: &LoadedModel, tokens: &[u32]) -> Vec<f32> {
+pub fn logits(model: &LoadedModel, tokens: &[u32]) -> Vec<f32> {
     let mut all = Vec::new();
     let mut session = model.session(SessionOptions::new()).unwrap();
     session
@@ -68,7 +68,7 @@ fn logits(model: &LoadedModel, tokens: &[u32]) -> Vec<f32> {
 }
 
 /// The largest difference, as a share of the largest number.
-fn error(found: &[f32], expected: &[f32]) -> f32 {
+pub fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
     let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs());

@@ -42,9 +42,14 @@ impl Placed {
         }
     }
 
+    /// Its devices, the reference one last.
+    pub fn devices(&self) -> Vec<Device> {
+        let runtime = sys::load(Some(&self.path)).unwrap();
+        devices(&Arc::new(runtime)).unwrap()
+    }
+
     /// Its reference device.
     pub fn reference(&self) -> Device {
-        let runtime = sys::load(Some(&self.path)).unwrap();
-        devices(&Arc::new(runtime)).unwrap().pop().unwrap()
+        self.devices().pop().unwrap()
     }
 }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{BuiltModel, Device, NnapiError, SharedMemory, check, function};
+use super::objects::{Burst, Compilation, Execution, Prepared};
+use super::{
+    BuiltModel, Device, Fence, MemoryHandle, NnapiError, Role, SharedMemory, check, function,
+};
 use crate::FeatureLevel;
 use crate::model::{Model, OperandId};
 use crate::settings::{Preference, Priority};
@@ -30,19 +33,82 @@ const ALIGN: u32 = 64;
 /// Most alignment that drivers are given.
 pub const MOST_ALIGN: u32 = 4096;
 
+/// Prepared runs that are kept, each for other memory: those of sessions that take turns.
+const MOST_PREPARED: usize = 16;
+
 /// A model that one device compiled, with memory for its inputs and outputs. The device runs it or nobody: the runtime
 /// is not asked to find another.
 #[derive(Debug)]
 pub struct Executable {
-    // dropped in this order: what is used last
-    execution: Option<Execution>,
+    /// Runs that can be made again, the one that was used last at the end.
+    prepared: Vec<Bound>,
     burst: Option<Burst>,
-    compilation: Compilation,
-    _model: BuiltModel,
+    compilation: Arc<Compilation>,
     memory: SharedMemory,
     inputs: Vec<Slot>,
     outputs: Vec<Slot>,
     device: Device,
+    timeout: Option<u64>,
+}
+
+/// A prepared run, and the memory that is bound to it: an address an input, then an output, 0 for its own.
+#[derive(Debug)]
+struct Bound {
+    key: Vec<usize>,
+    run: Arc<Prepared>,
+}
+
+/// What an input or output is bound to.
+#[derive(Clone, Debug, Default)]
+pub enum Region {
+    /// The executable's own memory.
+    #[default]
+    Own,
+    /// The first bytes of somebody's memory.
+    Start(Arc<MemoryHandle>),
+    /// Memory of the device's own, all of it.
+    Whole(Arc<MemoryHandle>),
+}
+
+impl Region {
+    fn memory(&self) -> Option<&Arc<MemoryHandle>> {
+        match self {
+            Region::Own => None,
+            Region::Start(memory) | Region::Whole(memory) => Some(memory),
+        }
+    }
+
+    fn key(&self) -> usize {
+        self.memory().map_or(0, |m| m.as_ptr().addr())
+    }
+}
+
+/// What inputs and outputs are bound to, in the order of the model's; those not named have the executable's own memory.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings {
+    /// The inputs.
+    pub inputs: Vec<Region>,
+    /// The outputs.
+    pub outputs: Vec<Region>,
+}
+
+impl Bindings {
+    fn keys(&self, (inputs, outputs): (usize, usize)) -> impl Iterator<Item = usize> {
+        keys(&self.inputs, inputs).chain(keys(&self.outputs, outputs))
+    }
+}
+
+fn keys(regions: &[Region], count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(|i| regions.get(i).map_or(0, Region::key))
+}
+
+/// A run that was started, and whose end its fence tells.
+#[derive(Debug)]
+pub struct Started {
+    fence: Arc<Fence>,
+    execution: Option<Execution>,
+    run: Arc<Prepared>,
+    began: Instant,
     timeout: Option<u64>,
 }
 
@@ -52,50 +118,6 @@ struct Slot {
     offset: usize,
     bytes: usize,
 }
-
-/// An object of the runtime that is freed when it is dropped.
-macro_rules! owned {
-    ($(#[$doc:meta])* $name:ident $free:ident) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        struct $name {
-            runtime: Arc<Runtime>,
-            handle: *mut sys::$name,
-        }
-
-        // SAFETY: the runtime's functions may be called from any thread, and the owner calls them one at a time.
-        unsafe impl Send for $name {}
-
-        impl $name {
-            fn none(runtime: &Arc<Runtime>) -> $name {
-                $name {
-                    runtime: runtime.clone(),
-                    handle: std::ptr::null_mut(),
-                }
-            }
-        }
-
-        impl Drop for $name {
-            fn drop(&mut self) {
-                if let Some(free) = self.runtime.functions.$free
-                    && !self.handle.is_null()
-                {
-                    // SAFETY: the runtime made it, and nobody uses it any more.
-                    unsafe { free(self.handle) };
-                }
-            }
-        }
-    };
-}
-owned!(
-    /// A run that is prepared.
-    Execution execution_free);
-owned!(
-    /// Runs that follow each other fast.
-    Burst burst_free);
-owned!(
-    /// A compiled model.
-    Compilation compilation_free);
 
 impl Executable {
     /// Compiles `built`, which was made of `model`, for `device` alone.
@@ -111,12 +133,17 @@ impl Executable {
         let runtime = device.runtime();
         let name = &model.name;
         let create = function!(runtime, compilation_create_for_devices)?;
-        let mut compilation = Compilation::none(runtime);
+        let model_handle = built.handle;
+        let mut compilation = Compilation {
+            runtime: runtime.clone(),
+            handle: std::ptr::null_mut(),
+            _model: built,
+        };
         let devices = [device.handle()];
         // SAFETY: the model is finished and held alive; the device is the runtime's own.
         let code = unsafe {
             create(
-                built.handle,
+                model_handle,
                 devices.as_ptr(),
                 1,
                 &raw mut compilation.handle,
@@ -148,7 +175,12 @@ impl Executable {
         };
         let (inputs, outputs) = (slots(&model.inputs, false)?, slots(&model.outputs, true)?);
         let memory = SharedMemory::new(runtime, size, "inputs and outputs")?;
-        let mut burst = Burst::none(runtime);
+        let compilation = Arc::new(compilation);
+        let mut burst = Burst {
+            runtime: runtime.clone(),
+            handle: std::ptr::null_mut(),
+            _compilation: compilation.clone(),
+        };
         if let Some(create) = runtime.functions.burst_create {
             // SAFETY: the compilation is finished, and outlives the burst.
             let code = unsafe { create(compilation.handle, &raw mut burst.handle) };
@@ -158,10 +190,9 @@ impl Executable {
             }
         }
         let mut executable = Executable {
-            execution: None,
+            prepared: Vec::new(),
             burst: (!burst.handle.is_null()).then_some(burst),
             compilation,
-            _model: built,
             memory,
             inputs,
             outputs,
@@ -169,7 +200,10 @@ impl Executable {
             timeout: settings.timeout,
         };
         // what can't be prepared is told now rather than in the first run
-        executable.execution = Some(executable.prepare()?);
+        let (run, execution) = executable.prepared(&Bindings::default())?;
+        if reusable(runtime).is_some() {
+            run.put(execution);
+        }
         Ok(executable)
     }
 
@@ -194,18 +228,41 @@ impl Executable {
         self.memory.bytes().len() as u64
     }
 
+    /// The use that input or output `index` makes of memory.
+    pub fn role(&self, output: bool, index: u32) -> Role {
+        Role {
+            compilation: self.compilation.clone(),
+            output,
+            index,
+        }
+    }
+
+    /// The bytes of input or output `index`.
+    pub fn slot_bytes(&self, output: bool, index: usize) -> usize {
+        let slots = match output {
+            true => &self.outputs,
+            false => &self.inputs,
+        };
+        slots.get(index).map_or(0, |s| s.bytes)
+    }
+
     /// Runs it on what its inputs hold. Tells the nanoseconds that it took in the driver, if the driver measures them.
     ///
     /// # Errors
     /// The driver's and the runtime's own.
     pub fn compute(&mut self) -> Result<Option<u64>, NnapiError> {
-        let execution = match self.execution.take() {
-            Some(prepared) => prepared,
-            None => self.prepare()?,
-        };
+        self.compute_on(&Bindings::default())
+    }
+
+    /// As [`Executable::compute`], with inputs and outputs bound to what `bindings` say.
+    ///
+    /// # Errors
+    /// As [`Executable::compute`]; memory that the runtime does not bind.
+    pub fn compute_on(&mut self, bindings: &Bindings) -> Result<Option<u64>, NnapiError> {
+        let (run, execution) = self.prepared(bindings)?;
         let runtime = self.device.runtime();
         let burst = runtime.functions.execution_burst_compute;
-        let started = Instant::now();
+        let began = Instant::now();
         let (call, code) = match (&self.burst, burst) {
             (Some(own), Some(burst)) => {
                 // SAFETY: the execution is of the burst's compilation; all inputs and outputs are bound to memory that
@@ -220,20 +277,94 @@ impl Executable {
                 ("execution_compute", code)
             }
         };
-        check(call, "a run", code).map_err(|e| e.after(started.elapsed(), self.timeout))?;
-        let took = duration(runtime, &execution);
+        check(call, "a run", code).map_err(|e| e.after(began.elapsed(), self.timeout))?;
+        let took = duration(&execution, sys::DURATION_IN_DRIVER);
         // one that failed is made anew
         if reusable(runtime).is_some() {
-            self.execution = Some(execution);
+            run.put(execution);
         }
         Ok(took)
     }
 
+    /// Starts a run that begins when all of `after` have come, and whose end a fence tells.
+    ///
+    /// # Errors
+    /// A runtime without fences; what the driver or the runtime refuses, or can tell at once.
+    pub fn start(
+        &mut self,
+        bindings: &Bindings,
+        after: &[Arc<Fence>],
+    ) -> Result<Started, NnapiError> {
+        let (run, execution) = self.prepared(bindings)?;
+        let runtime = self.device.runtime();
+        let start = function!(runtime, execution_start_compute_with_dependencies)?;
+        let events: Vec<*const sys::Event> = after.iter().map(|f| f.handle.cast_const()).collect();
+        let mut fence = Fence::none(runtime);
+        let began = Instant::now();
+        // SAFETY: the events are there during the call; all inputs and outputs are bound to memory that the execution
+        // holds, which is kept until the fence has come. The time that a run may take is set already.
+        let code = unsafe {
+            start(
+                execution.handle,
+                events.as_ptr(),
+                events.len() as u32,
+                0,
+                &raw mut fence.handle,
+            )
+        };
+        let call = "execution_start_compute_with_dependencies";
+        check(call, "a run", code).map_err(|e| e.after(began.elapsed(), self.timeout))?;
+        Ok(Started {
+            fence: Arc::new(fence),
+            execution: Some(execution),
+            run,
+            began,
+            timeout: self.timeout,
+        })
+    }
+
+    /// A run with everything bound as `bindings` say, out of its place, and the place.
+    fn prepared(&mut self, bindings: &Bindings) -> Result<(Arc<Prepared>, Execution), NnapiError> {
+        let counts = (self.inputs.len(), self.outputs.len());
+        let known = self.prepared.iter();
+        let known = known
+            .rev()
+            .find(|b| b.key.iter().copied().eq(bindings.keys(counts)));
+        if let Some((run, execution)) = known.and_then(|b| Some((b.run.clone(), b.run.take()?))) {
+            return Ok((run, execution));
+        }
+        let execution = self.prepare(bindings)?;
+        let run = Arc::new(Prepared::default());
+        if reusable(self.device.runtime()).is_some() {
+            self.prepared.retain(|b| !b.run.is_empty());
+            if self.prepared.len() >= MOST_PREPARED {
+                self.prepared.remove(0);
+            }
+            let regions = bindings.inputs.iter().chain(&bindings.outputs);
+            for memory in regions.filter_map(Region::memory) {
+                memory.used_by(&run);
+            }
+            self.prepared.push(Bound {
+                key: bindings.keys(counts).collect(),
+                run: run.clone(),
+            });
+        }
+        Ok((run, execution))
+    }
+
     /// A run with everything bound.
-    fn prepare(&self) -> Result<Execution, NnapiError> {
+    fn prepare(&self, bindings: &Bindings) -> Result<Execution, NnapiError> {
         let runtime = self.device.runtime();
         let create = function!(runtime, execution_create)?;
-        let mut execution = Execution::none(runtime);
+        let regions = bindings.inputs.iter().chain(&bindings.outputs);
+        let mut memories: Vec<_> = regions.filter_map(Region::memory).cloned().collect();
+        memories.push(self.memory.handle().clone());
+        let mut execution = Execution {
+            runtime: runtime.clone(),
+            handle: std::ptr::null_mut(),
+            _compilation: self.compilation.clone(),
+            _memories: memories,
+        };
         // SAFETY: the compilation is finished, and outlives the execution.
         let code = unsafe { create(self.compilation.handle, &raw mut execution.handle) };
         check("execution_create", "a run", code)?;
@@ -254,25 +385,71 @@ impl Executable {
         }
         let set_input = function!(runtime, execution_set_input_from_memory)?;
         let set_output = function!(runtime, execution_set_output_from_memory)?;
-        let sets = [(set_input, &self.inputs), (set_output, &self.outputs)];
-        for (set, slots) in sets {
+        let sets = [
+            (set_input, &self.inputs, &bindings.inputs),
+            (set_output, &self.outputs, &bindings.outputs),
+        ];
+        for (set, slots, regions) in sets {
             for (slot, index) in slots.iter().zip(0..) {
-                // SAFETY: the slot is within the memory, which outlives the execution; null stands for the operand's
-                // own type.
+                let (memory, offset, bytes) = match regions.get(index) {
+                    None | Some(Region::Own) => (self.memory.handle(), slot.offset, slot.bytes),
+                    Some(Region::Start(memory)) => (memory, 0, slot.bytes),
+                    // by the interface both are 0 of memory that a description made
+                    Some(Region::Whole(memory)) => (memory, 0, 0),
+                };
+                // SAFETY: the slot is within the memory, which the execution holds; null stands for the operand's own
+                // type.
                 let code = unsafe {
                     set(
                         execution.handle,
-                        index,
+                        index as i32,
                         std::ptr::null(),
-                        self.memory.handle(),
-                        slot.offset,
-                        slot.bytes,
+                        memory.as_ptr(),
+                        offset,
+                        bytes,
                     )
                 };
                 check("execution_set_input_or_output", "a run", code)?;
             }
         }
         Ok(execution)
+    }
+}
+
+impl Started {
+    /// What tells its end.
+    pub fn fence(&self) -> &Arc<Fence> {
+        &self.fence
+    }
+
+    /// Waits for its end. Tells the nanoseconds that it took in the driver once it could begin, if the driver measures
+    /// them.
+    ///
+    /// # Errors
+    /// What it failed with.
+    pub fn finish(mut self) -> Result<Option<u64>, NnapiError> {
+        let waited = self.fence.wait();
+        // by now it may be freed, or run again
+        let Some(execution) = self.execution.take() else {
+            return Ok(None);
+        };
+        waited.map_err(|e| e.after(self.began.elapsed(), self.timeout))?;
+        let took = duration(&execution, sys::FENCED_DURATION_IN_DRIVER);
+        if reusable(&execution.runtime).is_some() {
+            self.run.put(execution);
+        }
+        Ok(took)
+    }
+}
+
+impl Drop for Started {
+    /// A run must have ended before it is freed.
+    fn drop(&mut self) {
+        if self.execution.is_some()
+            && let Err(e) = self.fence.wait()
+        {
+            tracing::debug!("a run that nobody waited for: {e}");
+        }
     }
 }
 
@@ -357,11 +534,11 @@ fn alignment(device: &Device, compilation: &Compilation, index: u32, output: boo
     }
 }
 
-/// Nanoseconds that a run took in the driver, if that is known.
-fn duration(runtime: &Runtime, execution: &Execution) -> Option<u64> {
-    let ask = runtime.functions.execution_get_duration?;
+/// Nanoseconds that a run took by what `code` counts, if that is known.
+fn duration(execution: &Execution, code: i32) -> Option<u64> {
+    let ask = execution.runtime.functions.execution_get_duration?;
     let mut took = u64::MAX;
     // SAFETY: the run is complete; the function writes a number.
-    let code = unsafe { ask(execution.handle, sys::DURATION_IN_DRIVER, &raw mut took) };
-    (code == sys::NO_ERROR && took != u64::MAX).then_some(took)
+    let result = unsafe { ask(execution.handle, code, &raw mut took) };
+    (result == sys::NO_ERROR && took != u64::MAX).then_some(took)
 }

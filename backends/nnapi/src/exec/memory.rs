@@ -1,23 +1,150 @@
 //! Memory that the runtime and drivers see too.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use anynpu_hal::{FileSpan, HalError, WeightSource};
+use anynpu_hal::HardwareMemory;
+use parking_lot::Mutex;
 
+use super::objects::Prepared;
 use super::{NnapiError, check, function};
-use crate::model::{ConstantId, Constants};
 use crate::sys::{self, Runtime};
+
+/// A memory object of the runtime. Prepared runs hold it alive, as the runtime does not.
+#[derive(Debug)]
+pub struct MemoryHandle {
+    runtime: Arc<Runtime>,
+    handle: *mut sys::Memory,
+    /// Prepared runs that it is bound to.
+    users: Mutex<Vec<Weak<Prepared>>>,
+    /// The hardware buffer that it is of, which must outlive it.
+    _of: Option<Arc<HardwareMemory>>,
+}
+
+// SAFETY: the handle is a name to the runtime, whose functions may be called from any thread.
+unsafe impl Send for MemoryHandle {}
+// SAFETY: as for Send; nothing here changes through a shared reference but what the lock guards.
+unsafe impl Sync for MemoryHandle {}
+
+impl MemoryHandle {
+    fn none(runtime: &Arc<Runtime>) -> MemoryHandle {
+        MemoryHandle {
+            runtime: runtime.clone(),
+            handle: std::ptr::null_mut(),
+            users: Mutex::new(Vec::new()),
+            _of: None,
+        }
+    }
+
+    /// `size` bytes of `fd` from `offset` on. The runtime keeps the memory, not the descriptor.
+    fn of_fd(
+        runtime: &Arc<Runtime>,
+        fd: &OwnedFd,
+        (protection, offset, size): (i32, usize, usize),
+        what: &str,
+    ) -> Result<MemoryHandle, NnapiError> {
+        let create = function!(runtime, memory_create_from_fd)?;
+        let mut memory = MemoryHandle::none(runtime);
+        // SAFETY: the descriptor has so many bytes; the function writes a pointer to a new object.
+        let code = unsafe {
+            create(
+                size,
+                protection,
+                fd.as_raw_fd(),
+                offset,
+                &raw mut memory.handle,
+            )
+        };
+        check("memory_create_from_fd", what, code)?;
+        Ok(memory)
+    }
+
+    /// The memory of a hardware buffer of bytes.
+    ///
+    /// # Errors
+    /// A runtime or driver that takes none.
+    pub fn of_hardware_buffer(
+        runtime: &Arc<Runtime>,
+        buffer: &Arc<HardwareMemory>,
+        what: &str,
+    ) -> Result<MemoryHandle, NnapiError> {
+        let create = function!(runtime, memory_create_from_a_hardware_buffer)?;
+        let mut memory = MemoryHandle::none(runtime);
+        // SAFETY: the buffer is there, and outlives the object, which holds it.
+        let code = unsafe { create(buffer.handle().as_ptr(), &raw mut memory.handle) };
+        check("memory_create_from_a_hardware_buffer", what, code)?;
+        memory._of = Some(buffer.clone());
+        Ok(memory)
+    }
+
+    /// Memory that the device of `description`, which is finished, manages itself.
+    pub(super) fn of_description(
+        runtime: &Arc<Runtime>,
+        description: *const sys::MemoryDesc,
+        what: &str,
+    ) -> Result<MemoryHandle, NnapiError> {
+        let create = function!(runtime, memory_create_from_desc)?;
+        let mut memory = MemoryHandle::none(runtime);
+        // SAFETY: the description is finished, and need not outlive the object.
+        let code = unsafe { create(description, &raw mut memory.handle) };
+        check("memory_create_from_desc", what, code)?;
+        Ok(memory)
+    }
+
+    /// Copies all of it to `to`, which is as large.
+    ///
+    /// # Errors
+    /// The runtime's own: sizes that differ, memory of a device that nothing was written to.
+    pub fn copy_to(&self, to: &MemoryHandle, what: &str) -> Result<(), NnapiError> {
+        let copy = function!(self.runtime, memory_copy)?;
+        // SAFETY: both objects are there, and whoever has them keeps runs away meanwhile.
+        let code = unsafe { copy(self.handle, to.handle) };
+        check("memory_copy", what, code)
+    }
+
+    /// Whether it is of the library that `runtime` is: of another, the address means nothing there.
+    pub(super) fn is_of(&self, runtime: &Runtime) -> bool {
+        let of = |r: &Runtime| r.functions.memory_free.map(|f| f as usize);
+        of(&self.runtime) == of(runtime)
+    }
+
+    pub(super) fn as_ptr(&self) -> *const sys::Memory {
+        self.handle
+    }
+
+    /// Notes that `prepared` has it bound.
+    pub(super) fn used_by(&self, prepared: &Arc<Prepared>) {
+        let mut users = self.users.lock();
+        users.retain(|user| user.strong_count() > 0);
+        users.push(Arc::downgrade(prepared));
+    }
+
+    /// Frees the prepared runs that it is bound to, as nobody will want them any more.
+    pub(super) fn retire(&self) {
+        let users = std::mem::take(&mut *self.users.lock());
+        users.iter().filter_map(Weak::upgrade).for_each(|user| {
+            user.take();
+        });
+    }
+}
+
+impl Drop for MemoryHandle {
+    fn drop(&mut self) {
+        if let Some(free) = self.runtime.functions.memory_free
+            && !self.handle.is_null()
+        {
+            // SAFETY: the runtime made the object, and those who use it hold this alive.
+            unsafe { free(self.handle) };
+        }
+    }
+}
 
 /// Memory with a file descriptor, seen by the runtime, and by this process if it is to write it.
 #[derive(Debug)]
 pub struct SharedMemory {
-    runtime: Arc<Runtime>,
-    handle: *mut sys::Memory,
+    handle: Arc<MemoryHandle>,
     /// Where this process sees it, if it does.
     bytes: Option<NonNull<u8>>,
     size: usize,
@@ -92,12 +219,14 @@ impl SharedMemory {
             why: e.to_string(),
         };
         let fd = anonymous(size).map_err(none)?;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let handle = MemoryHandle::of_fd(runtime, &fd, (access, 0, size), what)?;
         // SAFETY: a new mapping disturbs no other memory.
         let bytes = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 size,
-                libc::PROT_READ | libc::PROT_WRITE,
+                access,
                 libc::MAP_SHARED,
                 fd.as_raw_fd(),
                 0,
@@ -106,14 +235,11 @@ impl SharedMemory {
         if bytes == libc::MAP_FAILED {
             return Err(none(std::io::Error::last_os_error()));
         }
-        let mut memory = SharedMemory {
-            runtime: runtime.clone(),
-            handle: std::ptr::null_mut(),
+        Ok(SharedMemory {
+            handle: Arc::new(handle),
             bytes: NonNull::new(bytes.cast()),
             size,
-        };
-        memory.give(&fd, libc::PROT_READ | libc::PROT_WRITE, 0, what)?;
-        Ok(memory)
+        })
     }
 
     /// `size` bytes of `file` from `offset` on, which is a multiple of pages, to read; this process does not see them here.
@@ -127,36 +253,12 @@ impl SharedMemory {
         size: usize,
         what: &str,
     ) -> Result<Self, NnapiError> {
-        let mut memory = SharedMemory {
-            runtime: runtime.clone(),
-            handle: std::ptr::null_mut(),
+        let part = (libc::PROT_READ, offset, size);
+        Ok(SharedMemory {
+            handle: Arc::new(MemoryHandle::of_fd(runtime, &file.into(), part, what)?),
             bytes: None,
             size,
-        };
-        memory.give(&file.into(), libc::PROT_READ, offset, what)?;
-        Ok(memory)
-    }
-
-    /// Tells the runtime of it, which keeps the memory, not the descriptor.
-    fn give(
-        &mut self,
-        fd: &OwnedFd,
-        protection: i32,
-        offset: usize,
-        what: &str,
-    ) -> Result<(), NnapiError> {
-        let create = function!(self.runtime, memory_create_from_fd)?;
-        // SAFETY: the descriptor has so many bytes; the function writes a pointer to a new object.
-        let code = unsafe {
-            create(
-                self.size,
-                protection,
-                fd.as_raw_fd(),
-                offset,
-                &raw mut self.handle,
-            )
-        };
-        check("memory_create_from_fd", what, code)
+        })
     }
 
     /// Its bytes.
@@ -177,235 +279,22 @@ impl SharedMemory {
         }
     }
 
-    pub(super) fn handle(&self) -> *const sys::Memory {
-        self.handle
+    /// Where its bytes are, if this process sees them. What is read and written there is for the caller to order.
+    pub(super) fn as_ptr(&self) -> Option<NonNull<u8>> {
+        self.bytes
+    }
+
+    /// The runtime's object.
+    pub fn handle(&self) -> &Arc<MemoryHandle> {
+        &self.handle
     }
 }
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        if let Some(free) = self.runtime.functions.memory_free
-            && !self.handle.is_null()
-        {
-            // SAFETY: the runtime made the object, and those who use it hold this alive.
-            unsafe { free(self.handle) };
-        }
         if let Some(bytes) = self.bytes {
             // SAFETY: it was mapped with this size, and nobody has its bytes any more.
             unsafe { libc::munmap(bytes.as_ptr().cast(), self.size) };
         }
-    }
-}
-
-/// The constants of a module's models, in memory that the runtime reads in place: those that a file has as they are
-/// needed in the file, the rest in memory of their own.
-#[derive(Debug)]
-pub struct Store {
-    memories: Vec<SharedMemory>,
-    places: Vec<Place>,
-    made: u64,
-}
-
-/// Where a constant is.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    memory: usize,
-    offset: usize,
-    bytes: usize,
-}
-
-/// Most bytes of one memory, as runtimes count offsets in 32 bits. A larger constant has one by itself.
-const MEMORY_BYTES: usize = 1 << 30;
-
-/// Places for constants in memories of at most [`MEMORY_BYTES`] each.
-#[derive(Debug, Default)]
-struct Layout {
-    /// Of each memory, its bytes.
-    sizes: Vec<usize>,
-}
-
-impl Layout {
-    fn add(&mut self, bytes: usize) -> Place {
-        let aligned = bytes.next_multiple_of(64);
-        let fits = |size: &usize| size.saturating_add(aligned) <= MEMORY_BYTES;
-        if !self.sizes.last().is_some_and(fits) {
-            self.sizes.push(0);
-        }
-        let memory = self.sizes.len() - 1;
-        let size = &mut self.sizes[memory];
-        let offset = *size;
-        *size = offset.saturating_add(aligned);
-        Place {
-            memory,
-            offset,
-            bytes,
-        }
-    }
-}
-
-/// The part of a file that holds `span`: where it begins, and how many bytes it has. Parts begin at multiples of
-/// [`MEMORY_BYTES`] and reach into the next one.
-fn window(span: &FileSpan, length: u64) -> Option<(usize, usize)> {
-    let unit = MEMORY_BYTES as u64;
-    let start = span.offset / unit * unit;
-    let end = start.saturating_add(2 * unit).min(length);
-    let fits = span.offset.checked_add(span.length)? <= end;
-    let size = usize::try_from(end - start.min(end)).ok()?;
-    fits.then_some((usize::try_from(start).ok()?, size))
-}
-
-impl Store {
-    /// The contents of `constants`. `progress` is called with how many of how many there are, and stops the work by
-    /// `false`.
-    ///
-    /// # Errors
-    /// Weights that can't be had, no memory, [`HalError::Cancelled`].
-    pub fn new(
-        runtime: &Arc<Runtime>,
-        constants: &Constants,
-        weights: &dyn WeightSource,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Store, NnapiError> {
-        let mut files: BTreeMap<(PathBuf, usize), Option<usize>> = BTreeMap::new();
-        let mut memories = Vec::new();
-        let mut layout = Layout::default();
-        // of each constant, where it is in a file, or where in memory of its own
-        let mut places: Vec<Result<Place, Place>> = Vec::new();
-        for constant in constants.all() {
-            let place = constant.span(weights).and_then(|span| {
-                // one that the runtime does not take is copied
-                let file = File::open(&span.path).ok()?;
-                let length = file.metadata().ok()?.len();
-                let (start, size) = window(&span, length)?;
-                let key = (span.path.clone(), start);
-                let memory = files.entry(key).or_insert_with(|| {
-                    let shown = span.path.display().to_string();
-                    let memory = SharedMemory::of_file(runtime, file, start, size, &shown);
-                    memories.push(memory.ok()?);
-                    Some(memories.len() - 1)
-                });
-                Some(Place {
-                    memory: (*memory)?,
-                    offset: usize::try_from(span.offset).ok()?.checked_sub(start)?,
-                    bytes: constant.bytes,
-                })
-            });
-            places.push(place.ok_or_else(|| layout.add(constant.bytes)));
-        }
-        let first = memories.len();
-        for size in &layout.sizes {
-            memories.push(SharedMemory::new(runtime, *size, "constants")?);
-        }
-        let total = places.iter().filter(|p| p.is_err()).count() as u64;
-        let mut done = 0;
-        let mut all = Vec::with_capacity(places.len());
-        for (place, constant) in places.into_iter().zip(constants.all()) {
-            let mut place = match place {
-                Ok(in_file) => {
-                    all.push(in_file);
-                    continue;
-                }
-                Err(own) => own,
-            };
-            place.memory += first;
-            if !progress(done, total) {
-                return Err(NnapiError::Weight(HalError::Cancelled {
-                    what: "compiling".into(),
-                }));
-            }
-            let contents = constant.contents(weights).map_err(NnapiError::Weight)?;
-            let end = place.offset.saturating_add(place.bytes);
-            let to = memories.get_mut(place.memory).map(SharedMemory::bytes_mut);
-            match to.and_then(|m| m.get_mut(place.offset..end)) {
-                Some(to) if to.len() == contents.len() => to.copy_from_slice(&contents),
-                _ => {
-                    return Err(NnapiError::Model {
-                        what: format!("constant {}", all.len()),
-                        found: format!("{} bytes", contents.len()),
-                        expected: format!("{} bytes", place.bytes),
-                    });
-                }
-            }
-            all.push(place);
-            done += 1;
-        }
-        progress(total, total);
-        let made = layout.sizes.iter().map(|s| *s as u64);
-        Ok(Store {
-            memories,
-            places: all,
-            made: made.sum(),
-        })
-    }
-
-    /// Memory with zeros for every constant: enough to ask drivers about models.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn blank(runtime: &Arc<Runtime>, constants: &Constants) -> Result<Store, NnapiError> {
-        let all = constants.all();
-        let most = all.iter().map(|c| c.bytes).max().unwrap_or(0);
-        Ok(Store {
-            memories: vec![SharedMemory::new(runtime, most, "constants")?],
-            places: all
-                .iter()
-                .map(|c| Place {
-                    memory: 0,
-                    offset: 0,
-                    bytes: c.bytes,
-                })
-                .collect(),
-            made: 0,
-        })
-    }
-
-    /// Bytes in memory of their own.
-    pub fn made(&self) -> u64 {
-        self.made
-    }
-
-    /// The first `bytes` of constant `id`: the memory, and where they begin.
-    pub(super) fn place(
-        &self,
-        id: ConstantId,
-        bytes: usize,
-    ) -> Option<(*const sys::Memory, usize)> {
-        let place = self.places.get(id.0 as usize)?;
-        let memory = self.memories.get(place.memory)?;
-        (bytes <= place.bytes).then(|| (memory.handle(), place.offset))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_are_laid_out_in_memories_whose_offsets_have_32_bits() {
-        let mut layout = Layout::default();
-        let place = |p: Place| (p.memory, p.offset);
-        assert_eq!(place(layout.add(100)), (0, 0));
-        assert_eq!(place(layout.add(MEMORY_BYTES - 128)), (0, 128));
-        assert_eq!(place(layout.add(1)), (1, 0));
-        assert_eq!(place(layout.add(5 * MEMORY_BYTES)), (2, 0));
-        assert_eq!(place(layout.add(1)), (3, 0));
-        assert_eq!(layout.sizes.len(), 4);
-    }
-
-    #[test]
-    fn parts_of_files_begin_at_pages_and_hold_what_they_are_for() {
-        let unit = MEMORY_BYTES as u64;
-        let span = |offset, length| FileSpan {
-            path: PathBuf::new(),
-            offset,
-            length,
-        };
-        assert_eq!(window(&span(96, 32), 128), Some((0, 128)));
-        let far = span(5 * unit + 64, unit);
-        let all = Some((5 * MEMORY_BYTES, 2 * MEMORY_BYTES));
-        assert_eq!(window(&far, 9 * unit), all);
-        assert_eq!(window(&span(unit - 1, unit + 2), 9 * unit), None);
-        assert_eq!(window(&span(96, 64), 128), None);
-        assert_eq!(window(&span(u64::MAX, 64), 128), None);
     }
 }

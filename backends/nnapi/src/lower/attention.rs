@@ -15,6 +15,9 @@ fn rows(
     state: StateId,
     new: bool,
 ) -> Result<OperandId, HalError> {
+    if let Some(&whole) = l.whole.get(&state) {
+        return Ok(whole);
+    }
     let at = l.state(state)?;
     let dims = l.graph.state(state).ty.shape.dims().to_vec();
     let dims: Vec<u32> = dims.iter().map(|d| d.resolve(&l.symbols)).collect();
@@ -50,7 +53,11 @@ struct Rows {
 /// What `node` attends to: rows of states, or values made before it.
 fn attended(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Rows>, HalError> {
     let Op::Attention {
-        kv, causal, window, ..
+        kv,
+        causal,
+        mask: masked,
+        window,
+        ..
     } = &node.op
     else {
         return Ok(None);
@@ -71,9 +78,16 @@ fn attended(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Rows>, HalError>
         AttentionKv::State { .. } => l.capacity(),
         AttentionKv::Operands => count,
     };
-    let mask = match causal {
-        false => None,
-        true => {
+    let mask = match (causal, masked) {
+        (false, false) => None,
+        (false, true) => {
+            // the same for every head
+            let mask = Feed::Added(l.operand(node.inputs[positions])?);
+            let dims = [1, l.dims(node.inputs[0])[0], count];
+            let name = l.graph.value(node.inputs[positions]).name.clone();
+            Some(l.input(name, l.ty(), &dims, mask))
+        }
+        (true, _) => {
             let mask = Feed::Mask(MaskRows {
                 positions: l.operand(node.inputs[positions])?,
                 capacity,

@@ -1,11 +1,11 @@
 //! Products, norms, rotations and appended rows by operations of the interface.
 
 use anynpu_hal::HalError;
-use anynpu_ir::{BinaryOp, Node, Op, ReduceOp, RopeStyle, StateId, UnaryOp, ValueId};
+use anynpu_ir::{BinaryOp, Node, Op, ReduceOp, RopeStyle, StateId, Symbol, UnaryOp, ValueId};
 
 use super::activation::{activated, capped};
 use super::attention::attend;
-use super::{Feed, Fetch, Lowering, Rotation, moves, quantised};
+use super::{Feed, Fetch, Lowering, ProductForm, Rotation, StateForm, StepRows, moves, quantised};
 use crate::model::{OperandId, OperandType};
 use crate::sys;
 
@@ -273,7 +273,65 @@ fn rotate(
 fn append(l: &mut Lowering<'_>, state: StateId, rows: ValueId) -> Result<(), HalError> {
     let from = l.value(rows)?;
     let at = l.state(state)?;
+    if l.target.states == StateForm::Device {
+        let whole = insert(l, state, at, from);
+        l.give(whole, Fetch::State(at));
+        l.whole.insert(state, whole);
+        return Ok(());
+    }
     l.give(from, Fetch::Rows(at));
     l.fresh.insert(state, from);
     Ok(())
+}
+
+/// All rows of `state` with the step's own in their places. The interface can't write rows of a tensor: those that stay
+/// are multiplied by 1, the others by 0, and each new row is multiplied by 1 at its place, which no rounding changes.
+fn insert(l: &mut Lowering<'_>, state: StateId, at: usize, new: OperandId) -> OperandId {
+    let of = l.graph.state(state).name.clone();
+    let dims = l.graph.state(state).ty.shape.dims().to_vec();
+    let dims: Vec<u32> = dims.iter().map(|d| d.resolve(&l.symbols)).collect();
+    let (capacity, tokens) = (dims[0], l.symbols.get(Symbol::TOKENS));
+    let width: u32 = dims.iter().skip(1).product();
+    let before = l.input(of.clone(), l.ty(), &dims, Feed::State(at));
+    let mut column = vec![1; dims.len()];
+    column[0] = capacity;
+    let rows = StepRows { capacity };
+    let kept = l.input("rows.kept".into(), l.ty(), &column, Feed::Kept(rows));
+    let old = l.times(&format!("{of}.kept"), before, kept);
+    let made = match tokens {
+        1 => {
+            let put = l.input("rows.put".into(), l.ty(), &column, Feed::Put(rows));
+            l.times(&format!("{of}.put"), put, new)
+        }
+        _ => {
+            let put = l.input(
+                "rows.put".into(),
+                l.ty(),
+                &[capacity, tokens],
+                Feed::Put(rows),
+            );
+            let new = l.reshaped(&format!("{of}.flat"), new, &[tokens, width]);
+            let name = format!("{of}.put");
+            let made = match l.target.products {
+                ProductForm::Batched => {
+                    let put = l.reshaped(&format!("{name}.by"), put, &[1, capacity, tokens]);
+                    let new = l.reshaped(&format!("{name}.of"), new, &[1, tokens, width]);
+                    l.batched(&name, (put, false), (new, false), &[1, capacity, width])
+                }
+                ProductForm::Connected => {
+                    let new = l.transposed(&format!("{name}.of"), new, &[1, 0]);
+                    let bias = l.zeros(width);
+                    l.connected(&name, put, new, bias, &[capacity, width])
+                }
+                ProductForm::Summed => {
+                    let put = l.reshaped(&format!("{name}.by"), put, &[capacity, tokens, 1]);
+                    let new = l.reshaped(&format!("{name}.of"), new, &[1, tokens, width]);
+                    let pairs = l.times(&format!("{name}.pairs"), put, new);
+                    l.reduced(&name, sys::REDUCE_SUM, pairs, &[1], false)
+                }
+            };
+            l.reshaped(&format!("{of}.new"), made, &dims)
+        }
+    };
+    l.pair(&format!("{of}.all"), sys::ADD, old, made)
 }

@@ -17,8 +17,43 @@ pub enum Feed {
     Cosines(Rotation),
     /// Sines, likewise.
     Sines(Rotation),
+    /// The operand of the entry with this number, which is added to scores: a row a query, which must see something.
+    Added(usize),
     /// What is added to scores: a row a token, a number a row of the state.
     Mask(MaskRows),
+    /// For each row of a state, 1 if it stays as it is, 0 if the step writes it.
+    Kept(StepRows),
+    /// For each row of a state, a number a token: 1 where the step writes the token's row there, else 0.
+    Put(StepRows),
+}
+
+/// Rows of a state, of which a step writes some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepRows {
+    /// All of them.
+    pub capacity: u32,
+}
+
+impl StepRows {
+    /// 1 for each row that a step of `tokens` behind `cached` rows leaves as it is, else 0.
+    pub fn kept(self, cached: usize, tokens: usize) -> Vec<f32> {
+        let own = cached..cached.saturating_add(tokens);
+        let rows = 0..self.capacity as usize;
+        rows.map(|row| f32::from(u8::from(!own.contains(&row))))
+            .collect()
+    }
+
+    /// A row a row of the state: 1 at the token whose row it becomes, else 0.
+    pub fn put(self, cached: usize, tokens: usize) -> Vec<f32> {
+        let mut all = vec![0.0; (self.capacity as usize).saturating_mul(tokens)];
+        for token in 0..tokens {
+            let at = cached.saturating_add(token).saturating_mul(tokens) + token;
+            if let Some(one) = all.get_mut(at) {
+                *one = 1.0;
+            }
+        }
+        all
+    }
 }
 
 /// Where an output of a model goes.
@@ -28,6 +63,8 @@ pub enum Fetch {
     Value(usize),
     /// To the state of the entry with this number, from the row of the step's first token on.
     Rows(usize),
+    /// All rows of the state with this number, those of the step among them.
+    State(usize),
 }
 
 /// A rotation by positions.
@@ -142,6 +179,15 @@ mod tests {
         rows.fresh = 0;
         rows.window = None;
         assert_eq!(shown(&rows, &[3, 4], 3), ["111100", "111110"]);
+    }
+
+    #[test]
+    fn each_token_has_its_row_and_the_others_stay() {
+        let rows = StepRows { capacity: 4 };
+        assert_eq!(rows.kept(1, 2), [1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(rows.put(1, 2), [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+        assert_eq!(rows.kept(3, 1), [1.0, 1.0, 1.0, 0.0]);
+        assert_eq!(rows.put(3, 1), [0.0, 0.0, 0.0, 1.0]);
     }
 
     #[test]

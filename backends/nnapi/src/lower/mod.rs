@@ -1,9 +1,9 @@
 //! Lowering runs of nodes to models of the Neural Networks API.
 //!
-//! Everything has fixed sizes. Values cross the boundary in F32 on the host's side. States stay in the host's memory:
-//! their rows are inputs, new rows are outputs that the host writes, so that a step which is run again overwrites the
-//! same rows. What depends on positions is made by the host too: cosines and sines of rotations, and a mask of finite
-//! numbers.
+//! Everything has fixed sizes. Values cross the boundary in F32 on the host's side. States in the host's memory are
+//! inputs, and new rows are outputs that the host writes, so that a step which is run again overwrites the same rows;
+//! states in the device's memory are read and written whole. What depends on positions is made by the host too: cosines
+//! and sines of rotations, and a mask of finite numbers.
 
 mod activation;
 mod attention;
@@ -30,9 +30,9 @@ use crate::model::{
 };
 use crate::sys;
 
-pub use feed::{Feed, Fetch, MaskRows, Rotation};
+pub use feed::{Feed, Fetch, MaskRows, Rotation, StepRows};
 pub use ranges::{Quant8, Ranges, RangesError};
-pub use target::{FormError, Numbers, ProductForm, Target, WeightForm};
+pub use target::{FormError, Numbers, ProductForm, StateForm, Target, WeightForm};
 pub use verdict::verdict;
 
 /// What comes of lowering.
@@ -94,6 +94,7 @@ pub fn lower(
         values: BTreeMap::new(),
         small: BTreeMap::new(),
         fresh: BTreeMap::new(),
+        whole: BTreeMap::new(),
         feeds: Vec::new(),
         given: Vec::new(),
     };
@@ -175,6 +176,8 @@ struct Lowering<'a> {
     small: BTreeMap<(i32, Vec<u32>, Vec<u8>), OperandId>,
     /// Rows that this run appends to a state.
     fresh: BTreeMap<StateId, OperandId>,
+    /// All rows of a state that this run appends to, where they are in the device's memory.
+    whole: BTreeMap<StateId, OperandId>,
     feeds: Vec<Feed>,
     /// What goes out, and the node that it is of.
     given: Vec<(OperandId, Fetch, NodeId)>,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Between which numbers the activations of a model are, value by value: what `anynpu calibrate --activations u8` makes.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// Between which numbers the activations of a model are, value by value: what `anynpu calibrate --for nnapi` makes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ranges {
     version: u32,
@@ -31,7 +31,7 @@ pub enum RangesError {
     },
     /// For other numbers.
     #[error(
-        "ranges for activations in {found}, expected u8: make them by `anynpu calibrate --activations u8`"
+        "ranges for activations in {found}, expected u8: make them by `anynpu calibrate --for nnapi`"
     )]
     Form {
         /// What they are for.
@@ -78,6 +78,47 @@ impl Quant8 {
 impl Ranges {
     const VERSION: u32 = 1;
 
+    /// Those of `values`, for activations in 8 bits.
+    ///
+    /// # Errors
+    /// A range that is none.
+    pub fn of(values: BTreeMap<String, [f64; 2]>) -> Result<Ranges, RangesError> {
+        let ranges = Ranges {
+            version: Ranges::VERSION,
+            activations: "u8".into(),
+            tensors: values,
+        };
+        ranges.checked()
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        // names and finite numbers can't fail to be written
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Values.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    fn checked(self) -> Result<Ranges, RangesError> {
+        let none = |r: &[f64; 2]| !(r[0] <= r[1] && r[0].is_finite() && r[1].is_finite());
+        match self.tensors.iter().find(|(_, range)| none(range)) {
+            None => Ok(self),
+            Some((tensor, &[least, most])) => Err(RangesError::Range {
+                tensor: tensor.clone(),
+                least,
+                most,
+            }),
+        }
+    }
+
     /// The ranges in `bytes`.
     ///
     /// # Errors
@@ -93,15 +134,7 @@ impl Ranges {
                 found: ranges.activations,
             });
         }
-        let none = |r: &[f64; 2]| !(r[0] <= r[1] && r[0].is_finite() && r[1].is_finite());
-        match ranges.tensors.iter().find(|(_, range)| none(range)) {
-            None => Ok(ranges),
-            Some((tensor, &[least, most])) => Err(RangesError::Range {
-                tensor: tensor.clone(),
-                least,
-                most,
-            }),
-        }
+        ranges.checked()
     }
 
     /// How the value `name` is held, if its range is known. Where a graph is cut it has names of its own in the file.
@@ -156,6 +189,11 @@ mod tests {
             let e = Ranges::parse(change.as_bytes()).unwrap_err().to_string();
             assert!(e.contains(told), "{e}");
         }
+        let values = BTreeMap::from([("x".to_owned(), [-1.0, 2.0])]);
+        let made = Ranges::of(values).unwrap();
+        assert_eq!(Ranges::parse(made.to_json().as_bytes()).unwrap(), made);
+        let none = BTreeMap::from([("x".to_owned(), [2.0, -1.0])]);
+        assert!(Ranges::of(none).is_err() && made.len() == 1 && !made.is_empty());
         let other = Ranges::parse(text.replace("-1.0", "-2.0").as_bytes()).unwrap();
         assert_ne!(other.digest(), ranges.digest());
     }

@@ -21,6 +21,8 @@ pub struct Target {
     pub weights: WeightForm,
     /// What products of two computed matrices are made of.
     pub products: ProductForm,
+    /// Whose memory states are in.
+    pub states: StateForm,
     /// Between which numbers activations are: then products with weights in 8 bits are of integers.
     pub ranges: Option<Arc<Ranges>>,
 }
@@ -50,6 +52,17 @@ pub enum WeightForm {
     Int8,
     /// In 8 bits with one scale, multiplied as integers by `FULLY_CONNECTED`. Ranges of activations must be known.
     Int8Tensor,
+}
+
+/// Whose memory states are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StateForm {
+    /// The host's, which runs read in place: new rows are results that the host writes.
+    #[default]
+    Host,
+    /// The device's own: a run reads all rows and writes all rows, its own among them, so that the host sees none.
+    Device,
 }
 
 /// What products of two computed matrices are made of.
@@ -96,6 +109,7 @@ impl Target {
             numbers: Numbers::F32,
             weights: WeightForm::Numbers,
             products: ProductForm::at(level)[0],
+            states: StateForm::Host,
             ranges: None,
         }
     }
@@ -146,6 +160,7 @@ macro_rules! words {
     };
 }
 words!(Numbers: F32 "f32", Relaxed "relaxed", F16 "f16");
+words!(StateForm: Host "host", Device "device");
 words!(WeightForm: Numbers "numbers", Int8 "int8", Int8Tensor "int8-tensor");
 
 impl Numbers {

@@ -124,14 +124,14 @@ fn obstacle(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
             1
         }
         Op::Gather { axis: 0 } => 1,
-        Op::Attention { mask: true, .. } => {
-            return unknown("Attention with a mask is not lowered".into());
-        }
         Op::Attention {
             kv: AttentionKv::Operands,
             causal: false,
             ..
-        } => return sizes(graph, node, None),
+        } => return sizes(graph, node, None).or_else(|| mask_given(graph, node)),
+        Op::Attention { mask: true, .. } => {
+            return unknown("Attention with a mask beside positions is not lowered".into());
+        }
         Op::Attention { causal: false, .. } => {
             return unknown("Attention over all rows of a state is not lowered".into());
         }
@@ -241,6 +241,15 @@ fn constants(graph: &Graph, node: &Node) -> Obstacle {
     let made = others.find(|&&v| !matches!(graph.value(v).def, ValueDef::Weight(_)))?;
     let what = format!("'{}' is no weight", graph.value(*made).name);
     Some((ReasonCode::State, what))
+}
+
+/// Attention's own mask must be there before the run starts, as the host looks whether each query sees something.
+fn mask_given(graph: &Graph, node: &Node) -> Obstacle {
+    let mask = graph.value(*node.inputs.get(3)?);
+    (!matches!(mask.def, ValueDef::Input)).then(|| {
+        let what = format!("'{}' is computed, but the host must know it", mask.name);
+        (ReasonCode::DynamicShape, what)
+    })
 }
 
 /// An operand that the host reads must be there before the run starts.

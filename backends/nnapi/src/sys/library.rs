@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use anynpu_hal::{Library, LibraryError};
+use anynpu_hal::{HardwareBuffers, Library, LibraryError};
 use thiserror::Error;
 
 use super::Functions;
@@ -48,6 +48,19 @@ pub struct Runtime {
     pub level: FeatureLevel,
     /// Its functions.
     pub functions: Functions,
+    library: Library,
+}
+
+impl Runtime {
+    /// The functions for hardware buffers that the library brings itself, as none of Android does.
+    ///
+    /// # Errors
+    /// The first that it lacks.
+    pub fn hardware_buffers(&self) -> Result<HardwareBuffers, LibraryError> {
+        // SAFETY: functions of these names have these types wherever they are; another library's of the same name are
+        // not told apart, as with every C interface.
+        unsafe { HardwareBuffers::of(&self.library, &self.path) }
+    }
 }
 
 /// Loads the runtime from `path`, or on Android from where the system's loader finds it.
@@ -83,6 +96,7 @@ pub fn load(path: Option<&Path>) -> Result<Runtime, LoadError> {
         path: shown,
         level,
         functions,
+        library,
     })
 }
 

@@ -235,7 +235,7 @@ impl QnnModule {
             let at = match feed {
                 Feed::Cosines(r) | Feed::Sines(r) => r.positions,
                 Feed::Mask(m) => m.positions,
-                Feed::Value(_) | Feed::State(_) | Feed::NewRows(_) => continue,
+                Feed::Value(_) | Feed::Added(..) | Feed::State(_) | Feed::NewRows(_) => continue,
             };
             if positions.iter().all(|(known, _)| *known != at) {
                 positions.push((at, part.info.inputs[at].max_bytes));
@@ -394,6 +394,21 @@ impl Program {
     }
 }
 
+/// Fails if the mask of numbers in `memory`, so many `rows` a query, hides all of them from one.
+fn sees_something(memory: &[u8], rows: u32) -> Result<(), HalError> {
+    let hides = |b: &[u8]| b == f32::NEG_INFINITY.to_ne_bytes();
+    let mut queries = memory.chunks(4 * rows.max(1) as usize).enumerate();
+    match queries.find(|(_, row)| row.chunks_exact(4).all(hides)) {
+        None => Ok(()),
+        Some((query, _)) => Err(HalError::InvalidUse {
+            call: "submit",
+            what: "a mask".into(),
+            found: format!("query {query} sees none of {rows} key rows"),
+            expected: "each to see one".into(),
+        }),
+    }
+}
+
 impl Part {
     fn run(
         &self,
@@ -426,6 +441,10 @@ impl Part {
             let memory: &mut [u8] = if as_it_is { own } else { outside };
             match feed {
                 Feed::Value(at) => self.operand(*at, s, between, memory)?,
+                Feed::Added(at, rows) => {
+                    self.operand(*at, s, between, memory)?;
+                    sees_something(memory, *rows)?;
+                }
                 Feed::State(at) => read(&s.states[self.states[*at]], 0, memory)?,
                 Feed::NewRows(at) => {
                     let row = memory.len() / tokens;

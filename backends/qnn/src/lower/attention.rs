@@ -94,7 +94,11 @@ struct Rows {
 /// What `node` attends to: rows of states, or values made before it.
 fn attended(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Rows>, HalError> {
     let Op::Attention {
-        kv, causal, window, ..
+        kv,
+        causal,
+        mask: masked,
+        window,
+        ..
     } = &node.op
     else {
         return Ok(None);
@@ -125,9 +129,17 @@ fn attended(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Rows>, HalError>
         AttentionKv::State { .. } => 1,
         AttentionKv::Operands => 3,
     };
-    let mask = match causal {
-        false => None,
-        true => {
+    let mask = match (causal, masked) {
+        (false, false) => None,
+        (false, true) => {
+            // the same for every head
+            let mask = Feed::Added(l.operand(node.inputs[positions])?, count);
+            let dims = [1, l.dims(node.inputs[0])[0], count];
+            let of = l.graph.value(node.inputs[positions]).name.clone();
+            let given = l.input(format!("{of}.f32"), DataType::F32, &dims, mask);
+            Some(l.op(&format!("{name}.mask"), "Cast", &[given], &dims, &[]))
+        }
+        (true, _) => {
             let mask = Feed::Mask(MaskRows {
                 positions: l.operand(node.inputs[positions])?,
                 capacity,

@@ -16,6 +16,9 @@ pub enum Feed {
     Cosines(Rotation),
     /// Sines, likewise.
     Sines(Rotation),
+    /// The operand of the entry with this number, F32, which is added to scores: so many numbers a query, which must see
+    /// something.
+    Added(usize, u32),
     /// What is added to scores, F16: a row a token, a number a row of the state.
     Mask(MaskRows),
 }

@@ -43,14 +43,14 @@ fn obstacle(graph: &Graph, node: &Node) -> Obstacle {
             1
         }
         Op::Gather { axis: 0 } => 1,
-        Op::Attention { mask: true, .. } => {
-            return unknown("Attention with a mask is not lowered".into());
-        }
         Op::Attention {
             kv: AttentionKv::Operands,
             causal: false,
             ..
-        } => return sizes(graph, node, usize::MAX),
+        } => return sizes(graph, node, usize::MAX).or_else(|| mask_given(graph, node)),
+        Op::Attention { mask: true, .. } => {
+            return unknown("Attention with a mask beside positions is not lowered".into());
+        }
         Op::Attention { causal: false, .. } => {
             return unknown("Attention over all rows of a state is not lowered".into());
         }
@@ -62,6 +62,15 @@ fn obstacle(graph: &Graph, node: &Node) -> Obstacle {
         _ => return unknown(format!("{name} is not lowered")),
     };
     sizes(graph, node, positions).or_else(|| host_made(graph, node.inputs.get(positions)))
+}
+
+/// Attention's own mask must be there before the run starts, as the host looks whether each query sees something.
+fn mask_given(graph: &Graph, node: &Node) -> Obstacle {
+    let mask = graph.value(*node.inputs.get(3)?);
+    (!matches!(mask.def, ValueDef::Input)).then(|| {
+        let what = format!("'{}' is computed, but the host must know it", mask.name);
+        (ReasonCode::DynamicShape, what)
+    })
 }
 
 /// Sizes and types of operands and results, but for operand `apart`, which the host reads.

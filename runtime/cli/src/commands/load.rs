@@ -62,6 +62,7 @@ impl VendorArgs {
         options.nnapi.numbers = self.nnapi_numbers;
         options.nnapi.weights = self.nnapi_weights;
         options.nnapi.ranges.clone_from(&self.nnapi_ranges);
+        options.nnapi.states = self.nnapi_states;
         options.nnapi.preference = self.nnapi_preference;
         options.nnapi.priority = self.nnapi_priority;
         options.nnapi.timeout_ms = self.nnapi_timeout_ms;
@@ -108,6 +109,10 @@ impl VendorArgs {
             (
                 "--nnapi-ranges",
                 self.nnapi_ranges.clone().map(OsString::from),
+            ),
+            (
+                "--nnapi-states",
+                self.nnapi_states.map(|s| OsString::from(s.name())),
             ),
             (
                 "--nnapi-preference",

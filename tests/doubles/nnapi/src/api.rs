@@ -1,16 +1,18 @@
 //! The exported functions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use crate::codes::*;
 use crate::compilation::{Compilation, supports};
+use crate::event::Event;
 use crate::execution::{Burst, Execution, Place};
 use crate::live::{Object, free, get, give};
 use crate::memory::{Memory, Role};
 use crate::model::{Model, Type, told};
+use crate::operand::element_bytes;
 use crate::settings::{self, DeviceType, REFERENCE, Settings};
 
 /// `ANeuralNetworksOperandType`.
@@ -37,19 +39,16 @@ struct Device {
     about: settings::Device,
 }
 
-/// What will have happened.
-struct Event {
-    result: c_int,
-    fence: Option<c_int>,
-}
-
 /// Memory that is described by its uses.
 #[derive(Default)]
 struct Description {
     roles: BTreeSet<Role>,
-    bytes: Option<usize>,
+    /// The type and dimensions of what it is for.
+    ty: Option<i32>,
     dims: Vec<u32>,
     finished: bool,
+    /// What fails of the device that it is for.
+    fails: BTreeMap<&'static str, c_int>,
 }
 
 struct Runtime {
@@ -149,6 +148,12 @@ fn code(function: impl FnOnce() -> Result<(), c_int>) -> c_int {
 
 /// The object at a pointer, which may not be null.
 macro_rules! object {
+    ("execution", $pointer:expr) => {{
+        if crate::live::is_busy($pointer.addr()) {
+            return told(BAD_STATE, "an execution that is under way was used");
+        }
+        get("execution", $pointer.cast_mut()).ok_or(UNEXPECTED_NULL)?
+    }};
     ($kind:literal, $pointer:expr) => {
         get($kind, $pointer.cast_mut()).ok_or(UNEXPECTED_NULL)?
     };
@@ -341,10 +346,10 @@ exports! {
         put(event, std::ptr::null_mut())?;
         let result = object!("execution", execution.cast_const()).compute();
         let result = result.map_or_else(|code| code, |()| NO_ERROR);
-        put(event, give("event", Event { result, fence: None }))
+        put(event, give("event", Event::ended(result)))
     }
     27 fn ANeuralNetworksEvent_wait(event: *mut Event) {
-        wait(object!("event", event.cast_const()))
+        object!("event", event.cast_const()).wait()
     }
     28 fn ANeuralNetworksModel_relaxComputationFloat32toFloat16(model: *mut Model, _allow: bool) {
         match object!("model", model.cast_const()).finished {
@@ -474,6 +479,13 @@ exports! {
         let execution = object!("execution", execution.cast_const());
         object!("burst", burst.cast_const()).compute(execution)
     }
+    29 fn ANeuralNetworksMemory_createFromAHardwareBuffer(
+        buffer: *const c_void,
+        memory: *mut *mut Memory,
+    ) {
+        put(memory, std::ptr::null_mut())?;
+        put(memory, give("memory", crate::hardware::memory(buffer)?))
+    }
     29 fn ANeuralNetworksModel_setOperandSymmPerChannelQuantParams(
         model: *mut Model,
         index: i32,
@@ -518,11 +530,10 @@ exports! {
     ) {
         let description = object!("description", description.cast_const());
         let dims = list(dimensions, rank)?;
-        match description.finished {
-            true => Err(BAD_STATE),
-            false if description.dims.is_empty() || description.dims == dims => Ok(()),
-            false => Err(BAD_DATA),
+        if description.finished {
+            return Err(BAD_STATE);
         }
+        description.narrow(dims)
     }
     30 fn ANeuralNetworksMemoryDesc_finish(description: *mut Description) {
         let description = object!("description", description.cast_const());
@@ -544,17 +555,36 @@ exports! {
         if !description.finished {
             return Err(BAD_STATE);
         }
-        let bytes = description.bytes.unwrap_or_default();
-        put(memory, give("memory", Memory::of_roles(bytes, description.roles.clone())))
+        if let Some(code) = description.fails.get("createFromDesc") {
+            return told(*code, "memory of a description");
+        }
+        let elements = description.ty.and_then(element_bytes).unwrap_or_default();
+        let count = description.dims.iter().map(|d| *d as usize).product::<usize>();
+        if description.dims.is_empty() || count == 0 {
+            return told(OP_FAILED, "memory of open dimensions");
+        }
+        let mut made = Memory::of_roles(elements * count, description.roles.clone());
+        made.fails = description.fails.get("copy").copied();
+        put(memory, give("memory", made))
     }
     30 fn ANeuralNetworksMemory_copy(from: *const Memory, to: *const Memory) {
-        let from = object!("memory", from).inner.clone();
-        let to = object!("memory", to).inner.clone();
-        if from.size != to.size {
-            return told(BAD_DATA, &format!("{} bytes to {}", from.size, to.size));
+        let (from, to) = (object!("memory", from), object!("memory", to));
+        let fails = from.fails.or(to.fails);
+        let (from, to) = (from.inner.clone(), to.inner.clone());
+        let copied = (|| {
+            if from.size != to.size {
+                return told(BAD_DATA, &format!("{} bytes to {}", from.size, to.size));
+            }
+            if let Some(code) = fails {
+                return told(code, "a copy");
+            }
+            from.check_written(BAD_DATA)?;
+            to.write(0, &from.read(0, from.size))
+        })();
+        if copied.is_err() {
+            to.spoil();
         }
-        from.check_written()?;
-        to.write(0, &from.read(0, from.size))
+        copied
     }
     30 fn ANeuralNetworksDevice_wait(device: *const Device) {
         device.as_ref().map(|_| ()).ok_or(UNEXPECTED_NULL)
@@ -578,20 +608,12 @@ exports! {
     }
     30 fn ANeuralNetworksEvent_createFromSyncFenceFd(fence: c_int, event: *mut *mut Event) {
         put(event, std::ptr::null_mut())?;
-        if fence < 0 {
-            return Err(BAD_DATA);
-        }
-        let fence = libc::dup(fence);
-        let made = Event {
-            result: NO_ERROR,
-            fence: (fence >= 0).then_some(fence),
-        };
-        put(event, give("event", made))
+        put(event, give("event", Event::of_fence(fence)?))
     }
     30 fn ANeuralNetworksEvent_getSyncFenceFd(event: *const Event, fence: *mut c_int) {
         put(fence, -1)?;
-        match object!("event", event).fence {
-            Some(own) => put(fence, libc::dup(own)),
+        match object!("event", event).fence() {
+            Some(own) => put(fence, own),
             None => Err(BAD_DATA),
         }
     }
@@ -599,16 +621,17 @@ exports! {
         execution: *mut Execution,
         dependencies: *const *const Event,
         count: u32,
-        _nanoseconds: u64,
+        nanoseconds: u64,
         event: *mut *mut Event,
     ) {
         put(event, std::ptr::null_mut())?;
         let execution = object!("execution", execution.cast_const());
+        let mut after = Vec::new();
         for dependency in list(dependencies, count)? {
-            wait(object!("event", *dependency))?;
+            after.push(&*object!("event", *dependency));
         }
-        let result = execution.compute().map_or_else(|code| code, |()| NO_ERROR);
-        put(event, give("event", Event { result, fence: None }))
+        let started = Event::start(execution, &after, nanoseconds)?;
+        put(event, give("event", started))
     }
     31 fn ANeuralNetworksExecution_setReusable(execution: *mut Execution, reusable: bool) {
         let execution = object!("execution", execution.cast_const());
@@ -622,6 +645,9 @@ exports! {
     ) {
         let execution = object!("execution", execution.cast_const());
         execution.preparing()?;
+        if execution.has_bound() {
+            return told(BAD_STATE, "padding is allowed after something was bound");
+        }
         execution.padded = enable;
         Ok(())
     }
@@ -686,7 +712,8 @@ const OTHERS: &[(i64, &str)] = &[
 
 /// Every exported function, with the API level that brought it.
 pub fn symbols() -> impl Iterator<Item = (i64, &'static str)> {
-    CODED.iter().chain(FREEING).chain(OTHERS).copied()
+    let all = CODED.iter().chain(FREEING).chain(OTHERS);
+    all.chain(crate::hardware::SYMBOLS).copied()
 }
 
 /// Memory of the application.
@@ -720,33 +747,7 @@ unsafe fn named(devices: *const *const Device, count: u32) -> Result<Vec<setting
     Ok(found)
 }
 
-fn wait(event: &Event) -> Result<(), c_int> {
-    if let Some(fd) = event.fence {
-        let mut poll = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one structure is given.
-        unsafe { libc::poll(&raw mut poll, 1, -1) };
-    }
-    match event.result {
-        NO_ERROR => Ok(()),
-        code => Err(code),
-    }
-}
-
-impl Object for Event {}
 impl Object for Description {}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if let Some(fd) = self.fence {
-            // SAFETY: the descriptor is the event's own.
-            unsafe { libc::close(fd) };
-        }
-    }
-}
 
 impl Description {
     fn add(
@@ -761,13 +762,36 @@ impl Description {
         }
         let number = *list.get(role.2 as usize).ok_or(BAD_DATA)?;
         let operand = &compilation.inner.model.operands[number as usize];
-        let same = self.bytes.is_none_or(|b| Some(b) == operand.bytes());
+        let same = self.ty.is_none_or(|ty| ty == operand.ty);
         let frequent = frequency > 0.0 && frequency <= 1.0;
         if !same || !frequent || !self.roles.insert(role) {
             return told(BAD_DATA, "a role that can't be");
         }
-        self.bytes = operand.bytes();
-        self.dims.clone_from(&operand.dims);
+        self.ty = Some(operand.ty);
+        for function in ["createFromDesc", "copy"] {
+            if let Err(code) = compilation.inner.fails(function) {
+                self.fails.insert(function, code);
+            }
+        }
+        let dims = operand.dims.clone();
+        self.narrow(&dims)
+    }
+
+    /// Takes dimensions in that must go with those known.
+    fn narrow(&mut self, dims: &[u32]) -> Result<(), c_int> {
+        if self.dims.is_empty() {
+            self.dims = dims.to_vec();
+            return Ok(());
+        }
+        let goes = |(a, b): (&u32, &u32)| *a == 0 || *b == 0 || a == b;
+        if !dims.is_empty()
+            && (dims.len() != self.dims.len() || !self.dims.iter().zip(dims).all(goes))
+        {
+            return told(BAD_DATA, "dimensions that do not go together");
+        }
+        for (own, more) in self.dims.iter_mut().zip(dims) {
+            *own = (*own).max(*more);
+        }
         Ok(())
     }
 }

@@ -125,6 +125,16 @@ impl Compilation {
     }
 }
 
+impl Inner {
+    /// Fails if `function` is to fail on its device.
+    pub fn fails(&self, function: &str) -> Result<(), i32> {
+        match self.devices.first().and_then(|d| d.fault.as_ref()) {
+            Some(Fault::Fails(of, code)) if of == function => told(*code, function),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Whether `device` says that it runs operation `code`, which needs `level`.
 pub fn supports(device: &Device, code: i32, level: i64) -> bool {
     let name = operation_name(code).unwrap_or_default();

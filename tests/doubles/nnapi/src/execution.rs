@@ -96,6 +96,47 @@ impl Execution {
         }
     }
 
+    /// Whether the dimensions of all results are known before it runs.
+    pub fn outputs_are_specified(&self) -> bool {
+        let known = |a: &Argument| !a.dims.is_empty() && !a.dims.contains(&0);
+        self.outputs.iter().flatten().all(known)
+    }
+
+    /// Whether something is bound to it.
+    pub fn has_bound(&self) -> bool {
+        self.inputs.iter().chain(&self.outputs).any(Option::is_some)
+    }
+
+    /// Fails if `function` is to fail on its device.
+    pub fn fails(&self, function: &str) -> Result<(), i32> {
+        self.compilation.fails(function)
+    }
+
+    /// Ends the process if a run would write what it reads: neither may change while it goes on.
+    fn check_apart(&self) {
+        let places = |list: &[Option<Argument>]| -> Vec<(usize, usize, usize)> {
+            let memories = list.iter().flatten().filter_map(|a| match &a.place {
+                Place::Memory(memory, offset, length) => {
+                    let length = match memory.roles {
+                        Some(_) => memory.size,
+                        None => *length,
+                    };
+                    Some((memory.as_ptr().addr(), *offset, length))
+                }
+                Place::Omitted | Place::Pointer(..) => None,
+            });
+            memories.collect()
+        };
+        let (read, written) = (places(&self.inputs), places(&self.outputs));
+        for (i, w) in written.iter().enumerate() {
+            let meets =
+                |o: &(usize, usize, usize)| o.0 == w.0 && o.1 < w.1 + w.2 && w.1 < o.1 + o.2;
+            if read.iter().any(meets) || written[..i].iter().any(meets) {
+                crate::live::violated("a run writes memory that it reads or writes elsewhere");
+            }
+        }
+    }
+
     pub fn set_timeout(&mut self, nanoseconds: u64) -> Result<(), i32> {
         self.preparing()?;
         self.has_one_device()?;
@@ -170,14 +211,27 @@ impl Execution {
         Ok(())
     }
 
-    /// Runs it.
+    /// Runs it. If it fails, memory of roles that it was to write holds nothing.
     pub fn compute(&mut self) -> Result<(), i32> {
+        let ran = self.run();
+        if ran.is_err() {
+            for argument in self.outputs.iter().flatten() {
+                if let Place::Memory(memory, ..) = &argument.place {
+                    memory.spoil();
+                }
+            }
+        }
+        ran
+    }
+
+    fn run(&mut self) -> Result<(), i32> {
         if self.state == State::Completed && !self.reusable {
             return told(BAD_STATE, "an execution that is not reusable was run twice");
         }
         if self.inputs.iter().chain(&self.outputs).any(Option::is_none) {
             return told(BAD_DATA, "not every argument is bound");
         }
+        self.check_apart();
         self.state = State::Completed;
         let device = self.compilation.devices.first();
         match device.and_then(|d| d.fault.as_ref()) {
@@ -206,7 +260,7 @@ impl Execution {
                     unsafe { std::slice::from_raw_parts(pointer, needed) }.to_vec()
                 }
                 Place::Memory(memory, offset, _) => {
-                    memory.check_written()?;
+                    memory.check_written(OP_FAILED)?;
                     memory.read(*offset, needed)
                 }
             };

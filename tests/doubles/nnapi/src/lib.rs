@@ -1,9 +1,10 @@
 //! A strict stand-in for Android's `libneuralnetworks.so`, for tests.
 //!
-//! It exports the functions of the Neural Networks API up to feature level 8 but for control flow and hardware buffers,
-//! and holds every call to what the interface's documentation says: types, counts and scales of operands, the order of
-//! calls, lifetimes, null pointers. What no runtime survives, such as the use of an object that was freed, ends the
-//! process. Operations are computed in 64 bits by code of its own and rounded to the operands' types.
+//! It exports the functions of the Neural Networks API up to feature level 8 but for control flow, and those of hardware
+//! buffers, which on Android are another library's. It holds every call to what the interface's documentation says:
+//! types, counts and scales of operands, the order of calls, lifetimes, null pointers. What no runtime survives, such as
+//! the use of an object that was freed, or a run that writes what it reads, ends the process. Operations are computed in
+//! 64 bits by code of its own and rounded to the operands' types.
 //!
 //! A copy of it reads what it is from a file beside it: see [`Settings`]. [`place`] makes such copies.
 //!
@@ -15,7 +16,9 @@ mod check;
 mod codes;
 mod compilation;
 mod compute;
+mod event;
 mod execution;
+mod hardware;
 mod live;
 mod memory;
 mod model;

@@ -1,10 +1,28 @@
 //! Which objects there are, so that the use of one that was freed is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 /// Addresses of the objects that were handed out and not freed, with their kinds.
 static LIVE: Mutex<BTreeMap<usize, &'static str>> = Mutex::new(BTreeMap::new());
+
+/// Addresses of the executions that are under way.
+static BUSY: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
+/// Notes whether the execution at `address` is under way.
+pub fn set_busy(address: usize, busy: bool) {
+    let mut all = BUSY.lock().unwrap_or_else(|e| e.into_inner());
+    match busy {
+        true => all.insert(address),
+        false => all.remove(&address),
+    };
+}
+
+/// Whether the object at `address` is an execution that is under way.
+pub fn is_busy(address: usize) -> bool {
+    let all = BUSY.lock().unwrap_or_else(|e| e.into_inner());
+    all.contains(&address)
+}
 
 /// Objects of the interface.
 pub trait Object {
@@ -54,6 +72,9 @@ pub unsafe fn free<T: Object>(kind: &'static str, pointer: *mut T) {
     let Some(object) = (unsafe { get(kind, pointer) }) else {
         return;
     };
+    if is_busy(pointer.addr()) {
+        violated(&format!("a {kind} was freed before its run was waited for"));
+    }
     if object.is_needed() {
         violated(&format!("a {kind} was freed that others need"));
     }

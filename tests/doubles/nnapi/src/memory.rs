@@ -5,12 +5,15 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::codes::{BAD_DATA, BAD_STATE, UNMAPPABLE};
+use crate::codes::{BAD_DATA, UNMAPPABLE};
 use crate::live::Object;
+use crate::model::told;
 
 /// A memory object. What it stands for lives until the last user is gone.
 pub struct Memory {
     pub inner: Arc<Inner>,
+    /// The code that copies of it fail with, if they are to.
+    pub fails: Option<i32>,
 }
 
 /// What a memory object stands for.
@@ -35,6 +38,7 @@ pub type Role = (usize, bool, u32);
 enum Owner {
     Mapping,
     Allocation(#[allow(dead_code)] Box<[u64]>), // kept, as `bytes` leads into it
+    Other(#[allow(dead_code)] Arc<Inner>),      // likewise
 }
 
 // SAFETY: the memory is the object's own or shared by the application, which keeps order among those who write it.
@@ -86,6 +90,7 @@ impl Memory {
                     roles: None,
                     owner: Owner::Mapping,
                 }),
+                fails: None,
             }),
             _ => Err(UNMAPPABLE),
         }
@@ -93,23 +98,53 @@ impl Memory {
 
     /// `size` bytes of the runtime's own for `roles`.
     pub fn of_roles(size: usize, roles: BTreeSet<Role>) -> Memory {
-        let mut words = vec![0u64; size.div_ceil(8).max(1)].into_boxed_slice();
+        let roles = Roles {
+            roles,
+            written: AtomicBool::new(false),
+        };
         Memory {
-            inner: Arc::new(Inner {
-                bytes: NonNull::new(words.as_mut_ptr().cast()).unwrap_or(NonNull::dangling()),
-                size,
-                writable: true,
-                roles: Some(Roles {
-                    roles,
-                    written: AtomicBool::new(false),
-                }),
-                owner: Owner::Allocation(words),
-            }),
+            inner: Inner::allocated(size, Some(roles)),
+            fails: None,
         }
     }
 }
 
 impl Inner {
+    /// `size` bytes of its own.
+    pub fn allocated(size: usize, roles: Option<Roles>) -> Arc<Inner> {
+        let mut words = vec![0u64; size.div_ceil(8).max(1)].into_boxed_slice();
+        Arc::new(Inner {
+            bytes: NonNull::new(words.as_mut_ptr().cast()).unwrap_or(NonNull::dangling()),
+            size,
+            writable: true,
+            roles,
+            owner: Owner::Allocation(words),
+        })
+    }
+
+    /// Another object for what `of` stands for.
+    pub fn again(of: &Arc<Inner>) -> Arc<Inner> {
+        Arc::new(Inner {
+            bytes: of.bytes,
+            size: of.size,
+            writable: of.writable,
+            roles: None,
+            owner: Owner::Other(of.clone()),
+        })
+    }
+
+    /// Where its bytes are.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.bytes.as_ptr()
+    }
+
+    /// Of memory of roles, forgets what was written: what wrote it failed.
+    pub fn spoil(&self) {
+        if let Some(roles) = &self.roles {
+            roles.written.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Whether `length` bytes at `offset` are in it and it may be used so; of memory with roles both are 0.
     pub fn check(&self, role: Option<Role>, offset: usize, length: usize) -> Result<(), i32> {
         match (&self.roles, role) {
@@ -151,11 +186,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Fails if it is memory of roles that nobody wrote yet.
-    pub fn check_written(&self) -> Result<(), i32> {
+    /// Fails with `code` if it is memory of roles that nobody wrote yet.
+    pub fn check_written(&self, code: i32) -> Result<(), i32> {
         let unwritten = |r: &Roles| !r.written.load(Ordering::Relaxed);
         match self.roles.as_ref().is_some_and(unwritten) {
-            true => Err(BAD_STATE),
+            true => told(code, "memory that nothing was written to"),
             false => Ok(()),
         }
     }

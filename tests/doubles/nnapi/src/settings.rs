@@ -58,6 +58,9 @@ pub enum Fault {
     Wrong(String),
     /// `crash:OPERATION`: it ends the process when it computes this operation.
     Crash(String),
+    /// `fails:FUNCTION:CODE`: this function fails with this code: `createFromDesc`, `copy`,
+    /// `startComputeWithDependencies`, or `wait` for a run that it started.
+    Fails(String, i32),
 }
 
 /// The reference device's name.
@@ -197,6 +200,10 @@ impl Fault {
             },
             Some(("wrong", operation)) => Fault::Wrong(operation.into()),
             Some(("crash", operation)) => Fault::Crash(operation.into()),
+            Some(("fails", rest)) => {
+                let (function, code) = rest.split_once(':')?;
+                Fault::Fails(function.into(), code.parse().ok()?)
+            }
             Some(_) => return None,
         })
     }
@@ -209,6 +216,7 @@ impl Fault {
             Fault::Memory => "memory".into(),
             Fault::Wrong(operation) => format!("wrong:{operation}"),
             Fault::Crash(operation) => format!("crash:{operation}"),
+            Fault::Fails(function, code) => format!("fails:{function}:{code}"),
         }
     }
 }
@@ -222,6 +230,7 @@ mod tests {
         let device = Device::accelerator("npu", 30).lacking(&["ADD", "MUL"]);
         let settings = Settings::new(31)
             .with(device.failing(Fault::Wrong("SOFTMAX".into())))
+            .with(Device::accelerator("gpu", 31).failing(Fault::Fails("copy".into(), 14)))
             .with_accelerator();
         assert_eq!(Settings::parse(&settings.text()), Some(settings));
         assert_eq!(Settings::parse("levels 3"), None);
