@@ -9,7 +9,7 @@ use std::arch::aarch64::*;
 
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
-use super::isa::{Isa, XBlock, intrinsics};
+use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
 use super::matmul::{self, Column};
 use super::sources::Source;
 
