@@ -100,6 +100,9 @@ pub trait WeightSource: Debug + Send + Sync {
 pub struct CompileOptions {
     /// Type that states are kept in at their home.
     pub state_dtype: DType,
+    /// A float type, narrower than the weights' own, in which products may be computed as the user permits. A
+    /// device that computes in one type only takes no notice, nor do plugins.
+    pub precision: Option<DType>,
     /// Vendor options, `name=value`.
     pub vendor: Vec<(String, String)>,
 }
@@ -109,6 +112,7 @@ impl CompileOptions {
     pub fn new(state_dtype: DType) -> Self {
         CompileOptions {
             state_dtype,
+            precision: None,
             vendor: Vec::new(),
         }
     }

@@ -252,6 +252,11 @@ pub trait Module: Debug + Send + Sync + Any {
         Vec::new()
     }
 
+    /// The name of the type that products are computed in, where that is another than what the device claims.
+    fn computes_in(&self) -> Option<&'static str> {
+        None
+    }
+
     /// For a device to recognise its own modules.
     fn as_any(&self) -> &dyn Any;
 }

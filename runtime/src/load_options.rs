@@ -109,6 +109,15 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// A type narrower than the model's that products may be computed in.
+    pub(crate) fn narrower(self) -> Option<DType> {
+        match self {
+            Precision::Model => None,
+            Precision::Bf16 => Some(DType::BF16),
+            Precision::F16 => Some(DType::F16),
+        }
+    }
+
     /// Whether nodes of `model` may be computed in `dtype`.
     pub fn permits(self, model: &Model, dtype: DType) -> bool {
         match dtype {

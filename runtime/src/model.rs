@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anynpu_graphs::arch::{Kind, MetaValue};
 use anynpu_graphs::{Model, ModelInfo};
-use anynpu_hal::{HalError, Reason, ReasonCode, Support};
+use anynpu_hal::{CompileOptions, HalError, Reason, ReasonCode, Support};
 use anynpu_ir::{DType, NodeId};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -52,7 +52,7 @@ struct Inner {
     wishes: Wishes,
     context: u32,
     chunk: u32,
-    state_dtype: DType,
+    compile: CompileOptions,
     memory: MemoryPlan,
     /// As it was loaded.
     loaded: Arc<Form>,
@@ -141,15 +141,9 @@ impl Runtime {
         let open = &self.fitted(open.clone())?;
         let context = context(open, options)?;
         let plans = self.plan(open, options)?;
-        let (limits, state_dtype) = self.limits(open, options, context)?;
+        let (limits, compile) = self.limits(open, options, context)?;
         let limits = limits.for_steps(&plans.sizes);
-        Program::memory(
-            open.model(),
-            &plans,
-            self.open_devices(),
-            limits,
-            state_dtype,
-        )
+        Program::memory(open.model(), &plans, self.open_devices(), limits, &compile)
     }
 
     /// `open` as the devices need it: where some take only fixed sizes, texts that are read whole may be padded.
@@ -167,15 +161,16 @@ impl Runtime {
         open: &OpenModel,
         options: &LoadOptions,
         context: u32,
-    ) -> Result<(Limits, DType), RuntimeError> {
+    ) -> Result<(Limits, CompileOptions), RuntimeError> {
         let chunk = match open.model().info().kind {
             Kind::Decoder => self.chunk(&options.wishes())?,
             // every token sees every other
             _ => context,
         };
         let width = output_width(open.model().graph())?;
-        let state_dtype = options.kv_type.resolve_for(open.model(), context)?;
-        Ok((Limits::new(chunk, context, width), state_dtype))
+        let mut compile = CompileOptions::new(options.kv_type.resolve_for(open.model(), context)?);
+        compile.precision = options.precision.narrower();
+        Ok((Limits::new(chunk, context, width), compile))
     }
 
     fn plan_without(
@@ -245,7 +240,8 @@ impl Runtime {
     ) -> Result<LoadedModel, RuntimeError> {
         let context = context(&open, &options)?;
         let open = self.fitted(open.for_context(context)?)?;
-        let (limits, state_dtype) = self.limits(&open, &options, context)?;
+        let (limits, compile) = self.limits(&open, &options, context)?;
+        let state_dtype = compile.state_dtype;
         let wishes = options.wishes();
         let mut warnings = self.warnings().to_vec();
         let obstacles = self.obstacles(&open, &options)?;
@@ -267,7 +263,7 @@ impl Runtime {
             first.get_or_insert_with(|| plans.clone());
             let limits = limits.for_steps(&plans.sizes);
             let devices = self.open_devices();
-            let planned = Program::memory(open.model(), &plans, devices, limits, state_dtype)?;
+            let planned = Program::memory(open.model(), &plans, devices, limits, &compile)?;
             require_memory(&planned, open.model(), state_dtype, context)?;
             let mut tell = |done, total| options.tell(LoadStage::Compile, done, total).is_ok();
             let program = Program::compile(
@@ -275,7 +271,7 @@ impl Runtime {
                 &plans,
                 self.open_devices(),
                 limits,
-                state_dtype,
+                &compile,
                 self.cache(),
                 &mut tell,
             );
@@ -314,6 +310,18 @@ impl Runtime {
                 "the model is f32, but its KV cache is kept in {state_dtype}"
             ));
         }
+        let numbers = open.model().numbers();
+        if let Some(narrower) = compile.precision.filter(|&p| p != numbers) {
+            for (device, computes) in program.computes_in() {
+                let claimed = device.device().capabilities().computes_in();
+                if computes == Some(narrower.name()) && computes != claimed {
+                    warnings.push(format!(
+                        "the model's numbers are {numbers}, but '{}' computes products in {narrower}",
+                        device.name()
+                    ));
+                }
+            }
+        }
         let model = LoadedModel {
             inner: Arc::new(Inner {
                 runtime: self.clone(),
@@ -326,7 +334,7 @@ impl Runtime {
                 context,
                 chunk: self.chunk(&wishes)?,
                 wishes,
-                state_dtype,
+                compile,
                 memory,
                 loaded: Arc::new(Form {
                     plans,
@@ -556,7 +564,7 @@ impl LoadedModel {
 
     /// The type that the KV cache is kept in.
     pub fn kv_dtype(&self) -> DType {
-        self.inner.state_dtype
+        self.inner.compile.state_dtype
     }
 
     /// Memory that it and a session of its context need, as planned before it was loaded.
@@ -731,7 +739,7 @@ impl LoadedModel {
             &form.plans,
             inner.runtime.open_devices(),
             limits.for_steps(&form.plans.sizes),
-            inner.state_dtype,
+            &inner.compile,
             inner.runtime.cache(),
             &mut |_, _| true,
         )?);
@@ -756,7 +764,7 @@ impl LoadedModel {
                 ),
             });
         }
-        require_context(model, self.inner.state_dtype, context)
+        require_context(model, self.inner.compile.state_dtype, context)
     }
 }
 

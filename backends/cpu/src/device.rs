@@ -18,7 +18,7 @@ use crate::exec::Workspace;
 use crate::kernels::{Features, Kernels};
 use crate::lower::{Program, lower, memory_need};
 use crate::pool::Pool;
-use crate::weights::Weights;
+use crate::weights::{Packing, Weights};
 
 /// The CPU with its threads. It runs every op ([`Support::Yes`] for all).
 #[derive(Debug)]
@@ -92,6 +92,17 @@ impl CpuDevice {
     }
 }
 
+impl CpuDevice {
+    /// BF16 where it is permitted and the processor has instructions for it.
+    fn packing(&self, options: &CompileOptions) -> Packing {
+        if options.precision == Some(DType::BF16) && self.queue.kernels.prefers_bf16() {
+            Packing::Bf16
+        } else {
+            Packing::AsHeld
+        }
+    }
+}
+
 impl Device for CpuDevice {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -112,7 +123,14 @@ impl Device for CpuDevice {
         weights: Arc<dyn WeightSource>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Arc<dyn Module>, HalError> {
-        let module = lower(entries, options, weights, &self.queue.pool, progress)?;
+        let module = lower(
+            entries,
+            options,
+            weights,
+            self.packing(options),
+            &self.queue.pool,
+            progress,
+        )?;
         let mut workspace = self.queue.workspace.lock();
         for program in &module.programs {
             workspace.reserve(program, &self.queue.pool)?;
@@ -127,7 +145,14 @@ impl Device for CpuDevice {
         options: &CompileOptions,
         weights: &dyn WeightSource,
     ) -> Result<Option<MemoryNeed>, HalError> {
-        memory_need(entries, options, weights, &self.queue.pool).map(Some)
+        memory_need(
+            entries,
+            options,
+            weights,
+            self.packing(options),
+            &self.queue.pool,
+        )
+        .map(Some)
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
@@ -177,6 +202,10 @@ impl Module for CpuModule {
 
     fn resident_bytes(&self) -> u64 {
         self.weights.resident_bytes()
+    }
+
+    fn computes_in(&self) -> Option<&'static str> {
+        self.weights.has_bf16().then_some(DType::BF16.name())
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -13,7 +13,7 @@ use crate::kernels::Kernels;
 use crate::kernels::ops::{Arithmetic, MAX_HEAD_DIM};
 use crate::place::{Place, Placement};
 use crate::pool::Pool;
-use crate::weights::{dequantized, load_weights, weights_need};
+use crate::weights::{Packing, dequantized, load_weights, weights_need};
 
 /// A value of a program: where it is and what type it has.
 #[derive(Clone, Debug)]
@@ -244,11 +244,19 @@ pub(crate) fn lower(
     entries: &[Entry],
     options: &CompileOptions,
     source: Arc<dyn WeightSource>,
+    packing: Packing,
     pool: &Pool,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<CpuModule, HalError> {
     let (programs, infos) = programs(entries, options, source.as_ref())?;
-    let weights = load_weights(&entries[0].graph, &programs, source, pool, progress)?;
+    let weights = load_weights(
+        &entries[0].graph,
+        &programs,
+        source,
+        packing,
+        pool,
+        progress,
+    )?;
     Ok(CpuModule {
         programs,
         infos,
@@ -261,10 +269,11 @@ pub(crate) fn memory_need(
     entries: &[Entry],
     options: &CompileOptions,
     source: &dyn WeightSource,
+    packing: Packing,
     pool: &Pool,
 ) -> Result<MemoryNeed, HalError> {
     let (programs, _) = programs(entries, options, source)?;
-    let mut need = weights_need(&entries[0].graph, &programs);
+    let mut need = weights_need(&entries[0].graph, &programs, packing);
     for program in &programs {
         let scratch = program.scratch_bytes(pool);
         need.scratch = need.scratch.max((program.arena_bytes + scratch) as u64);

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use anynpu_hal::{HalError, MemoryNeed, WeightSource, WeightView};
-use anynpu_ir::{Dim, Graph, Symbol, SymbolValues, TensorType, ValueDef, WeightId};
+use anynpu_ir::{DType, Dim, Graph, Symbol, SymbolValues, TensorType, ValueDef, WeightId};
 
-use crate::kernels::PackedMatrix;
+use crate::kernels::{KernelError, PackedMatrix};
 use crate::lower::{Program, Step};
 use crate::pool::Pool;
 
@@ -19,7 +19,45 @@ pub(crate) struct Weights {
     vectors: Vec<Option<Vec<f32>>>,
 }
 
+/// How matrices are packed: as they are, or those in F32 and F16 rounded to BF16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    AsHeld,
+    Bf16,
+}
+
+impl Packing {
+    /// The type that matrices in `held` become.
+    fn of(self, held: DType) -> DType {
+        match (self, held) {
+            (Packing::Bf16, DType::F32 | DType::F16) => DType::BF16,
+            _ => held,
+        }
+    }
+
+    fn pack(
+        self,
+        pool: &Pool,
+        held: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<PackedMatrix, KernelError> {
+        match self.of(held) == held {
+            true => PackedMatrix::pack(pool, held, rows, cols, bytes),
+            false => PackedMatrix::round(pool, held, rows, cols, bytes),
+        }
+    }
+}
+
 impl Weights {
+    /// Whether products with any of the matrices are computed in BF16.
+    pub fn has_bf16(&self) -> bool {
+        let experts = self.experts.iter().flatten();
+        let mut all = self.packed.iter().flatten().chain(experts);
+        all.any(|m| m.dtype() == DType::BF16)
+    }
+
     /// The packed matrix of a `Linear` weight. Panics if lowering did not pack it.
     pub fn matrix(&self, id: WeightId) -> &PackedMatrix {
         self.packed[id.index()]
@@ -90,6 +128,7 @@ pub(crate) fn load_weights(
     graph: &Graph,
     programs: &[Program],
     source: Arc<dyn WeightSource>,
+    packing: Packing,
     pool: &Pool,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Weights, HalError> {
@@ -116,7 +155,14 @@ pub(crate) fn load_weights(
                         });
                     }
                     done += 1;
-                    pack(graph, source.as_ref(), target.weight, pool, &mut packed)?;
+                    pack(
+                        graph,
+                        source.as_ref(),
+                        target.weight,
+                        packing,
+                        pool,
+                        &mut packed,
+                    )?;
                     if let Some(bias) = target.bias {
                         read_vector(graph, source.as_ref(), bias, &mut vectors)?;
                     }
@@ -130,7 +176,8 @@ pub(crate) fn load_weights(
                 }
                 done += 1;
                 if experts[weight.index()].is_empty() {
-                    experts[weight.index()] = pack_experts(graph, source.as_ref(), *weight, pool)?;
+                    experts[weight.index()] =
+                        pack_experts(graph, source.as_ref(), *weight, packing, pool)?;
                 }
             }
             Step::RowArithmetic { b, .. } => small[0] = Some(*b),
@@ -152,7 +199,7 @@ pub(crate) fn load_weights(
 }
 
 /// The memory that loading the same weights takes.
-pub(crate) fn weights_need(graph: &Graph, programs: &[Program]) -> MemoryNeed {
+pub(crate) fn weights_need(graph: &Graph, programs: &[Program], packing: Packing) -> MemoryNeed {
     let mut need = MemoryNeed::default();
     let mut seen = vec![false; graph.weights().len()];
     let mut in_place = vec![0; graph.weights().len()];
@@ -163,7 +210,7 @@ pub(crate) fn weights_need(graph: &Graph, programs: &[Program]) -> MemoryNeed {
                 Step::Linear { targets, .. } => {
                     for target in targets {
                         if once(target.weight) {
-                            packed_need(graph, target.weight, &mut need);
+                            packed_need(graph, target.weight, packing, &mut need);
                         }
                         if let Some(bias) = target.bias.filter(|&b| once(b)) {
                             need.resident += vector_bytes(graph, bias);
@@ -171,7 +218,7 @@ pub(crate) fn weights_need(graph: &Graph, programs: &[Program]) -> MemoryNeed {
                     }
                 }
                 Step::Experts { weight, .. } if once(*weight) => {
-                    packed_need(graph, *weight, &mut need);
+                    packed_need(graph, *weight, packing, &mut need);
                 }
                 Step::RmsNorm { weight, .. } | Step::RowArithmetic { b: weight, .. }
                     if once(*weight) =>
@@ -205,11 +252,11 @@ pub(crate) fn weights_need(graph: &Graph, programs: &[Program]) -> MemoryNeed {
 }
 
 /// A matrix, or a list of them, that is packed: while that is done the file's bytes are held too.
-fn packed_need(graph: &Graph, id: WeightId, need: &mut MemoryNeed) {
+fn packed_need(graph: &Graph, id: WeightId, packing: Packing, need: &mut MemoryNeed) {
     let ty = graph.ty(graph.weight(id).value);
     let dims: Vec<usize> = ty.shape.resolve(&SymbolValues::default());
     if let [lead @ .., rows, cols] = &dims[..] {
-        let each = PackedMatrix::packed_bytes(ty.dtype, *rows, *cols).unwrap_or(0);
+        let each = PackedMatrix::packed_bytes(packing.of(ty.dtype), *rows, *cols).unwrap_or(0);
         let count: usize = lead.iter().product();
         need.resident += each.saturating_mul(count) as u64;
     }
@@ -240,6 +287,7 @@ fn pack(
     graph: &Graph,
     source: &dyn WeightSource,
     id: WeightId,
+    packing: Packing,
     pool: &Pool,
     packed: &mut [Option<PackedMatrix>],
 ) -> Result<(), HalError> {
@@ -253,7 +301,7 @@ fn pack(
         name: weight.name.clone(),
         why: format!("{} is not a matrix", graph.ty(weight.value)),
     })?;
-    let matrix = PackedMatrix::pack(pool, view.dtype, rows, cols, &view.bytes);
+    let matrix = packing.pack(pool, view.dtype, rows, cols, &view.bytes);
     let matrix = matrix.map_err(|e| HalError::Weight {
         name: weight.name.clone(),
         why: e.to_string(),
@@ -268,6 +316,7 @@ fn pack_experts(
     graph: &Graph,
     source: &dyn WeightSource,
     id: WeightId,
+    packing: Packing,
     pool: &Pool,
 ) -> Result<Vec<PackedMatrix>, HalError> {
     let view = raw_weight(graph, source, id)?;
@@ -281,7 +330,7 @@ fn pack_experts(
         return Err(failed(format!("{ty} is not a list of matrices")));
     };
     let matrix = |bytes| {
-        let packed = PackedMatrix::pack(pool, view.dtype, rows as usize, cols as usize, bytes);
+        let packed = packing.pack(pool, view.dtype, rows as usize, cols as usize, bytes);
         packed.map_err(|e| failed(e.to_string()))
     };
     let each = view.bytes.len() / (experts as usize).max(1);

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anynpu_cpu::kernels::Features;
 use anynpu_cpu::reference::{StateStore, TensorRef, evaluate};
 use anynpu_hal::{
     Buffer, BufferDesc, CompileOptions, Device, HalError, Module, Submission, Support, Timeline,
@@ -173,12 +174,22 @@ impl Runner {
         threads: usize,
         features: Option<&str>,
     ) -> Self {
+        let options = CompileOptions::new(DType::F32);
+        Runner::with(graph, weights, threads, features, &options)
+    }
+
+    fn with(
+        graph: &Arc<Graph>,
+        weights: &Arc<Weights>,
+        threads: usize,
+        features: Option<&str>,
+        options: &CompileOptions,
+    ) -> Self {
         let device = open(threads, features);
         let limits = SymbolValues::step(CAPACITY, CAPACITY, CAPACITY, CAPACITY);
         let entry = common::entry(graph, &limits);
-        let options = CompileOptions::new(DType::F32);
         let module = device
-            .compile(&[entry], &options, weights.clone(), &mut |_, _| true)
+            .compile(&[entry], options, weights.clone(), &mut |_, _| true)
             .unwrap();
         let bytes = (CAPACITY * KV_HEADS * HEAD_DIM * 4) as usize;
         let states = ["k", "v"]
@@ -239,6 +250,34 @@ fn setup() -> (Arc<Graph>, Arc<Weights>) {
     let graph = Arc::new(decoder());
     let weights = Arc::new(random_weights(&graph));
     (graph, weights)
+}
+
+#[test]
+fn float_products_are_in_bf16_where_that_is_permitted_and_the_processor_offers_it() {
+    let (graph, weights) = setup();
+    let rows: Vec<i32> = (0..PROMPT.len() as i32).collect();
+    let mut options = CompileOptions::new(DType::F32);
+    let plain = Runner::with(&graph, &weights, 1, None, &options).step(&PROMPT, &rows);
+    options.precision = Some(DType::BF16);
+    let mut without = Runner::with(&graph, &weights, 1, Some("generic"), &options);
+    assert_eq!(without.module.computes_in(), None);
+    assert_eq!(without.step(&PROMPT, &rows), plain);
+    let mut rounded = Runner::with(&graph, &weights, 1, None, &options);
+    if Features::parse("avx512bf16").is_err() {
+        println!("SKIPPED products in BF16: this CPU has no avx512bf16 instructions");
+        assert_eq!(rounded.module.computes_in(), None);
+        return;
+    }
+    assert_eq!(rounded.module.computes_in(), Some("bf16"));
+    let found = rounded.step(&PROMPT, &rows);
+    let largest = plain.iter().fold(0f32, |a, x| a.max(x.abs()));
+    assert_ne!(found, plain);
+    for (f, p) in found.iter().zip(&plain) {
+        assert!(
+            (f - p).abs() < 0.02 * largest,
+            "{f} instead of {p} of {largest}"
+        );
+    }
 }
 
 #[test]

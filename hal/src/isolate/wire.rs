@@ -381,6 +381,7 @@ pub(super) struct WireCompile {
     graphs: Vec<String>,
     entries: Vec<WireEntry>,
     state_dtype: String,
+    precision: Option<String>,
     vendor: Vec<(String, String)>,
     pub files: Vec<PathBuf>,
     pub weights: Vec<WireWeight>,
@@ -430,6 +431,7 @@ impl WireCompile {
             graphs: known.iter().map(|g| g.to_string()).collect(),
             entries,
             state_dtype: options.state_dtype.name().into(),
+            precision: options.precision.map(|p| p.name().into()),
             vendor: options.vendor.clone(),
             files: Vec::new(),
             weights: Vec::new(),
@@ -466,6 +468,7 @@ impl WireCompile {
 
     pub fn options(&self) -> Result<CompileOptions, String> {
         let mut options = CompileOptions::new(dtype(&self.state_dtype)?);
+        options.precision = self.precision.as_deref().map(dtype).transpose()?;
         options.vendor = self.vendor.clone();
         Ok(options)
     }

@@ -75,6 +75,7 @@ impl Parts {
 
     fn options(&mut self, options: &CompileOptions) {
         self.text(options.state_dtype.name());
+        self.text(options.precision.map_or("", |p| p.name()));
         self.number(options.vendor.len() as u64);
         for (name, value) in &options.vendor {
             self.text(name);

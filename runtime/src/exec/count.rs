@@ -115,14 +115,13 @@ impl Executed {
         self
     }
 
-    /// The counts of every device that was given work.
+    /// The counts of every device that was given work, beside the type that it computes in.
     pub(super) fn of<'a>(
         steps: u64,
-        counts: impl Iterator<Item = (&'a Arc<OpenDevice>, &'a Count)>,
+        counts: impl Iterator<Item = ((&'a Arc<OpenDevice>, Option<&'static str>), &'a Count)>,
     ) -> Self {
         let used = counts.filter(|(_, c)| c.is_used());
-        let devices = used.map(|(device, c)| {
-            let dtype = device.device().capabilities().computes_in();
+        let devices = used.map(|((device, dtype), c)| {
             let executed = ExecutedDevice {
                 nodes: c.device.nodes,
                 segments: c.device.submissions,

@@ -196,8 +196,7 @@ impl Executor {
 
     /// What was executed since the executor was made.
     pub fn executed(&self) -> Executed {
-        let names = self.program.devices().iter();
-        Executed::of(self.steps, names.zip(&self.counts))
+        Executed::of(self.steps, self.program.computes_in().zip(&self.counts))
     }
 
     /// What devices counted other than what was submitted to them.

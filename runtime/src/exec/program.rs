@@ -183,7 +183,7 @@ impl Program {
         plans: &PlanSet,
         devices: &[Arc<OpenDevice>],
         limits: Limits,
-        state_dtype: DType,
+        options: &CompileOptions,
         cache: Option<&Arc<Cache>>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Self, RuntimeError> {
@@ -192,7 +192,6 @@ impl Program {
         let weights: Arc<dyn WeightSource> = Arc::new(FileWeights(model.data().clone()));
         let (entries, shapes) = entries(model, plans, devices, limits);
         let used = entries.iter().filter(|e| !e.is_empty()).count().max(1) as u64;
-        let options = CompileOptions::new(state_dtype);
         let (mut modules, mut finished) = (Vec::new(), 0);
         for (device, entries) in devices.iter().zip(&entries) {
             if entries.is_empty() {
@@ -207,7 +206,7 @@ impl Program {
             let request = Request {
                 device: device.device(),
                 entries,
-                options: &options,
+                options,
                 weights: &weights,
             };
             let module = match cache {
@@ -235,7 +234,7 @@ impl Program {
             limits,
             vocabulary: model.info().vocabulary,
             width,
-            state_dtype,
+            state_dtype: options.state_dtype,
         })
     }
 
@@ -245,11 +244,11 @@ impl Program {
         plans: &PlanSet,
         devices: &[Arc<OpenDevice>],
         limits: Limits,
-        state_dtype: DType,
+        options: &CompileOptions,
     ) -> Result<MemoryPlan, RuntimeError> {
         let weights = FileWeights(model.data().clone());
         let (entries, shapes) = entries(model, plans, devices, limits);
-        let options = CompileOptions::new(state_dtype);
+        let state_dtype = options.state_dtype;
         let mut plan = MemoryPlan::of_process();
         let kv = model.state_bytes(state_dtype, limits.capacity);
         plan.kv = kv.unwrap_or(u64::MAX);
@@ -269,7 +268,7 @@ impl Program {
                 let bytes = ports.map(|p| p.max_bytes as u64).sum::<u64>();
                 buffers = buffers.saturating_add(bytes.saturating_mul(times as u64));
             }
-            let need = device.device().memory_need(entries, &options, &weights)?;
+            let need = device.device().memory_need(entries, options, &weights)?;
             plan.devices.push(match need {
                 Some(need) => DeviceMemory {
                     device: device.name().to_owned(),
@@ -313,6 +312,17 @@ impl Program {
     /// The type that float states are kept in.
     pub fn state_dtype(&self) -> DType {
         self.state_dtype
+    }
+
+    /// The type that each device computes in, where it is known.
+    pub fn computes_in(&self) -> impl Iterator<Item = (&Arc<OpenDevice>, Option<&'static str>)> {
+        self.devices
+            .iter()
+            .zip(&self.modules)
+            .map(|(device, module)| {
+                let own = module.as_ref().and_then(|m| m.computes_in());
+                (device, own.or(device.device().capabilities().computes_in()))
+            })
     }
 
     /// Elements of a row of results: for a decoder, a logit a token.

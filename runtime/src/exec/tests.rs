@@ -1,6 +1,6 @@
 use anynpu_hal::driver::chaos::{ChaosDriver, Fault};
 use anynpu_hal::driver::noop::NoopDriver;
-use anynpu_hal::{Device, Driver, HalError, OpenOptions};
+use anynpu_hal::{CompileOptions, Device, Driver, HalError, OpenOptions};
 use anynpu_ir::DType;
 
 use super::*;
@@ -68,7 +68,7 @@ fn executor(devices: Vec<Arc<dyn Device>>, pins: &[&str]) -> Executor {
         &plans,
         &devices,
         limits,
-        DType::F16,
+        &CompileOptions::new(DType::F16),
         None,
         &mut |_, _| true,
     )

@@ -216,6 +216,12 @@ impl Kernels {
         Kernels { features, table }
     }
 
+    /// Whether products of F32 and F16 weights are faster with the weights rounded to BF16
+    /// ([`PackedMatrix::round`]).
+    pub fn prefers_bf16(&self) -> bool {
+        self.table.bf16_pairs
+    }
+
     /// The instruction set they use.
     pub fn features(&self) -> Features {
         self.features

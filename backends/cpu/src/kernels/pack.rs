@@ -44,6 +44,7 @@
 use std::fmt;
 
 use anynpu_ir::DType;
+use half::{bf16, f16};
 
 use super::buffer::{ALIGN, Buffer, Shared};
 use super::{KernelError, check_weights, raw};
@@ -117,7 +118,36 @@ impl PackedMatrix {
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
-        let row_bytes = check_weights(dtype, rows, cols, bytes)?;
+        Self::pack_as(pool, dtype, dtype, rows, cols, bytes)
+    }
+
+    /// As [`PackedMatrix::pack`] of F32 or F16, but rounded to BF16.
+    ///
+    /// # Errors
+    /// As there; [`KernelError::DType`] for other types.
+    pub fn round(
+        pool: &Pool,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<PackedMatrix, KernelError> {
+        match dtype {
+            DType::F32 | DType::F16 => Self::pack_as(pool, dtype, DType::BF16, rows, cols, bytes),
+            _ => Err(KernelError::DType { dtype }),
+        }
+    }
+
+    /// Packs rows in `held` as `dtype`: the same, or BF16.
+    fn pack_as(
+        pool: &Pool,
+        held: DType,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<PackedMatrix, KernelError> {
+        let row_bytes = check_weights(held, rows, cols, bytes)?;
         let records = Records::of(dtype).ok_or(KernelError::DType { dtype })?;
         let groups = rows.div_ceil(ROWS);
         let steps = steps(dtype, cols);
@@ -150,6 +180,8 @@ impl PackedMatrix {
             };
             if dtype.is_block() {
                 pack_blocks(dtype, records, rows, row_bytes, codes, scales, supers);
+            } else if dtype == DType::BF16 && held != dtype {
+                pack_bf16(&rounded(held, rows), 2 * cols, codes);
             } else if dtype == DType::BF16 {
                 pack_bf16(rows, row_bytes, codes);
             } else {
@@ -233,6 +265,23 @@ const fn steps(dtype: DType, cols: usize) -> usize {
         DType::BF16 => cols.div_ceil(2),
         dtype if dtype.is_block() => cols / 32,
         _ => cols,
+    }
+}
+
+/// F16 or F32 elements as the nearest BF16.
+fn rounded(held: DType, elements: &[u8]) -> Vec<u8> {
+    let bytes = |x: f32| bf16::from_f32(x).to_le_bytes();
+    match held {
+        DType::F16 => {
+            let (elements, _) = elements.as_chunks();
+            let wide = elements.iter().map(|&e| f16::from_le_bytes(e).to_f32());
+            wide.flat_map(bytes).collect()
+        }
+        _ => {
+            let (elements, _) = elements.as_chunks();
+            let wide = elements.iter().map(|&e| f32::from_le_bytes(e));
+            wide.flat_map(bytes).collect()
+        }
     }
 }
 
@@ -355,6 +404,31 @@ fn pack_codes(codes: &[u8; 32], r: usize, record: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounded_weights_are_those_of_a_file_in_bf16() {
+        let pool = Pool::new(1).unwrap();
+        let (rows, cols) = (18, 7);
+        let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+        let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+        let bytes_of = |bf16s: Vec<bf16>| -> Vec<u8> {
+            bf16s.into_iter().flat_map(bf16::to_le_bytes).collect()
+        };
+        let wide: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let half: Vec<u8> = halves.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let from_wide = values.iter().map(|&v| bf16::from_f32(v)).collect();
+        let from_half = halves.iter().map(|v| bf16::from_f32(v.to_f32())).collect();
+        for (dtype, bytes, expected) in [
+            (DType::F32, wide, bytes_of(from_wide)),
+            (DType::F16, half, bytes_of(from_half)),
+        ] {
+            let rounded = PackedMatrix::round(&pool, dtype, rows, cols, &bytes).unwrap();
+            let packed = PackedMatrix::pack(&pool, DType::BF16, rows, cols, &expected).unwrap();
+            assert_eq!(rounded.data.as_slice(), packed.data.as_slice());
+            assert_eq!(rounded.dtype(), DType::BF16);
+        }
+        assert!(PackedMatrix::round(&pool, DType::Q8_0, 1, 32, &[0; 34]).is_err());
+    }
 
     #[test]
     fn packed_weights_are_as_compact_as_the_module_says() {

@@ -42,6 +42,8 @@ pub(super) struct Table {
     pub tile: usize,
     /// The same for plain weights.
     pub plain_tile: usize,
+    /// Whether the processor multiplies pairs of bfloat16.
+    pub bf16_pairs: bool,
     /// Groups of a panel.
     pub panel_groups: usize,
     pub quantise_tile: TileFn,
@@ -139,6 +141,7 @@ macro_rules! table {
             Table {
                 tile: <$ty as Isa>::TILE,
                 plain_tile: <$ty as Isa>::PLAIN_TILE,
+                bf16_pairs: <$ty as Isa>::BF16,
                 panel_groups: <$ty as Isa>::PANEL_GROUPS,
                 quantise_tile,
                 round_tile,
