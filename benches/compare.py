@@ -21,6 +21,7 @@ OPERATIONS = {  # multiply-adds of a token, in billions: prefill without the out
     "half-billion": (0.358, 0.386),
 }
 KEY_BYTES = {"billion": 32768, "half-billion": 12288}  # keys and values of a position, in 16 bits
+NAMES = {"load": "seconds to the first token"}
 PEAKS = {"f16": "f32", "f32": "f32", "bf16": "bf16"}  # of a prefill; the rest by 8-bit products
 
 
@@ -28,6 +29,8 @@ def main():
     args = arguments()
     limits = measure_limits(args)
     out = sys.stdout
+    if "bf16" in args.extra:
+        PEAKS["f16"] = "bf16"
     print(f"On {date.today()}, {cpu()}, {args.most} cores; medians (least-most) of {args.rounds} rounds by turns.\n")
     print("| limit | threads | measured |\n|---|---:|---:|")
     for (name, threads), row in limits.items():
@@ -138,16 +141,20 @@ def table(args, samples, limits, shape, kind, threads, file, out):
     tests = sorted({k[3] for k in samples if k[:3] == (shape, kind, threads)}, key=order)
     rivals = [e for e in args.engines if e != "anynpu"]
     size = file.stat().st_size
-    print(f"{shape} {kind}, {size / 1e6:.0f} MB, {threads} thread{'s' if threads > 1 else ''}\n", file=out)
+    options = f", {args.extra.strip()}" if args.extra else ""
+    unit = f"{threads} thread{'s' if threads > 1 else ''}{options}; tokens a second"
+    print(f"{shape} {kind}, {size / 1e6:.0f} MB, {unit}\n", file=out)
     print("| test | anynpu | of the limit |" + "".join(f" {r} | ratio |" for r in rivals), file=out)
     print("|---|---:|---:|" + "---:|---:|" * len(rivals), file=out)
     for test in tests:
         rows = {e: samples.get((shape, kind, threads, test, e), []) for e in args.engines}
         ours = [row["value"] for row in rows["anynpu"]]
-        line = f"| {test} | {told(ours)} | {part_of_limit(limits, shape, kind, threads, test, ours, size)} |"
+        line = f"| {NAMES.get(test, test)} | {told(ours)} | {part_of_limit(limits, shape, kind, threads, test, ours, size)} |"
         for rival in rivals:
             theirs = [row["value"] for row in rows[rival]]
             ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if ours and theirs else ""
+            if test == "load":
+                ratio = ""
             line += f" {told(theirs)} | {ratio} |"
         print(line, file=out, flush=True)
         peaks = {e: [r["peak_rss_bytes"] / 1e6 for r in rows[e] if "peak_rss_bytes" in r] for e in args.engines}
