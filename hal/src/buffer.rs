@@ -415,8 +415,10 @@ mod tests {
             }
             crate::heap_bytes().unwrap()
         };
-        let (first, second) = (rounds(), rounds());
-        assert!(second < first + (64 << 20), "{first} {second}");
+        // what is left behind grows in every round, whatever other tests hold for a while
+        let held: [u64; 6] = std::array::from_fn(|_| rounds());
+        let grew = held.windows(2).all(|two| two[1] > two[0] + (64 << 20));
+        assert!(!grew, "{held:?}");
     }
 
     #[test]
