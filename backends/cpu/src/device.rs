@@ -205,7 +205,7 @@ impl Module for CpuModule {
     }
 
     fn computes_in(&self) -> Option<&'static str> {
-        self.weights.has_bf16().then_some(DType::BF16.name())
+        self.weights.has_rounded().then_some(DType::BF16.name())
     }
 
     fn as_any(&self) -> &dyn Any {

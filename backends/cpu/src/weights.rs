@@ -19,7 +19,7 @@ pub(crate) struct Weights {
     vectors: Vec<Option<Vec<f32>>>,
 }
 
-/// How matrices are packed: as they are, or those in F32 and F16 rounded to BF16.
+/// How matrices are packed: as they are, or those in float types rounded to BF16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     AsHeld,
@@ -27,12 +27,17 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// The type that matrices in `held` become.
-    fn of(self, held: DType) -> DType {
-        match (self, held) {
-            (Packing::Bf16, DType::F32 | DType::F16) => DType::BF16,
-            _ => held,
-        }
+    fn rounds(self, held: DType) -> bool {
+        self == Packing::Bf16 && held.is_float()
+    }
+
+    /// Bytes that a matrix takes.
+    fn bytes(self, held: DType, rows: usize, cols: usize) -> usize {
+        let bytes = match self.rounds(held) {
+            true => PackedMatrix::rounded_bytes(rows, cols),
+            false => PackedMatrix::packed_bytes(held, rows, cols),
+        };
+        bytes.unwrap_or(0)
     }
 
     fn pack(
@@ -43,19 +48,19 @@ impl Packing {
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
-        match self.of(held) == held {
-            true => PackedMatrix::pack(pool, held, rows, cols, bytes),
-            false => PackedMatrix::round(pool, held, rows, cols, bytes),
+        match self.rounds(held) {
+            true => PackedMatrix::round(pool, held, rows, cols, bytes),
+            false => PackedMatrix::pack(pool, held, rows, cols, bytes),
         }
     }
 }
 
 impl Weights {
     /// Whether products with any of the matrices are computed in BF16.
-    pub fn has_bf16(&self) -> bool {
+    pub fn has_rounded(&self) -> bool {
         let experts = self.experts.iter().flatten();
         let mut all = self.packed.iter().flatten().chain(experts);
-        all.any(|m| m.dtype() == DType::BF16)
+        all.any(PackedMatrix::is_rounded)
     }
 
     /// The packed matrix of a `Linear` weight. Panics if lowering did not pack it.
@@ -256,7 +261,7 @@ fn packed_need(graph: &Graph, id: WeightId, packing: Packing, need: &mut MemoryN
     let ty = graph.ty(graph.weight(id).value);
     let dims: Vec<usize> = ty.shape.resolve(&SymbolValues::default());
     if let [lead @ .., rows, cols] = &dims[..] {
-        let each = PackedMatrix::packed_bytes(packing.of(ty.dtype), *rows, *cols).unwrap_or(0);
+        let each = packing.bytes(ty.dtype, *rows, *cols);
         let count: usize = lead.iter().product();
         need.resident += each.saturating_mul(count) as u64;
     }

@@ -298,8 +298,8 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub kv_type: KvType,
     /// What devices may compute in, f32 apart: the type of the model's numbers, or bf16 or f16 as well. Nodes pinned
-    /// to a device run there whatever it computes in, with a warning. With bf16 the CPU rounds f32 and f16 matrices
-    /// where it has instructions for that type
+    /// to a device run there whatever it computes in, with a warning. With bf16 the CPU rounds float matrices and
+    /// what they are multiplied by where it has instructions for that type
     #[arg(long, value_name = "TYPE", default_value = "model")]
     pub precision: Precision,
     #[command(flatten)]

@@ -7,7 +7,7 @@
 //!                     rest, padded with zeros
 //! quantised tile: XBlock<N> for each block of 32 columns     (48 bytes per token and block)
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
-//! BF16 tile:      where `Isa::BF16`, bf16[N][2] for each pair of columns, else f32[N] for each column,
+//! rounded tile:   where `Isa::BF16`, bf16[N][2] for each pair of columns, else f32[N] for each column,
 //!                 an even number of them                     (room for 4 bytes per token and column)
 //! ```
 //! The tile that starts at token `t` begins at `t` times the bytes of a token, whatever the widths.
@@ -157,7 +157,7 @@ pub(super) fn round_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, o
     }
 }
 
-/// Puts token `t`'s columns from `from` on, an even number, into a BF16 tile.
+/// Puts token `t`'s columns from `from` on, an even number, into a rounded tile.
 #[inline(always)]
 fn place_bf16<I: Isa>(bits: &[i32], from: usize, t: usize, width: usize, out: &mut [u8]) {
     if I::BF16 {
@@ -189,8 +189,8 @@ fn round_to_bf16<I: Isa>(isa: I, x: I::F) -> I::I {
     isa.and_i(isa.bits(rounded), isa.splat_i(!0xffff))
 }
 
-/// Bytes of a token in BF16 tiles.
-pub(super) const fn bf16_bytes(cols: usize) -> usize {
+/// Bytes of a token in rounded tiles.
+pub(super) const fn rounded_bytes(cols: usize) -> usize {
     cols.next_multiple_of(2) * size_of::<f32>()
 }
 

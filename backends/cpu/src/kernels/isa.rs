@@ -106,7 +106,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
     const SUM_SHIFT: u32 = 0;
 
-    /// Whether activations for BF16 weights are pairs of bfloat16, for [`Isa::dot_bf16`]; else they are
+    /// Whether activations for rounded weights are pairs of bfloat16, for [`Isa::dot_bf16`]; else they are
     /// binary32 after rounding.
     const BF16: bool = false;
 
@@ -127,6 +127,8 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn store(self, x: Self::F, to: &mut [f32; 16]);
     /// From IEEE binary16 bits.
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
+    /// From bfloat16 bits.
+    fn load_bf16(self, x: &[u16; 16]) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;

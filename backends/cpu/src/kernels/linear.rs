@@ -1,10 +1,8 @@
 //! The matrix products as they are called: operands checked, activations laid out, rows shared
 //! out over the threads.
 
-use anynpu_ir::DType;
-
 use super::activations::{
-    bf16_bytes, interleave_tile, padded, plain_bytes, quantised_bytes, tile_width,
+    interleave_tile, padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
 };
 use super::buffer::{ALIGN, Scratch, Shared, cast_mut};
 use super::isa::XBLOCK_BYTES;
@@ -51,7 +49,7 @@ struct Call<'a> {
     tokens: usize,
     quantised: &'a [u8],
     plain: &'a [u8],
-    bf16: &'a [u8],
+    rounded: &'a [u8],
 }
 
 impl<'a> Call<'a> {
@@ -65,21 +63,23 @@ impl<'a> Call<'a> {
 struct Forms {
     quantised: bool,
     plain: bool,
-    bf16: bool,
+    rounded: bool,
 }
 
 impl Forms {
     const ALL: Forms = Forms {
         quantised: true,
         plain: true,
-        bf16: true,
+        rounded: true,
     };
 
-    fn note(&mut self, dtype: DType) {
-        match dtype {
-            DType::BF16 => self.bf16 = true,
-            dtype if dtype.is_block() => self.quantised = true,
-            _ => self.plain = true,
+    fn note(&mut self, weights: &PackedMatrix) {
+        if weights.is_rounded() {
+            self.rounded = true;
+        } else if weights.dtype().is_block() {
+            self.quantised = true;
+        } else {
+            self.plain = true;
         }
     }
 }
@@ -87,7 +87,7 @@ impl Forms {
 /// Where things lie in a call's scratch, quantised activations first.
 struct Layout {
     plain: usize,
-    bf16: usize,
+    rounded: usize,
     panels: usize,
     total: usize,
 }
@@ -103,8 +103,8 @@ impl Layout {
             start.checked_add(bytes)?.checked_next_multiple_of(ALIGN)
         };
         let plain = after(0, forms.quantised, quantised_bytes(cols))?;
-        let bf16 = after(plain, forms.plain, plain_bytes(cols))?;
-        let panels = after(bf16, forms.bf16, bf16_bytes(cols))?;
+        let rounded = after(plain, forms.plain, plain_bytes(cols))?;
+        let panels = after(rounded, forms.rounded, rounded_bytes(cols))?;
         let panel_bytes = if forms.quantised {
             PANEL_BYTES.checked_mul(threads)?
         } else {
@@ -112,7 +112,7 @@ impl Layout {
         };
         Some(Layout {
             plain,
-            bf16,
+            rounded,
             panels,
             total: panels.checked_add(panel_bytes)?,
         })
@@ -181,7 +181,7 @@ impl Kernels {
             if let Some(bias) = product.bias {
                 check_len("bias", 1, weights.rows(), bias.len())?;
             }
-            forms.note(weights.dtype());
+            forms.note(weights);
         }
         if tokens == 0 {
             return Ok(());
@@ -201,7 +201,7 @@ impl Kernels {
         let scratch = scratch.get(layout.total)?;
         let (tiles, panels) = scratch.split_at_mut(layout.panels);
         let (for_blocks, rest) = tiles.split_at_mut(layout.plain);
-        let (for_plain, for_bf16) = rest.split_at_mut(layout.bf16 - layout.plain);
+        let (for_plain, for_rounded) = rest.split_at_mut(layout.rounded - layout.plain);
         let quantise = self.table.quantise_tile;
         if forms.quantised {
             let token = quantised_bytes(cols);
@@ -233,14 +233,14 @@ impl Kernels {
             );
         }
         let round = self.table.round_tile;
-        if forms.bf16 {
-            let token = bf16_bytes(cols);
+        if forms.rounded {
+            let token = rounded_bytes(cols);
             let widest = self.table.plain_tile;
             self.lay_out(
                 pool,
                 x,
                 tokens,
-                for_bf16,
+                for_rounded,
                 (token, widest),
                 |x, width, out| {
                     // SAFETY: `self.features` proves that the processor has the instructions.
@@ -258,7 +258,7 @@ impl Kernels {
                     out: Shared::new(product.out),
                     run: self
                         .table
-                        .products(dtype)
+                        .products(product.weights)
                         .ok_or(KernelError::DType { dtype })?,
                 });
             }
@@ -267,7 +267,7 @@ impl Kernels {
                 tokens,
                 quantised: for_blocks,
                 plain: for_plain,
-                bf16: for_bf16,
+                rounded: for_rounded,
             };
             self.share_out(pool, &call, panels);
         }
@@ -329,7 +329,7 @@ impl Kernels {
                         x: match part.run {
                             Products::Blocks(_) => call.quantised,
                             Products::Plain(_) => call.plain,
-                            Products::Bf16(_) => call.bf16,
+                            Products::Rounded(_) => call.rounded,
                         },
                         tokens: call.tokens,
                         bias: part.bias,
@@ -346,7 +346,7 @@ impl Kernels {
                         // instructions; the groups of different tasks are different rows.
                         Products::Blocks(blocks) => unsafe { (blocks.direct)(task) },
                         // SAFETY: as above.
-                        Products::Plain(run) | Products::Bf16(run) => unsafe { run(task) },
+                        Products::Plain(run) | Products::Rounded(run) => unsafe { run(task) },
                     }
                 }
                 before = end;

@@ -315,10 +315,15 @@ pub(super) struct F32Column([f32; 16]);
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct F16Column([u16; 16]);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Bf16Column([u16; 16]);
 // SAFETY: the same layout as their arrays.
 unsafe impl Pod for F32Column {}
 // SAFETY: as above.
 unsafe impl Pod for F16Column {}
+// SAFETY: as above.
+unsafe impl Pod for Bf16Column {}
 
 impl<I: Isa> Column<I> for F32Column {
     #[inline(always)]
@@ -330,6 +335,13 @@ impl<I: Isa> Column<I> for F16Column {
     #[inline(always)]
     fn load(&self, isa: I) -> I::F {
         isa.load_f16(&self.0)
+    }
+}
+
+impl<I: Isa> Column<I> for Bf16Column {
+    #[inline(always)]
+    fn load(&self, isa: I) -> I::F {
+        isa.load_bf16(&self.0)
     }
 }
 
@@ -398,13 +410,13 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
     }
 }
 
-/// A task over BF16 weights.
+/// A task over weights rounded to BF16.
 ///
 /// # Safety
 /// No other thread touches the task's rows of `out` while this runs.
 #[inline(always)]
-pub(super) unsafe fn bf16<I: Isa>(isa: I, task: Task<'_>) {
-    let token = activations::bf16_bytes(task.weights.cols());
+pub(super) unsafe fn rounded<I: Isa>(isa: I, task: Task<'_>) {
+    let token = activations::rounded_bytes(task.weights.cols());
     let chunk = chunk_tokens(token, I::PLAIN_TILE);
     for start in (0..task.tokens).step_by(chunk) {
         let end = task.tokens.min(start + chunk);
@@ -414,12 +426,12 @@ pub(super) unsafe fn bf16<I: Isa>(isa: I, task: Task<'_>) {
             // SAFETY: the caller's contract, for all calls below.
             unsafe {
                 if task.tokens == 1 && groups >= PLAIN_GROUPS {
-                    bf16_groups::<I, 1, PLAIN_GROUPS>(isa, &task, g, 0);
+                    rounded_groups::<I, 1, PLAIN_GROUPS>(isa, &task, g, 0);
                     g += PLAIN_GROUPS;
                     continue;
                 }
                 if task.tokens == 1 {
-                    bf16_groups::<I, 1, 1>(isa, &task, g, 0);
+                    rounded_groups::<I, 1, 1>(isa, &task, g, 0);
                     g += 1;
                     continue;
                 }
@@ -427,7 +439,7 @@ pub(super) unsafe fn bf16<I: Isa>(isa: I, task: Task<'_>) {
                 while t < end {
                     let width = tile_width(end - t, I::PLAIN_TILE);
                     with_width!(I::PLAIN_TILE, width, N => {
-                        bf16_groups::<I, N, 1>(isa, &task, g, t);
+                        rounded_groups::<I, N, 1>(isa, &task, g, t);
                     });
                     t += width;
                 }
@@ -440,16 +452,16 @@ pub(super) unsafe fn bf16<I: Isa>(isa: I, task: Task<'_>) {
 /// The sums of `G` groups from `g` on for the `N` tokens from `t` on.
 ///
 /// # Safety
-/// As [`bf16`].
+/// As [`rounded`].
 #[inline(always)]
-unsafe fn bf16_groups<I: Isa, const N: usize, const G: usize>(
+unsafe fn rounded_groups<I: Isa, const N: usize, const G: usize>(
     isa: I,
     task: &Task<'_>,
     g: usize,
     t: usize,
 ) {
     let cols = task.weights.cols();
-    let token = activations::bf16_bytes(cols);
+    let token = activations::rounded_bytes(cols);
     let x = &task.x[t * token..][..N * token];
     let pairs = cols.div_ceil(2);
     let mut w = [&cast::<[f32; 16]>(task.weights.group(g).0)[..pairs]; G];

@@ -31,13 +31,13 @@
 //! quantised, the error of an output is at most `Σ_blocks dx/2 · Σ_i |w_i|` plus rounding in
 //! binary32: an error of half a step in each activation.
 //!
-//! # Products with F32 and F16 weights
+//! # Products with F32, F16 and BF16 weights
 //! `acc = fma(w[k], x[k], acc)` over the columns in order, starting at 0, after conversion of the
 //! weight to binary32, which is exact.
 //!
-//! # Products with BF16 weights
-//! Activations are rounded to bfloat16 as well, half to even. Columns are taken in pairs, the odd one
-//! first, as the instruction of x86-64 does:
+//! # Products with weights rounded to BF16
+//! Where that is asked for ([`PackedMatrix::round`]), activations are rounded to bfloat16 as well, half to
+//! even. Columns are taken in pairs, the odd one first, as the instruction of x86-64 does:
 //!
 //! ```text
 //! acc = fma(w[2i + 1], x[2i + 1], acc)          acc = fma(w[2i], x[2i], acc)
@@ -216,7 +216,7 @@ impl Kernels {
         Kernels { features, table }
     }
 
-    /// Whether products of F32 and F16 weights are faster with the weights rounded to BF16
+    /// Whether products with float weights are faster with the weights rounded to BF16
     /// ([`PackedMatrix::round`]).
     pub fn prefers_bf16(&self) -> bool {
         self.table.bf16_pairs

@@ -32,11 +32,11 @@
 //!   Q6_K            384  scale[2][16] signed bytes, one   d[16] binary16     26.25
 //!                        for each half of the block
 //!
-//! F32, F16: one plane, the 16 rows' elements of column k side by side
+//! F32, F16, BF16: one plane, the 16 rows' elements of column k side by side
 //!
 //!   group 0: | w[0..16][0] | w[0..16][1] | …          group 1: | …
 //!
-//! BF16: one plane, pairs of columns, the last filled up with zeros; elements below 2⁻¹²⁶ are zero
+//! rounded to BF16: one plane, pairs of columns, the last filled up with zeros; elements below 2⁻¹²⁶ are zero
 //!
 //!   group 0: | w[0][0] w[0][1] w[1][0] w[1][1] … w[15][1] | w[0][2] w[0][3] … | …    group 1: | …
 //! ```
@@ -65,11 +65,17 @@ pub(super) struct Records {
 }
 
 impl Records {
+    /// Of a pair of columns of a matrix that is rounded.
+    const ROUNDED: Records = Records {
+        codes: 64,
+        scales: 0,
+        supers: 0,
+    };
+
     pub(super) const fn of(dtype: DType) -> Option<Records> {
         let (codes, scales, supers) = match dtype {
             DType::F32 => (64, 0, 0),
-            DType::F16 => (32, 0, 0),
-            DType::BF16 => (64, 0, 0),
+            DType::F16 | DType::BF16 => (32, 0, 0),
             DType::Q4_0 => (256, 32, 0),
             DType::Q4_1 => (256, 64, 0),
             DType::Q5_0 => (320, 32, 0),
@@ -92,6 +98,8 @@ impl Records {
 /// layout is the same for every processor.
 pub struct PackedMatrix {
     dtype: DType,
+    /// Whether it was made by [`PackedMatrix::round`].
+    rounded: bool,
     rows: usize,
     cols: usize,
     records: Records,
@@ -118,10 +126,11 @@ impl PackedMatrix {
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
-        Self::pack_as(pool, dtype, dtype, rows, cols, bytes)
+        Self::pack_as(pool, dtype, false, rows, cols, bytes)
     }
 
-    /// As [`PackedMatrix::pack`] of F32 or F16, but rounded to BF16.
+    /// As [`PackedMatrix::pack`] of F32, F16 or BF16, but rounded to BF16, to be multiplied by activations
+    /// that are rounded too.
     ///
     /// # Errors
     /// As there; [`KernelError::DType`] for other types.
@@ -133,29 +142,36 @@ impl PackedMatrix {
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
         match dtype {
-            DType::F32 | DType::F16 => Self::pack_as(pool, dtype, DType::BF16, rows, cols, bytes),
+            DType::F32 | DType::F16 | DType::BF16 => {
+                Self::pack_as(pool, dtype, true, rows, cols, bytes)
+            }
             _ => Err(KernelError::DType { dtype }),
         }
     }
 
-    /// Packs rows in `held` as `dtype`: the same, or BF16.
     fn pack_as(
         pool: &Pool,
         held: DType,
-        dtype: DType,
+        rounded: bool,
         rows: usize,
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
         let row_bytes = check_weights(held, rows, cols, bytes)?;
-        let records = Records::of(dtype).ok_or(KernelError::DType { dtype })?;
+        let dtype = if rounded { DType::BF16 } else { held };
+        let (records, steps) = if rounded {
+            (Records::ROUNDED, cols.div_ceil(2))
+        } else {
+            let records = Records::of(dtype).ok_or(KernelError::DType { dtype })?;
+            (records, steps(dtype, cols))
+        };
         let groups = rows.div_ceil(ROWS);
-        let steps = steps(dtype, cols);
         let layout = Self::planes(records, groups, steps);
         let (scales_at, supers_at, end) =
             layout.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
         let mut packed = PackedMatrix {
             dtype,
+            rounded,
             rows,
             cols,
             records,
@@ -178,12 +194,12 @@ impl PackedMatrix {
                     part(supers_at, steps / SUPER * records.supers),
                 )
             };
-            if dtype.is_block() {
+            if rounded && held == DType::BF16 {
+                pack_pairs(rows, row_bytes, codes);
+            } else if rounded {
+                pack_pairs(&round_elements(held, rows), 2 * cols, codes);
+            } else if dtype.is_block() {
                 pack_blocks(dtype, records, rows, row_bytes, codes, scales, supers);
-            } else if dtype == DType::BF16 && held != dtype {
-                pack_bf16(&rounded(held, rows), 2 * cols, codes);
-            } else if dtype == DType::BF16 {
-                pack_bf16(rows, row_bytes, codes);
             } else {
                 pack_plain(dtype.block_bytes(), rows, row_bytes, codes);
             }
@@ -199,6 +215,12 @@ impl PackedMatrix {
         layout.map(|(_, _, end)| end)
     }
 
+    /// Bytes that rounding `rows` rows of `cols` elements takes; `None` for more than can be addressed.
+    pub fn rounded_bytes(rows: usize, cols: usize) -> Option<usize> {
+        let layout = Self::planes(Records::ROUNDED, rows.div_ceil(ROWS), cols.div_ceil(2));
+        layout.map(|(_, _, end)| end)
+    }
+
     /// Where the planes of scales and of supers start, and where the last ends.
     fn planes(records: Records, groups: usize, steps: usize) -> Option<(usize, usize, usize)> {
         let plane = |records: usize, bytes: usize| {
@@ -209,6 +231,11 @@ impl PackedMatrix {
         let supers_at = scales_at.checked_add(plane(steps, records.scales)?)?;
         let end = supers_at.checked_add(plane(steps / SUPER, records.supers)?)?;
         Some((scales_at, supers_at, end))
+    }
+
+    /// Whether it is multiplied by activations that are rounded to BF16 ([`PackedMatrix::round`]).
+    pub fn is_rounded(&self) -> bool {
+        self.rounded
     }
 
     /// Element type.
@@ -261,15 +288,11 @@ impl fmt::Debug for PackedMatrix {
 
 /// Records of codes in a group of `cols` columns.
 const fn steps(dtype: DType, cols: usize) -> usize {
-    match dtype {
-        DType::BF16 => cols.div_ceil(2),
-        dtype if dtype.is_block() => cols / 32,
-        _ => cols,
-    }
+    if dtype.is_block() { cols / 32 } else { cols }
 }
 
 /// F16 or F32 elements as the nearest BF16.
-fn rounded(held: DType, elements: &[u8]) -> Vec<u8> {
+fn round_elements(held: DType, elements: &[u8]) -> Vec<u8> {
     let bytes = |x: f32| bf16::from_f32(x).to_le_bytes();
     match held {
         DType::F16 => {
@@ -285,8 +308,8 @@ fn rounded(held: DType, elements: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Packs one group of BF16.
-fn pack_bf16(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+/// Packs one group of BF16 in pairs.
+fn pack_pairs(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
     if row_bytes == 0 {
         return;
     }
@@ -423,9 +446,13 @@ mod tests {
             (DType::F16, half, bytes_of(from_half)),
         ] {
             let rounded = PackedMatrix::round(&pool, dtype, rows, cols, &bytes).unwrap();
-            let packed = PackedMatrix::pack(&pool, DType::BF16, rows, cols, &expected).unwrap();
+            let packed = PackedMatrix::round(&pool, DType::BF16, rows, cols, &expected).unwrap();
             assert_eq!(rounded.data.as_slice(), packed.data.as_slice());
-            assert_eq!(rounded.dtype(), DType::BF16);
+            assert!(rounded.dtype() == DType::BF16 && rounded.is_rounded());
+            assert_eq!(
+                Some(rounded.resident_bytes()),
+                PackedMatrix::rounded_bytes(rows, cols)
+            );
         }
         assert!(PackedMatrix::round(&pool, DType::Q8_0, 1, 32, &[0; 34]).is_err());
     }

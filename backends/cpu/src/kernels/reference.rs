@@ -81,32 +81,13 @@ pub fn matmul(
     Ok(out)
 }
 
-/// The bfloat16 nearest to `x`, 0 below 2⁻¹²⁶.
-fn round_to_bf16(x: f32) -> f32 {
-    let rounded = bf16::from_f32(x).to_f32();
-    if rounded.is_subnormal() { 0.0 } else { rounded }
-}
-
-fn bf16_dot(row: &[u8], x: &[f32]) -> f32 {
-    let mut acc = 0.0f32;
-    for (w, x) in row.chunks(4).zip(x.chunks(2)) {
-        for i in (0..x.len()).rev() {
-            let w = bf16::from_le_bytes([w[2 * i], w[2 * i + 1]]).to_f32();
-            acc = round_to_bf16(w).mul_add(round_to_bf16(x[i]), acc);
-        }
-    }
-    acc
-}
-
 fn float_dot(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
-    if dtype == DType::BF16 {
-        return bf16_dot(row, x);
-    }
     let mut acc = 0.0f32;
     for (w, &x) in row.chunks_exact(dtype.block_bytes()).zip(x) {
         let w = match dtype {
             DType::F32 => f32::from_le_bytes([w[0], w[1], w[2], w[3]]),
-            _ => f16::from_le_bytes([w[0], w[1]]).to_f32(),
+            DType::F16 => f16::from_le_bytes([w[0], w[1]]).to_f32(),
+            _ => bf16::from_le_bytes([w[0], w[1]]).to_f32(),
         };
         acc = w.mul_add(x, acc);
     }

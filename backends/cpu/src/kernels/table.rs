@@ -31,7 +31,7 @@ pub(super) struct BlockProducts {
 #[derive(Clone, Copy)]
 pub(super) enum Products {
     Plain(TaskFn),
-    Bf16(TaskFn),
+    Rounded(TaskFn),
     Blocks(BlockProducts),
 }
 
@@ -61,6 +61,7 @@ pub(super) struct Table {
     pub f32: TaskFn,
     pub f16: TaskFn,
     pub bf16: TaskFn,
+    pub rounded: TaskFn,
     pub q4_0: BlockProducts,
     pub q4_1: BlockProducts,
     pub q5_0: BlockProducts,
@@ -72,12 +73,15 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The products for weights of type `dtype`, if there are any.
-    pub(super) fn products(&self, dtype: DType) -> Option<Products> {
-        Some(match dtype {
+    /// The products for `weights`, if there are any.
+    pub(super) fn products(&self, weights: &PackedMatrix) -> Option<Products> {
+        if weights.is_rounded() {
+            return Some(Products::Rounded(self.rounded));
+        }
+        Some(match weights.dtype() {
             DType::F32 => Products::Plain(self.f32),
             DType::F16 => Products::Plain(self.f16),
-            DType::BF16 => Products::Bf16(self.bf16),
+            DType::BF16 => Products::Plain(self.bf16),
             DType::Q4_0 => Products::Blocks(self.q4_0),
             DType::Q4_1 => Products::Blocks(self.q4_1),
             DType::Q5_0 => Products::Blocks(self.q5_0),
@@ -132,7 +136,8 @@ macro_rules! table {
                 (task: Attend<'_>) -> bool }
             table! { @function $(#[$feature])? f32 = $isa, matmul::plain::<$ty, matmul::F32Column>, (task: Task<'_>) }
             table! { @function $(#[$feature])? f16 = $isa, matmul::plain::<$ty, matmul::F16Column>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? bf16 = $isa, matmul::bf16::<$ty>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? bf16 = $isa, matmul::plain::<$ty, matmul::Bf16Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? rounded = $isa, matmul::rounded::<$ty>, (task: Task<'_>) }
             table! { @panel $(#[$feature])? offset_8 = $isa, $ty, Offset8 }
             table! { @panel $(#[$feature])? offset_16 = $isa, $ty, Offset16 }
             table! { @panel $(#[$feature])? signed = $isa, $ty, Signed }
@@ -158,6 +163,7 @@ macro_rules! table {
                 f32,
                 f16,
                 bf16,
+                rounded,
                 q4_0: table! { @blocks Q40, offset_8, $(#[$feature])? $ty = $isa },
                 q4_1: table! { @blocks Q41, minimum, $(#[$feature])? $ty = $isa },
                 q5_0: table! { @blocks Q50, offset_16, $(#[$feature])? $ty = $isa },

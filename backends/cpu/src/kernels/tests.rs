@@ -175,14 +175,6 @@ fn each_level_has_kernels_of_its_own_that_the_tests_reach() {
 
 /// Checks every path on one problem.
 fn check(dtype: DType, rows: usize, cols: usize, tokens: usize, styles: [Style; 2], seed: u64) {
-    let styles = match dtype {
-        // Their sums may come near 2⁻¹²⁶, below which levels may differ.
-        DType::BF16 => styles.map(|s| match s {
-            Style::Extreme | Style::AnyBits => Style::Plain,
-            s => s,
-        }),
-        _ => styles,
-    };
     let random = &mut Random(seed);
     let raw = weights(dtype, rows * cols / dtype.block_len(), styles[0], random);
     let x = activations(tokens * cols, styles[1], random);
@@ -238,8 +230,54 @@ fn every_format_and_tile_width_equals_the_reference() {
     }
 }
 
+/// `out[t, r]` by the module's formula for rounded weights.
+fn rounded_reference(w: &[half::bf16], x: &[f32], cols: usize) -> Vec<f32> {
+    let round = |x: f32| half::bf16::from_f32(x).to_f32();
+    let mut out = Vec::new();
+    for x in x.chunks(cols) {
+        for w in w.chunks(cols) {
+            let mut acc = 0.0f32;
+            for (w, x) in w.chunks(2).zip(x.chunks(2)) {
+                for i in (0..x.len()).rev() {
+                    acc = w[i].to_f32().mul_add(round(x[i]), acc);
+                }
+            }
+            out.push(acc);
+        }
+    }
+    out
+}
+
 #[test]
-fn activations_for_bf16_weights_are_rounded_half_to_even_with_infinities_kept() {
+fn products_with_rounded_weights_are_the_same_on_every_path() {
+    let random = &mut Random(5);
+    let pool = Pool::new(2).unwrap();
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    for (rows, cols) in [(1, 1), (17, 7), (40, 96), (70, 33)] {
+        let w: Vec<half::bf16> = random
+            .f32s(rows * cols)
+            .into_iter()
+            .map(half::bf16::from_f32)
+            .collect();
+        let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let packed = PackedMatrix::round(&pool, DType::BF16, rows, cols, &bytes).unwrap();
+        for tokens in [1, 2, 5, 12, 27] {
+            let x = random.f32s(tokens * cols);
+            let expected = rounded_reference(&w, &x, cols);
+            for kernels in paths() {
+                let mut out = vec![f32::NAN; tokens * rows];
+                kernels
+                    .matmul(&pool, &packed, &x, tokens, None, &mut out, &mut scratch)
+                    .unwrap();
+                let what = format!("[{rows}, {cols}] × {tokens} tokens, {}", kernels.features());
+                assert_same(&what, &out, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_for_rounded_weights_are_rounded_half_to_even_with_infinities_kept() {
     let given = [
         (1.0 + 3.0 / 256.0, 1.0 + 2.0 / 128.0), // half way, up to even
         (1.0 + 1.0 / 256.0, 1.0),               // half way, down to even
@@ -251,7 +289,7 @@ fn activations_for_bf16_weights_are_rounded_half_to_even_with_infinities_kept() 
     ];
     let pool = Pool::new(1).unwrap();
     let one = half::bf16::from_f32(1.0).to_le_bytes();
-    let packed = PackedMatrix::pack(&pool, DType::BF16, 1, 1, &one).unwrap();
+    let packed = PackedMatrix::round(&pool, DType::BF16, 1, 1, &one).unwrap();
     let mut scratch = Scratch::with_capacity(0).unwrap();
     for kernels in paths() {
         let x = given.map(|(x, _)| x);

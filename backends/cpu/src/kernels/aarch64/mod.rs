@@ -120,6 +120,15 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
                 vcvt_high_f32_f16(high),
             ]
         }
+        fn load_bf16(self, x: &[u16; 16]) -> F {
+            let (low, high) = (vld1q_u16(x.as_ptr()), vld1q_u16(x.as_ptr().add(8)));
+            [
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
+                vreinterpretq_f32_u32(vshll_high_n_u16::<16>(low)),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
+                vreinterpretq_f32_u32(vshll_high_n_u16::<16>(high)),
+            ]
+        }
         fn add(self, a: F, b: F) -> F { four!(r => vaddq_f32(a[r], b[r])) }
         fn sub(self, a: F, b: F) -> F { four!(r => vsubq_f32(a[r], b[r])) }
         fn mul(self, a: F, b: F) -> F { four!(r => vmulq_f32(a[r], b[r])) }

@@ -1,6 +1,6 @@
 //! The 16 lanes as arrays: plain Rust for any processor.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::isa::{Dot, Isa, Quads, XBlock};
 use super::matmul;
@@ -56,6 +56,10 @@ impl Isa for Generic {
     #[inline(always)]
     fn load_f16(self, x: &[u16; 16]) -> [f32; 16] {
         lanes!(i, f16::from_bits(x[i]).to_f32())
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; 16]) -> [f32; 16] {
+        lanes!(i, bf16::from_bits(x[i]).to_f32())
     }
     #[inline(always)]
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {

@@ -62,6 +62,10 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
         fn load_f16(self, x: &[u16; 16]) -> __m512 {
             _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))
         }
+        fn load_bf16(self, x: &[u16; 16]) -> __m512 {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
         fn add(self, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(self, a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
