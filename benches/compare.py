@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -190,5 +189,4 @@ def part_of_limit(limits, shape, kind, threads, test, ours, size):
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.exit(main())

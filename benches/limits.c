@@ -1,5 +1,5 @@
-// What this machine can do at best: memory read bandwidth, and the peak rates of 8-bit, bfloat16 and
-// 32-bit products, for 1 to N threads. x86-64 with AVX2 at the least; rates need what they name.
+// What this machine can do at best: memory read bandwidth, and the peak rates of 8-bit products, of
+// those with a scale every 32 columns, of bfloat16 and 32-bit products, for 1 to N threads. x86-64 with AVX2 at the least; rates need what they name.
 //
 //   cc -O3 -march=native -pthread benches/limits.c -o target/limits && target/limits [THREADS]
 //
@@ -56,6 +56,43 @@ static double products_f32(const char *unused) { CHAINS_OF(__m256, "vfmadd231ps 
 #endif
 #ifdef __AVX512VNNI__
 static double products_int8(const char *unused) { CHAINS_OF(__m512i, "vpdpbusd %2, %1, %0", 128) }
+#endif
+#ifdef __AVX512VNNI__
+// Products of 8 tokens by 32 rows with a scale every 32 columns, from the first-level cache: what a
+// quantised matrix product could do if nothing else had to be done.
+enum { TOKENS = 8, GROUPS = 2, BLOCKS = 8 };
+struct weights {
+  signed char codes[8][64];
+  float scale[16];
+};
+struct activations {
+  int codes[8][TOKENS];
+  float scale[TOKENS];
+};
+static double products_scaled(const char *unused) {
+  _Alignas(64) struct weights w[GROUPS][BLOCKS] = {0};
+  struct activations x[BLOCKS] = {0};
+  (void)unused;
+  __m512 sums[TOKENS * GROUPS] = {0};
+  for (long i = 0; i < STEPS / 200; i++) {
+    __asm__ volatile("" : : "r"(w), "r"(x) : "memory");  // they may have changed
+    for (int b = 0; b < BLOCKS; b++) {
+      __m512i whole[TOKENS * GROUPS] = {0};
+      _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++)
+      _Pragma("GCC unroll 8") for (int t = 0; t < TOKENS; t++)
+      _Pragma("GCC unroll 2") for (int g = 0; g < GROUPS; g++)
+        whole[2 * t + g] = _mm512_dpbusd_epi32(whole[2 * t + g], _mm512_loadu_si512(w[g][b].codes[j]),
+                                               _mm512_set1_epi32(x[b].codes[j][t]));
+      _Pragma("GCC unroll 8") for (int t = 0; t < TOKENS; t++)
+      _Pragma("GCC unroll 2") for (int g = 0; g < GROUPS; g++) {
+        __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w[g][b].scale), _mm512_set1_ps(x[b].scale[t]));
+        sums[2 * t + g] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(whole[2 * t + g]), sums[2 * t + g]);
+      }
+    }
+  }
+  for (int i = 0; i < TOKENS * GROUPS; i++) sink += _mm512_reduce_add_ps(sums[i]);
+  return (double)(STEPS / 200) * BLOCKS * TOKENS * GROUPS * 16 * 32 * 2;
+}
 #endif
 #ifdef __AVX512BF16__
 static double products_bf16(const char *unused) { CHAINS_OF(__m512i, "vdpbf16ps %2, %1, %0", 64) }
@@ -128,6 +165,7 @@ int main(int argc, char **argv) {
     limit("memory", "GB/s", read_memory, memory, threads);
 #ifdef __AVX512VNNI__
     limit("int8", "GOP/s", products_int8, memory, threads);
+    limit("int8, scaled", "GOP/s", products_scaled, memory, threads);
 #endif
 #ifdef __AVX512BF16__
     limit("bf16", "GOP/s", products_bf16, memory, threads);

@@ -74,6 +74,22 @@ pub enum ExternalHandle {
     HardwareBuffer(Arc<crate::HardwareMemory>),
 }
 
+impl ExternalHandle {
+    /// For a device that works in memory of the host, whoever allocated it.
+    ///
+    /// # Errors
+    /// [`HalError::Unsupported`], by `device`, for anything else.
+    pub fn into_host(self, device: &str) -> Result<Arc<dyn Buffer>, HalError> {
+        match self {
+            ExternalHandle::Shared(buffer) if buffer.desc().kind == MemoryKind::Host => Ok(buffer),
+            _ => Err(HalError::Unsupported {
+                device: device.to_owned(),
+                call: "import",
+            }),
+        }
+    }
+}
+
 /// What a mapping is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -2,6 +2,21 @@
 
 use std::path::PathBuf;
 
+/// The golden embeddings of MiniLM, and its folder, which `ANYNPU_MINILM` names.
+///
+/// `None` where either is not there; then a line tells that `test` was skipped.
+///
+/// # Panics
+/// As [`test_data`].
+pub fn minilm(test: &str) -> Option<(PathBuf, PathBuf)> {
+    let golden = test_data(test, "minilm/golden.json")?;
+    let Some(folder) = std::env::var_os("ANYNPU_MINILM") else {
+        println!("SKIPPED {test}: ANYNPU_MINILM is not set");
+        return None;
+    };
+    Some((golden, folder.into()))
+}
+
 /// The file or folder `path` under the directory that `ANYNPU_TEST_DATA` names.
 ///
 /// `None` where the variable is unset; then a line tells that `test` was skipped.

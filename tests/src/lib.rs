@@ -19,6 +19,6 @@ mod report;
 
 pub use case::{Case, Expectation, graph_of, run_reference, type_of};
 pub use compare::{Agreement, Mismatch, Tolerance, compare};
-pub use data::test_data;
+pub use data::{minilm, test_data};
 pub use device::{adopted, fill, maps_alone, numbers_of, run_on, run_with};
 pub use report::Report;

@@ -554,15 +554,8 @@ impl Device for CoreMlDevice {
         Ok(Arc::new(HostBuffer::new(desc.clone())?))
     }
 
-    /// It works in memory of the host, whoever allocated it.
     fn import(&self, handle: ExternalHandle, _: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        match handle {
-            ExternalHandle::Shared(buffer) if buffer.desc().kind == MemoryKind::Host => Ok(buffer),
-            _ => Err(HalError::Unsupported {
-                device: self.info.name.clone(),
-                call: "import",
-            }),
-        }
+        handle.into_host(&self.info.name)
     }
 
     fn queue(&self) -> &dyn Queue {

@@ -125,20 +125,25 @@ fn a_driver_that_crashes_ends_only_its_own_process() {
     assert_eq!(run["tokens"], cpu["tokens"]);
 }
 
-#[test]
-fn the_story_goes_on_the_same_with_its_cache_in_the_devices_memory() {
-    let cpu = json(&[RUN, &["--device", "cpu"]].concat());
-    let (_folder, path) = placed(&Settings::new(1_000_008).with_accelerator());
-    let there = [
+/// Layers on the devices of the library at `path`, and their cache in the devices' memory.
+fn states_there(path: &str) -> [&str; 8] {
+    [
         "--device",
         "cpu,nnapi",
         "--place",
         "layers.*=nnapi",
         "--nnapi-library",
-        &path,
+        path,
         "--nnapi-states",
         "device",
-    ];
+    ]
+}
+
+#[test]
+fn the_story_goes_on_the_same_with_its_cache_in_the_devices_memory() {
+    let cpu = json(&[RUN, &["--device", "cpu"]].concat());
+    let (_folder, path) = placed(&Settings::new(1_000_008).with_accelerator());
+    let there = states_there(&path);
     let run = json(&[RUN, &there[..]].concat());
     assert_eq!(run["tokens"], cpu["tokens"]);
     assert!(done(&["knobs"]).contains("ANYNPU_NNAPI_STATES"));
@@ -147,19 +152,8 @@ fn the_story_goes_on_the_same_with_its_cache_in_the_devices_memory() {
     assert_eq!(isolated["tokens"], cpu["tokens"]);
     // a device that can't says why, and goes on
     let (_folder, path) = placed(&Settings::new(29).with_accelerator());
-    let there = [
-        "explain",
-        "--json",
-        "--device",
-        "cpu,nnapi",
-        "--place",
-        "layers.*=nnapi",
-        "--nnapi-library",
-        &path,
-        "--nnapi-states",
-        "device",
-    ];
-    let explained = json(&there).to_string();
+    let explain = [&["explain", "--json"], &states_there(&path)[..]].concat();
+    let explained = json(&explain).to_string();
     assert!(
         explained.contains("memory of the device's own needs feature level 4 (30)"),
         "{explained}"

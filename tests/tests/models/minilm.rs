@@ -2,13 +2,12 @@
 //! committed, found in the folder that `ANYNPU_MINILM` names.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::import::hugging_face::HuggingFaceGguf;
 use anynpu_graphs::quant::{Mixture, QuantizeOptions, quantize_gguf};
 use anynpu_runtime::{Embedder, LoadOptions, OpenModel, Pooling, Runtime};
-use anynpu_tests::test_data;
+use anynpu_tests::minilm;
 use serde_json::Value;
 
 use crate::ids;
@@ -16,11 +15,7 @@ use crate::ids;
 #[test]
 fn minilm_embeds_every_sentence_as_its_reference_and_closely_in_q8_0() {
     let test = "minilm_embeds_every_sentence_as_its_reference_and_closely_in_q8_0";
-    let Some(golden) = test_data(test, "minilm/golden.json") else {
-        return;
-    };
-    let Some(folder) = std::env::var_os("ANYNPU_MINILM").map(PathBuf::from) else {
-        println!("SKIPPED {test}: ANYNPU_MINILM is not set");
+    let Some((golden, folder)) = minilm(test) else {
         return;
     };
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();

@@ -1,11 +1,9 @@
 //! Encoders on a device of the stand-in, with texts padded to the sizes that it is compiled for.
 
-use std::path::PathBuf;
-
 use anynpu_nnapi::lower::Numbers;
 use anynpu_runtime::plan::Placement;
 use anynpu_runtime::{KvType, LoadOptions, LoadedModel, Pooling, Runtime};
-use anynpu_tests::test_data;
+use anynpu_tests::minilm;
 use serde_json::Value;
 
 use crate::models::{error, runtime};
@@ -67,11 +65,7 @@ fn texts_of_every_length_have_the_vectors_of_the_cpu() {
 #[test]
 fn minilm_embeds_sentences_there_as_its_reference() {
     let test = "minilm_embeds_sentences_there_as_its_reference";
-    let Some(golden) = test_data(test, "minilm/golden.json") else {
-        return;
-    };
-    let Some(folder) = std::env::var_os("ANYNPU_MINILM").map(PathBuf::from) else {
-        println!("SKIPPED {test}: ANYNPU_MINILM is not set");
+    let Some((golden, folder)) = minilm(test) else {
         return;
     };
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();

@@ -5,11 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anynpu_hal::{
-    Bounds, BufferDesc, CompileOptions, Driver, Entry, Extent, HalError, Module, OpenOptions,
-    Scope, Submission, Timeline,
-};
-use anynpu_ir::{DType, Dim, Graph, Op, Symbol, SymbolValues, TensorType, UnaryOp};
+use anynpu_hal::{BufferDesc, Driver, HalError, OpenOptions, Scope, Submission, Timeline};
+use anynpu_ir::{SymbolValues, UnaryOp};
 use anynpu_nnapi::NnapiDevice;
 use anynpu_nnapi::exec::{
     Bindings, BuiltModel, CompileSettings, Executable, Fence, NnapiError, Store,
@@ -22,7 +19,7 @@ use anynpu_runtime::{KvType, LoadOptions, Runtime};
 use anynpu_tests::{fill, numbers_of};
 
 use crate::models::{error, logits};
-use crate::{LEVELS, NoWeights, Placed, architecture};
+use crate::{LEVELS, NoWeights, Placed, architecture, unary};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -40,27 +37,9 @@ fn opened(placed: &Placed) -> [Arc<dyn anynpu_hal::Device>; 2] {
     [0, 1].map(|i| driver.open(&exposed[i], &OpenOptions::default()).unwrap())
 }
 
-/// `x → e^x` of four numbers.
-fn exponential(device: &dyn anynpu_hal::Device) -> Arc<dyn Module> {
-    let mut graph = Graph::new("g");
-    let ty = TensorType::new(DType::F32, [Dim::TOKENS, Dim::Fixed(4)]);
-    let x = graph.add_input("x", ty).unwrap();
-    let y = graph.add("y", Op::Unary(UnaryOp::Exp), &[x]).unwrap();
-    graph.set_output(y).unwrap();
-    let entry = Entry {
-        name: "e".into(),
-        graph: Arc::new(graph),
-        nodes: 0..1,
-        bounds: Bounds::new().with(Symbol::TOKENS, Extent::Exact(1)),
-    };
-    let options = CompileOptions::new(DType::F32);
-    let compiled = device.compile(&[entry], &options, Arc::new(NoWeights), &mut |_, _| true);
-    compiled.unwrap()
-}
-
 /// `e^(e^x)` with each half on one of `devices`, the second behind the first.
 fn chained(devices: &[Arc<dyn anynpu_hal::Device>; 2]) -> [Result<f32, HalError>; 2] {
-    let modules = [0, 1].map(|i| exponential(&*devices[i]));
+    let modules = [0, 1].map(|i| unary(&*devices[i], UnaryOp::Exp));
     let buffers = ["x", "y", "z"].map(|name| {
         let made = devices[0].allocate(&BufferDesc::host(name, 16));
         made.unwrap()

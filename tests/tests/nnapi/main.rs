@@ -25,7 +25,13 @@ mod vts;
 mod vts_lowered;
 
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+use anynpu_hal::{Bounds, CompileOptions, Device, Entry, Extent, Module};
+#[cfg(target_os = "linux")]
+use anynpu_ir::{DType, Dim, Graph, Op, Symbol, TensorType, UnaryOp};
 use anynpu_runtime::{ModelSource, OpenModel};
 
 #[cfg(target_os = "linux")]
@@ -42,6 +48,25 @@ impl anynpu_hal::WeightSource for NoWeights {
             why: "there is none".into(),
         })
     }
+}
+
+/// One operation over four numbers, compiled by `device`.
+#[cfg(target_os = "linux")]
+fn unary(device: &dyn Device, op: UnaryOp) -> Arc<dyn Module> {
+    let mut graph = Graph::new("g");
+    let ty = TensorType::new(DType::F32, [Dim::TOKENS, Dim::Fixed(4)]);
+    let x = graph.add_input("x", ty).unwrap();
+    let y = graph.add("y", Op::Unary(op), &[x]).unwrap();
+    graph.set_output(y).unwrap();
+    let entry = Entry {
+        name: "e".into(),
+        graph: Arc::new(graph),
+        nodes: 0..1,
+        bounds: Bounds::new().with(Symbol::TOKENS, Extent::Exact(1)),
+    };
+    let options = CompileOptions::new(DType::F32);
+    let compiled = device.compile(&[entry], &options, Arc::new(NoWeights), &mut |_, _| true);
+    compiled.unwrap()
 }
 
 fn open(path: PathBuf) -> OpenModel {

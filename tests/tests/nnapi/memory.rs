@@ -17,7 +17,7 @@ use anynpu_runtime::{KvType, SessionOptions};
 use anynpu_tests::{adopted, fill, maps_alone, numbers_of};
 
 use crate::models::{error, load, logits, runtime};
-use crate::{LEVELS, NoWeights, Placed, architecture};
+use crate::{LEVELS, NoWeights, Placed, architecture, unary};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -312,26 +312,6 @@ fn memory_of_a_device_is_bound_as_the_interface_says() {
     assert_eq!(code(e), sys::OP_FAILED);
 }
 
-/// `x → −x` of four numbers.
-fn negation(device: &dyn anynpu_hal::Device) -> Arc<dyn Module> {
-    let mut graph = Graph::new("g");
-    let ty = TensorType::new(DType::F32, [Dim::TOKENS, Dim::Fixed(4)]);
-    let x = graph.add_input("x", ty).unwrap();
-    let y = graph
-        .add("y", Op::Unary(anynpu_ir::UnaryOp::Neg), &[x])
-        .unwrap();
-    graph.set_output(y).unwrap();
-    let entry = Entry {
-        name: "e".into(),
-        graph: Arc::new(graph),
-        nodes: 0..1,
-        bounds: Bounds::new().with(Symbol::TOKENS, Extent::Exact(1)),
-    };
-    let options = CompileOptions::new(DType::F32);
-    let compiled = device.compile(&[entry], &options, Arc::new(NoWeights), &mut |_, _| true);
-    compiled.unwrap()
-}
-
 fn negate(
     device: &dyn anynpu_hal::Device,
     module: &Arc<dyn Module>,
@@ -362,7 +342,7 @@ fn hardware_buffers_of_bytes_are_read_and_written_in_place() {
         let device = opened(&placed, StateForm::Host);
         let kinds = &device.capabilities().memory;
         assert!(kinds.contains(&MemoryKind::AHardwareBuffer), "{kinds:?}");
-        let module = negation(&*device);
+        let module = unary(&*device, anynpu_ir::UnaryOp::Neg);
         // the library brings the functions that Android's have
         let own = placed.reference();
         let functions = own.runtime().hardware_buffers().unwrap();

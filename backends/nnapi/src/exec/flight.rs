@@ -8,7 +8,7 @@ use anynpu_hal::{Buffer, Counters, EntryInfo, HalError, Module, Point, Queue, Re
 use anynpu_ir::SymbolValues;
 use parking_lot::Mutex;
 
-use super::run::{Operands, Program, address};
+use super::run::{Engine, Operands, Program, address};
 use super::{Fence, NnapiModule, Started, no_fences};
 use crate::sys::Runtime;
 
@@ -109,6 +109,22 @@ impl NnapiQueue {
             }
         }
         Ok(())
+    }
+
+    /// Binds the operands of `s` and copies in what can't be; gives the fences that the run is to come after.
+    fn ready(
+        &self,
+        s: &Submission<'_>,
+        module: &NnapiModule,
+        program: &Program,
+        engine: &mut Engine,
+        operands: &Operands<'_>,
+    ) -> Result<Vec<Arc<Fence>>, HalError> {
+        self.settle(s)?;
+        program.bind(engine, &self.name, &self.runtime, module.roles(), operands)?;
+        let after = self.depend(s, || program.read_by_host(engine, operands))?;
+        program.fill(engine, operands)?;
+        Ok(after)
     }
 
     /// Waits for what `s` depends on, but for runs whose ends the device can wait for itself: these are given.
@@ -225,13 +241,8 @@ impl Queue for NnapiQueue {
         let operands = Operands::of(s, info);
         let mut engine = program.lock();
         let began = Instant::now();
-        let bound = self.settle(s).and_then(|()| {
-            let (name, runtime) = (&self.name, &self.runtime);
-            program.bind(&mut engine, name, runtime, module.roles(), &operands)
-        });
-        let ran = bound.and_then(|()| {
-            let after = self.depend(s, || program.read_by_host(&engine, &operands))?;
-            program.fill(&mut engine, &operands)?;
+        let ready = self.ready(s, module, program, &mut engine, &operands);
+        let ran = ready.and_then(|after| {
             let engine = &mut *engine;
             let ran = match after.is_empty() {
                 true => engine.executable.compute_on(&engine.bindings),
@@ -258,13 +269,8 @@ impl Queue for NnapiQueue {
         let operands = Operands::of(s, info);
         let mut engine = program.lock();
         let began = Instant::now();
-        let bound = self.settle(s).and_then(|()| {
-            let (name, runtime) = (&self.name, &self.runtime);
-            program.bind(&mut engine, name, runtime, module.roles(), &operands)
-        });
-        let started = bound.and_then(|()| {
-            let after = self.depend(s, || program.read_by_host(&engine, &operands))?;
-            program.fill(&mut engine, &operands)?;
+        let ready = self.ready(s, module, program, &mut engine, &operands);
+        let started = ready.and_then(|after| {
             let engine = &mut *engine;
             let started = engine.executable.start(&engine.bindings, &after);
             started.map_err(|e| e.of_device(&self.name))
