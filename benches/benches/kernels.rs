@@ -16,9 +16,10 @@ const COLS: usize = 2048;
 /// Tokens of a step of prefill.
 const MANY: usize = 128;
 
-const FORMATS: [DType; 7] = [
+const FORMATS: [DType; 8] = [
     DType::F32,
     DType::F16,
+    DType::BF16,
     DType::Q8_0,
     DType::Q6_K,
     DType::Q5_0,
@@ -36,14 +37,20 @@ fn noise(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn weights(pool: &Pool, dtype: DType) -> (PackedMatrix, usize) {
+/// Packed, F16 also rounded to BF16 if that is asked for; and the bytes of the file's format.
+fn weights(pool: &Pool, dtype: DType, rounded: bool) -> (PackedMatrix, usize) {
     let row_bytes = dtype.row_bytes(COLS).expect("whole blocks");
     let mut bytes = vec![0; ROWS * row_bytes];
     let values = noise(ROWS * COLS);
     for (row, out) in values.chunks(COLS).zip(bytes.chunks_mut(row_bytes)) {
         quantize_row(dtype, row, out).expect("a format that is written");
     }
-    let packed = PackedMatrix::pack(pool, dtype, ROWS, COLS, &bytes);
+    let pack = if rounded {
+        PackedMatrix::round
+    } else {
+        PackedMatrix::pack
+    };
+    let packed = pack(pool, dtype, ROWS, COLS, &bytes);
     (packed.expect("a format that is run"), bytes.len())
 }
 
@@ -57,14 +64,19 @@ fn products(c: &mut Criterion) {
     let mut scratch = Scratch::with_capacity(bytes).expect("scratch");
     for (name, tokens) in [("one token", 1), ("128 tokens", MANY)] {
         let mut group = c.benchmark_group(format!("{ROWS}x{COLS}, {name}, {threads} threads"));
-        for dtype in FORMATS {
-            let (matrix, bytes) = weights(&pool, dtype);
+        let rounded = [(DType::F16, true)];
+        for (dtype, rounded) in FORMATS.map(|d| (d, false)).into_iter().chain(rounded) {
+            let (matrix, bytes) = weights(&pool, dtype, rounded);
+            let name = match rounded {
+                true => format!("{dtype}, rounded to bf16"),
+                false => dtype.to_string(),
+            };
             group.throughput(match tokens {
                 1 => Throughput::Bytes(bytes as u64),
                 _ => Throughput::Elements((ROWS * COLS * tokens) as u64),
             });
             let (x, out) = (&x[..tokens * COLS], &mut out[..tokens * ROWS]);
-            group.bench_function(BenchmarkId::from_parameter(dtype), |b| {
+            group.bench_function(BenchmarkId::from_parameter(name), |b| {
                 b.iter(|| {
                     let x = black_box(x);
                     kernels

@@ -16,7 +16,8 @@ use super::sources::{Direct, Format, Kind, Panel, PanelBlock, Source, next_super
 
 /// Up to this many tokens read packed codes directly.
 pub(super) const DIRECT_TOKENS: usize = 4;
-/// Blocks in a panel: 128 × 640 bytes, which a second-level cache holds beside the activations.
+/// Blocks of a group in a panel: 128 × 640 bytes for each of up to [`MAX_PANEL_GROUPS`], which a second-level
+/// cache holds beside some of the activations.
 pub(super) const PANEL_BLOCKS: usize = 128;
 const _: () = assert!(PANEL_BLOCKS.is_multiple_of(SUPER));
 /// Activations worked on before the next group: part of a second-level cache.
@@ -416,34 +417,32 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
 /// No other thread touches the task's rows of `out` while this runs.
 #[inline(always)]
 pub(super) unsafe fn rounded<I: Isa>(isa: I, task: Task<'_>) {
+    if task.tokens == 1 {
+        let mut g = task.groups.start;
+        while g + PLAIN_GROUPS <= task.groups.end {
+            // SAFETY: the caller's contract.
+            unsafe { rounded_groups::<I, 1, PLAIN_GROUPS>(isa, &task, g, 0) };
+            g += PLAIN_GROUPS;
+        }
+        for g in g..task.groups.end {
+            // SAFETY: as above.
+            unsafe { rounded_groups::<I, 1, 1>(isa, &task, g, 0) };
+        }
+        return;
+    }
     let token = activations::rounded_bytes(task.weights.cols());
     let chunk = chunk_tokens(token, I::PLAIN_TILE);
     for start in (0..task.tokens).step_by(chunk) {
         let end = task.tokens.min(start + chunk);
-        let mut g = task.groups.start;
-        while g < task.groups.end {
-            let groups = task.groups.end - g;
-            // SAFETY: the caller's contract, for all calls below.
-            unsafe {
-                if task.tokens == 1 && groups >= PLAIN_GROUPS {
-                    rounded_groups::<I, 1, PLAIN_GROUPS>(isa, &task, g, 0);
-                    g += PLAIN_GROUPS;
-                    continue;
-                }
-                if task.tokens == 1 {
-                    rounded_groups::<I, 1, 1>(isa, &task, g, 0);
-                    g += 1;
-                    continue;
-                }
-                let mut t = start;
-                while t < end {
-                    let width = tile_width(end - t, I::PLAIN_TILE);
-                    with_width!(I::PLAIN_TILE, width, N => {
-                        rounded_groups::<I, N, 1>(isa, &task, g, t);
-                    });
-                    t += width;
-                }
-                g += 1;
+        for g in task.groups.clone() {
+            let mut t = start;
+            while t < end {
+                let width = tile_width(end - t, I::PLAIN_TILE);
+                with_width!(I::PLAIN_TILE, width, N => {
+                    // SAFETY: as above.
+                    unsafe { rounded_groups::<I, N, 1>(isa, &task, g, t) };
+                });
+                t += width;
             }
         }
     }
