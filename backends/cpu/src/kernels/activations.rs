@@ -6,15 +6,16 @@
 //! more tokens      →  tiles of `Isa::TILE`, plain ones of `Isa::PLAIN_TILE`, and one of 4, 8 or 12 for the
 //!                     rest, padded with zeros
 //! quantised tile: XBlock<N> for each block of 32 columns     (48 bytes per token and block)
+//!                 and f32[N], the tokens' scales             (4 bytes per token)
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
 //! rounded tile:   where `Isa::BF16`, bf16[N][2] for each pair of columns, else f32[N] for each column,
 //!                 an even number of them                     (room for 4 bytes per token and column)
 //! ```
 //! The tile that starts at token `t` begins at `t` times the bytes of a token, whatever the widths.
 
-use super::SMALLEST_ACTIVATION;
 use super::buffer::{cast, cast_mut};
 use super::isa::{Isa, XBLOCK_BYTES, XBlock};
+use super::{LEAST_POWER, MOST_POWER, SMALLEST_ACTIVATION};
 
 /// The width of the tile that starts when `left` of several tokens are to come.
 #[inline(always)]
@@ -67,51 +68,73 @@ fn quantise_rows<I: Isa, const N: usize>(isa: I, x: &[f32], cols: usize, out: &m
     if x.len() < N * cols {
         out.fill(0);
     }
-    let out = cast_mut::<XBlock<N>>(out);
+    let (blocks, scales) = out.split_at_mut(N * cols / 32 * XBLOCK_BYTES);
+    let (blocks, scales) = (cast_mut::<XBlock<N>>(blocks), cast_mut::<f32>(scales));
+    let mut ranges = [(0.0, 0.0); N];
     for (t, row) in x.chunks_exact(cols).enumerate() {
-        let (halves, _) = row.as_chunks::<16>();
-        for (halves, out) in halves.chunks_exact(2).zip(&mut *out) {
-            quantise_block(isa, &halves[0], &halves[1], t, out);
+        let mut most = isa.splat_i(0);
+        for x in row.as_chunks::<16>().0 {
+            most = isa.max_i(most, magnitudes(isa, isa.load(x)));
+        }
+        let largest = f32::from_bits(isa.largest_i(most) as u32);
+        (ranges[t], scales[t]) = if !largest.is_finite() {
+            ((largest, 0.0), f32::NAN)
+        } else if largest < SMALLEST_ACTIVATION {
+            ((largest, 0.0), 0.0)
+        } else {
+            ((largest, 127.0 / largest), largest / 127.0 * LEAST_POWER)
+        };
+    }
+    // A block of all tokens at a time, which stays in the nearest cache meanwhile.
+    for (b, out) in blocks.iter_mut().enumerate() {
+        for (t, row) in x.chunks_exact(cols).enumerate() {
+            let (x, _) = row[32 * b..][..32].as_chunks::<16>();
+            let halves = [isa.load(&x[0]), isa.load(&x[1])];
+            quantise_block(isa, halves, ranges[t], t, out);
         }
     }
 }
 
-/// Quantises 32 elements of token `t` of a tile. The formula is the module [`super`]'s.
+/// Magnitudes as bits, which compare as integers, with NaN above infinity.
+#[inline(always)]
+fn magnitudes<I: Isa>(isa: I, x: I::F) -> I::I {
+    isa.and_i(isa.bits(x), isa.splat_i(i32::MAX))
+}
+
+/// Quantises 32 elements of token `t` of a tile, whose `largest` magnitude of all is given, with 127 divided by
+/// it, or 0 if the token counts as zero. The formula is the module [`super`]'s.
 #[inline(always)]
 fn quantise_block<I: Isa, const N: usize>(
     isa: I,
-    low: &[f32; 16],
-    high: &[f32; 16],
+    halves: [I::F; 2],
+    (largest, inverse): (f32, f32),
     t: usize,
     out: &mut XBlock<N>,
 ) {
-    let (low, high) = (isa.load(low), isa.load(high));
-    let magnitude = isa.splat_i(i32::MAX);
-    let a = isa.and_i(isa.bits(low), magnitude);
-    let b = isa.and_i(isa.bits(high), magnitude);
-    // Magnitudes compare as integers, with NaN above infinity.
-    let largest = isa.largest_i(isa.max_i(a, b));
-    let largest = f32::from_bits(largest as u32);
-    let (d, inverse) = if !largest.is_finite() {
-        (f32::NAN, 0.0)
-    } else if largest < SMALLEST_ACTIVATION {
-        (0.0, 0.0)
-    } else {
-        (largest / 127.0, 127.0 / largest)
-    };
     let mut sums = [0; 2];
+    let mut k = 0;
     if inverse == 0.0 {
         for j in 0..8 {
             *out.quad_mut::<I>(j, t) = [0; 4];
         }
     } else {
-        let inverse = isa.splat(inverse);
-        let halves = [low, high];
+        let own = isa.largest_i(isa.max_i(magnitudes(isa, halves[0]), magnitudes(isa, halves[1])));
+        // Of bits of positive numbers: the power of two that lies between them, rounded down.
+        let finer = (largest.to_bits() - own as u32) >> 23;
+        k = MOST_POWER.saturating_sub(finer);
+        let finer = f32::from_bits((127 + MOST_POWER - k) << 23);
+        let inverse = isa.splat(inverse * finer);
+        let q = [
+            isa.round_to_i32(isa.mul(halves[0], inverse)),
+            isa.round_to_i32(isa.mul(halves[1], inverse)),
+        ];
+        // Both sums at once: each is of 16 numbers up to 127, so the first takes the lower 16 bits, with its sign.
+        let both = isa.sum_i(isa.add_i(q[0], isa.shl_i(q[1], 16)));
+        sums[0] = i32::from(both as i16);
+        sums[1] = (both - sums[0]) >> 16;
         for h in 0..2 {
-            let q = isa.round_to_i32(isa.mul(halves[h], inverse));
-            sums[h] = isa.sum_i(q);
             let mut bytes = [0; 16];
-            isa.store_i8(q, &mut bytes);
+            isa.store_i8(q[h], &mut bytes);
             let (quads, _) = bytes.as_chunks::<4>();
             for j in 0..4 {
                 *out.quad_mut::<I>(4 * h + j, t) = quads[j];
@@ -119,8 +142,8 @@ fn quantise_block<I: Isa, const N: usize>(
         }
     }
     let sum = sums[0] + sums[1];
-    out.d[t] = d;
-    out.ds[t] = d * sum as f32;
+    out.power[t] = I::power(k);
+    out.sum[t] = (sum << k) as f32;
     out.minus_sum[t] = -(sum << I::SUM_SHIFT);
     out.minus_sum_high[t] = -(sums[1] << I::SUM_SHIFT);
 }
@@ -196,7 +219,7 @@ pub(super) const fn rounded_bytes(cols: usize) -> usize {
 
 /// Bytes of a token in quantised tiles.
 pub(super) const fn quantised_bytes(cols: usize) -> usize {
-    cols / 32 * XBLOCK_BYTES
+    cols / 32 * XBLOCK_BYTES + size_of::<f32>()
 }
 
 /// Bytes of a token in plain tiles.
@@ -204,11 +227,16 @@ pub(super) const fn plain_bytes(cols: usize) -> usize {
     cols * size_of::<f32>()
 }
 
-/// The quantised tile of `N` tokens that starts at token `t`.
+/// The quantised tile of `N` tokens that starts at token `t`, and their scales.
 #[inline(always)]
-pub(super) fn quantised_tile<const N: usize>(x: &[u8], t: usize, cols: usize) -> &[XBlock<N>] {
+pub(super) fn quantised_tile<const N: usize>(
+    x: &[u8],
+    t: usize,
+    cols: usize,
+) -> (&[XBlock<N>], &[f32]) {
     let token = quantised_bytes(cols);
-    cast(&x[t * token..][..N * token])
+    let (blocks, scales) = x[t * token..][..N * token].split_at(N * cols / 32 * XBLOCK_BYTES);
+    (cast(blocks), cast(scales))
 }
 
 /// The plain tile of `N` tokens that starts at token `t`.

@@ -36,10 +36,10 @@ use super::sources::Source;
 pub(super) struct XBlock<const N: usize> {
     /// `q[j][t]` are elements `4j .. 4j + 4` of token `t`; but see [`XBlock::quad_mut`].
     pub q: [[[i8; 4]; N]; 8],
-    /// Scale.
-    pub d: [f32; N],
-    /// `d · Σq`.
-    pub ds: [f32; N],
+    /// `2ᵏ` of the block's scale, as [`Isa::power`] gives it.
+    pub power: [f32; N],
+    /// `2ᵏ · Σq`.
+    pub sum: [f32; N],
     /// `−Σq · 2^SUM_SHIFT` ([`Isa::SUM_SHIFT`]).
     pub minus_sum: [i32; N],
     /// The same over the second half of the block.
@@ -154,6 +154,14 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn round_to_i32(self, a: Self::F) -> Self::I;
     fn bits(self, a: Self::F) -> Self::I;
     fn of_bits(self, a: Self::I) -> Self::F;
+
+    /// `2ᵏ`, for `k` up to [`MOST_POWER`](super::MOST_POWER), as [`Isa::times_power`] takes it.
+    #[inline(always)]
+    fn power(k: u32) -> f32 {
+        f32::from_bits((127 + k) << 23)
+    }
+    /// `d · power`.
+    fn times_power(self, d: Self::F, power: f32) -> Self::F;
 
     // i32
     fn splat_i(self, x: i32) -> Self::I;

@@ -4,9 +4,11 @@
 use super::activations::{
     interleave_tile, padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
 };
-use super::buffer::{ALIGN, Scratch, Shared, cast_mut};
+use super::buffer::{ALIGN, Scratch, Shared, cast, cast_mut};
 use super::isa::XBLOCK_BYTES;
-use super::matmul::{DIRECT_TOKENS, MAX_PANEL_GROUPS, PANEL_BLOCKS, PanelTile, Task, chunk_tokens};
+use super::matmul::{
+    DIRECT_TOKENS, MAX_PANEL_GROUPS, PANEL_BLOCKS, PanelTile, Sums, Task, chunk_tokens,
+};
 use super::pack::PackedMatrix;
 use super::sources::PanelBlock;
 use super::table::{BlockProducts, Products};
@@ -360,7 +362,7 @@ impl Kernels {
         let widest = self.table.tile;
         let cols = task.weights.cols();
         let (token, all) = (quantised_bytes(cols), cols / 32);
-        let chunk = chunk_tokens(quantised_bytes(cols.min(PANEL_BLOCKS * 32)), widest);
+        let chunk = chunk_tokens(all.min(PANEL_BLOCKS) * XBLOCK_BYTES, widest);
         for start in (0..task.tokens).step_by(chunk) {
             let end = task.tokens.min(start + chunk);
             for first in (0..all).step_by(PANEL_BLOCKS) {
@@ -377,13 +379,18 @@ impl Kernels {
                     while t < end {
                         let width = tile_width(end - t, widest);
                         let bytes = width * XBLOCK_BYTES;
+                        let (x, scales) = task.x[t * token..].split_at(all * bytes);
+                        let scales = last.then(|| &cast(scales)[..width]);
                         let tile = PanelTile {
                             panel,
                             blocks: count,
-                            x: &task.x[t * token + first * bytes..][..count * bytes],
+                            x: &x[first * bytes..][..count * bytes],
                             width,
                             resume: first > 0,
-                            sums: [g, g + groups - 1].map(|g| task.sums(g, t, width, last)),
+                            sums: [g, g + groups - 1].map(|g| Sums {
+                                scales,
+                                ..task.sums(g, t, width, last)
+                            }),
                         };
                         // SAFETY: as above; the task's rows are its own.
                         unsafe { (blocks.panel_tile)(tile) };

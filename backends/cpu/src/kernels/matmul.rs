@@ -21,7 +21,7 @@ pub(super) const DIRECT_TOKENS: usize = 4;
 pub(super) const PANEL_BLOCKS: usize = 128;
 const _: () = assert!(PANEL_BLOCKS.is_multiple_of(SUPER));
 /// Activations worked on before the next group: part of a second-level cache.
-const CHUNK_BYTES: usize = 768 << 10;
+const CHUNK_BYTES: usize = 1536 << 10;
 /// Columns of plain weights that a loop does at a time.
 const UNROLLED: usize = 4;
 /// Groups of plain weights that one token's product runs side by side, to hide latency.
@@ -47,6 +47,7 @@ impl Task<'_> {
         let rows = rows_of(self.weights, g);
         Sums {
             tokens: width.min(self.tokens - t),
+            scales: None,
             bias: self.bias.filter(|_| complete).map(|b| &b[rows.clone()]),
             at: t * self.weights.rows() + rows.start,
             stride: self.weights.rows(),
@@ -73,7 +74,9 @@ pub(super) fn chunk_tokens(bytes: usize, widest: usize) -> usize {
 pub(super) struct Sums<'a> {
     /// Tokens that exist; the rest of the tile is padding.
     pub tokens: usize,
-    /// Added when writing.
+    /// Of each token: multiplied by when writing.
+    pub scales: Option<&'a [f32]>,
+    /// Added after that.
     pub bias: Option<&'a [f32]>,
     pub out: Shared<f32>,
     /// Index of the first token's first row.
@@ -92,6 +95,9 @@ impl Sums<'_> {
         for i in 0..N {
             if i < self.tokens {
                 let mut sum = acc[i];
+                if let Some(scales) = self.scales {
+                    sum = isa.mul(sum, isa.splat(scales[i]));
+                }
                 if let Some(bias) = self.bias {
                     sum = isa.add(sum, isa.load_part(bias, 0.0));
                 }
@@ -167,9 +173,9 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
                 }
             }
             let low = isa.dot::<N, G, 0, 4, _>(codes, x, low);
-            scale(isa, &d, x, &low, acc);
+            add_scaled(isa, d, x, &low, acc);
             let high = isa.dot::<N, G, 4, 8, _>(codes, x, init);
-            scale(isa, &e, x, &high, acc);
+            add_scaled(isa, e, x, &high, acc);
         } else {
             if let Some(s) = shift {
                 for t in 0..N {
@@ -177,12 +183,12 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
                 }
             }
             let sums = isa.dot::<N, G, 0, 8, _>(codes, x, init);
-            scale(isa, &d, x, &sums, acc);
+            add_scaled(isa, d, x, &sums, acc);
             if S::MIN {
                 for t in 0..N {
-                    let ds = isa.splat(x.ds[t]);
+                    let sum = isa.splat(x.sum[t]);
                     for g in 0..G {
-                        acc[g][t] = isa.fma(e[g], ds, acc[g][t]);
+                        acc[g][t] = isa.fma(e[g], sum, acc[g][t]);
                     }
                 }
             }
@@ -190,19 +196,19 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
     }
 }
 
-/// `acc = fma(d · dx, sums, acc)`.
+/// `acc = fma(d · 2ᵏ, sums, acc)`.
 #[inline(always)]
-fn scale<I: Isa, const N: usize, const G: usize>(
+fn add_scaled<I: Isa, const N: usize, const G: usize>(
     isa: I,
-    d: &[I::F; G],
+    d: [I::F; G],
     x: &XBlock<N>,
     sums: &[[I::I; N]; G],
     acc: &mut [[I::F; N]; G],
 ) {
-    for t in 0..N {
-        let dx = isa.splat(x.d[t]);
-        for g in 0..G {
-            acc[g][t] = isa.fma(isa.mul(d[g], dx), isa.to_f32(sums[g][t]), acc[g][t]);
+    for g in 0..G {
+        for t in 0..N {
+            let d = isa.times_power(d[g], x.power[t]);
+            acc[g][t] = isa.fma(d, isa.to_f32(sums[g][t]), acc[g][t]);
         }
     }
 }
@@ -289,15 +295,19 @@ pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
     let cols = task.weights.cols();
     for g in task.groups.clone() {
         let source = Direct::<F>::group(task.weights, g);
-        let sums = task.sums(g, 0, DIRECT_TOKENS, true);
+        let mut sums = task.sums(g, 0, DIRECT_TOKENS, true);
         if task.tokens == 1 {
+            let (x, scales) = quantised_tile::<1>(task.x, 0, cols);
+            sums.scales = Some(scales);
             let mut acc = [[isa.splat(0.0); 1]];
-            isa.tile([source], quantised_tile::<1>(task.x, 0, cols), &mut acc);
+            isa.tile([source], x, &mut acc);
             // SAFETY: the caller's contract.
             unsafe { sums.write(isa, &acc[0]) };
         } else {
+            let (x, scales) = quantised_tile::<4>(task.x, 0, cols);
+            sums.scales = Some(scales);
             let mut acc = [[isa.splat(0.0); 4]];
-            isa.tile([source], quantised_tile::<4>(task.x, 0, cols), &mut acc);
+            isa.tile([source], x, &mut acc);
             // SAFETY: the caller's contract.
             unsafe { sums.write(isa, &acc[0]) };
         }

@@ -10,25 +10,30 @@
 //! order by the size of its work.
 //!
 //! # Products with quantised weights
-//! Activations are quantised in blocks of 32, `a = max |x|`:
+//! Activations are quantised in blocks of 32, whose scales are powers of two apart. `A = max |x|` over the token's
+//! columns, `a` over the block's; `k` is 15 less the power of two that lies between them, rounded down, and not less
+//! than 0:
 //!
 //! ```text
-//! dx = a / 127          q = round(x · (127 / a)), half to even        a ≥ 2⁻¹²⁰
-//! dx = 0                q = 0                                         a < 2⁻¹²⁰
-//! dx = NaN              q = 0                                         a infinite or NaN
+//! X = A / 127 · 2⁻¹⁵    q = round(x · (127 / A · 2¹⁵⁻ᵏ)), half to even        A ≥ 2⁻¹⁰⁰
+//! X = 0                 q = 0, k = 0                                          A < 2⁻¹⁰⁰
+//! X = NaN               q = 0, k = 0                                          A infinite or NaN
 //! ```
+//!
+//! So a block's scale is at most twice `a / 127`, unless that is below 2⁻¹⁵ of the token's.
 //!
 //! A weight block reads `d·c + m` with an integer code `c` (Q6_K: a scale `d` for each half of the
 //! 32; for K-quants `d` and `m` are products of the block's and the sub-block's scales, exact in
 //! binary32). An output is accumulated in binary32 over the blocks in order, starting at 0:
 //!
 //! ```text
-//! acc = fma(d · dx, Σ c·q, acc)                      the sum is an exact integer
-//! acc = fma(m, dx · Σ q, acc)                        formats with a minimum
+//! acc = fma(d · 2ᵏ, Σ c·q, acc)                      the sum is an exact integer, the product exact
+//! acc = fma(m, 2ᵏ · Σ q, acc)                        formats with a minimum; the same
 //! ```
 //!
-//! and the bias, if any, is added last. Against the same product with activations that are not
-//! quantised, the error of an output is at most `Σ_blocks dx/2 · Σ_i |w_i|` plus rounding in
+//! multiplied by `X`, and the bias, if any, is added last. A multiplication by a power of two may be done by a unit
+//! that is idle while others multiply integers. Against the same product with activations that are not
+//! quantised, the error of an output is at most `Σ_blocks X·2ᵏ/2 · Σ_i |w_i|` plus rounding in
 //! binary32: an error of half a step in each activation.
 //!
 //! # Products with F32, F16 and BF16 weights
@@ -79,9 +84,12 @@ pub use pack::PackedMatrix;
 
 use table::Table;
 
-/// Blocks of activations whose largest magnitude is below this count as zero (2⁻¹²⁰): above it
-/// `127 / a` is finite.
-const SMALLEST_ACTIVATION: f32 = f32::from_bits((127 - 120) << 23);
+/// Tokens whose largest magnitude is below this count as zero (2⁻¹⁰⁰): above it all scales are normal numbers.
+const SMALLEST_ACTIVATION: f32 = f32::from_bits((127 - 100) << 23);
+/// The largest `k` of a block's scale.
+const MOST_POWER: u32 = 15;
+/// `2^−MOST_POWER`.
+const LEAST_POWER: f32 = f32::from_bits((127 - MOST_POWER) << 23);
 
 /// Why a kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

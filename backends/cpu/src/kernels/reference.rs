@@ -7,35 +7,56 @@ use half::{bf16, f16};
 use super::raw;
 use super::{KernelError, check_weights};
 
-/// 32 quantised activations.
+/// A token's quantised activations.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Quantised {
+    pub blocks: Vec<QuantisedBlock>,
+    /// `X` of the formulas.
+    pub scale: f32,
+}
+
+/// 32 of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct QuantisedBlock {
     pub q: [i32; 32],
-    pub d: f32,
+    /// `2ᵏ`.
+    pub power: f32,
 }
 
-/// Quantises 32 activations: `d = max|x| / 127`, `q = round(x · (127 / max|x|))`, half to even.
-pub(super) fn quantise_block(x: &[f32]) -> QuantisedBlock {
-    let zero = [0; 32];
-    let largest = x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0);
-    if largest >= f32::INFINITY.to_bits() {
-        return QuantisedBlock {
-            q: zero,
-            d: f32::NAN,
+/// Quantises the activations of a token.
+pub(super) fn quantise(x: &[f32]) -> Quantised {
+    let most = |x: &[f32]| {
+        x.iter()
+            .fold(0.0, |a, v| if v.abs() <= a { a } else { v.abs() })
+    };
+    let largest: f32 = most(x);
+    let counts = x.iter().all(|v| v.is_finite()) && largest >= super::SMALLEST_ACTIVATION;
+    let blocks = x.chunks_exact(32).map(|x| {
+        let mut block = QuantisedBlock {
+            q: [0; 32],
+            power: 1.0,
         };
-    }
-    let largest = f32::from_bits(largest);
-    if largest < super::SMALLEST_ACTIVATION {
-        return QuantisedBlock { q: zero, d: 0.0 };
-    }
-    let inverse = 127.0 / largest;
-    let mut q = zero;
-    for (q, &x) in q.iter_mut().zip(x) {
-        *q = (x * inverse).round_ties_even() as i32;
-    }
-    QuantisedBlock {
-        q,
-        d: largest / 127.0,
+        if counts {
+            let mut finer = 0;
+            let own = most(x);
+            while finer < 15 && own <= largest * 0.5f32.powi(finer + 1) {
+                finer += 1;
+            }
+            block.power = 2f32.powi(15 - finer);
+            let inverse = 127.0 / largest * 2f32.powi(finer);
+            for (q, &x) in block.q.iter_mut().zip(x) {
+                *q = (x * inverse).round_ties_even() as i32;
+            }
+        }
+        block
+    });
+    Quantised {
+        blocks: blocks.collect(),
+        scale: match counts {
+            true => largest / 127.0 * 0.5f32.powi(15),
+            false if x.iter().all(|v| v.is_finite()) => 0.0,
+            false => f32::NAN,
+        },
     }
 }
 
@@ -63,12 +84,13 @@ pub fn matmul(
     let mut out = Vec::with_capacity(tokens * rows);
     for t in 0..tokens {
         let x = &x[t * cols..][..cols];
+        let quantised = quantise(x);
         for r in 0..rows {
             let row = weights
                 .get(r * row_bytes..)
                 .map_or(&[][..], |w| &w[..row_bytes]);
             let sum = if dtype.is_block() {
-                quantised_dot(dtype, row, x)
+                quantised_dot(dtype, row, &quantised)
             } else {
                 float_dot(dtype, row, x)
             };
@@ -94,22 +116,21 @@ fn float_dot(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     acc
 }
 
-fn quantised_dot(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
+fn quantised_dot(dtype: DType, row: &[u8], x: &Quantised) -> f32 {
     let mut acc = 0.0f32;
-    for (b, x) in x.chunks_exact(32).enumerate() {
+    for (b, x) in x.blocks.iter().enumerate() {
         let w = raw::fields(dtype, row, b).decode(dtype);
-        let x = quantise_block(x);
         let dot = |from: usize, to: usize| (from..to).map(|i| w.q[i] * x.q[i]).sum::<i32>() as f32;
         if dtype == DType::Q6_K {
-            acc = (w.d[0] * x.d).mul_add(dot(0, 16), acc);
-            acc = (w.d[1] * x.d).mul_add(dot(16, 32), acc);
+            acc = (w.d[0] * x.power).mul_add(dot(0, 16), acc);
+            acc = (w.d[1] * x.power).mul_add(dot(16, 32), acc);
         } else {
-            acc = (w.d[0] * x.d).mul_add(dot(0, 32), acc);
+            acc = (w.d[0] * x.power).mul_add(dot(0, 32), acc);
         }
         if raw::has_min(dtype) {
             let sum = x.q.iter().sum::<i32>() as f32;
-            acc = w.m.mul_add(x.d * sum, acc);
+            acc = w.m.mul_add(x.power * sum, acc);
         }
     }
-    acc
+    acc * x.scale
 }

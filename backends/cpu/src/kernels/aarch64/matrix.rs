@@ -141,11 +141,11 @@ pub(super) unsafe fn by_matrix<
             }
             if S::MIN {
                 for t in (0..4).step_by(2) {
-                    let ds = twice(&x.ds, from + t);
+                    let sum = twice(&x.sum, from + t);
                     for r in 0..2 {
                         for h in 0..2 {
                             let m = rows_twice(block.e[FIRST + r], h);
-                            sums[t][r][h] = vfmaq_f32(sums[t][r][h], m, ds);
+                            sums[t][r][h] = vfmaq_f32(sums[t][r][h], m, sum);
                         }
                     }
                 }
@@ -204,10 +204,10 @@ unsafe fn matrix_part<
             }
         });
         for t in (0..4).step_by(2) {
-            let dx = twice(&x.d, from + t);
+            let power = twice(&x.power, from + t);
             for r in 0..2 {
                 for h in 0..2 {
-                    let d = vmulq_f32(rows_twice(d[FIRST + r], h), dx);
+                    let d = vmulq_f32(rows_twice(d[FIRST + r], h), power);
                     let whole = vcvtq_f32_s32(whole[t][r][h]);
                     sums[t][r][h] = vfmaq_f32(sums[t][r][h], d, whole);
                 }

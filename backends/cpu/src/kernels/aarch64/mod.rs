@@ -102,6 +102,11 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     type I = I;
     type B = B;
 
+    #[inline(always)]
+    fn times_power(self, d: F, power: f32) -> F {
+        self.mul(d, self.splat(power))
+    }
+
     intrinsics! {
         fn splat(self, x: f32) -> F { [vdupq_n_f32(x); 4] }
         fn load(self, x: &[f32; 16]) -> F { four!(r => vld1q_f32(x.as_ptr().add(4 * r))) }

@@ -267,11 +267,11 @@ unsafe fn by_rows<
                 );
             }
             if S::MIN {
-                let ds = numbers(&x.ds, from);
+                let sum = numbers(&x.sum, from);
                 for t in 0..M {
                     for r in 0..COUNT {
                         let m = block.e[FIRST + r];
-                        sums[t][r] = by_lane!(vfmaq_laneq_f32, t, sums[t][r], m, ds);
+                        sums[t][r] = by_lane!(vfmaq_laneq_f32, t, sums[t][r], m, sum);
                     }
                 }
             }
@@ -320,10 +320,10 @@ unsafe fn part<
         } else {
             widening::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         }
-        let dx = numbers(&x.d, from);
+        let power = numbers(&x.power, from);
         for t in 0..M {
             for r in 0..COUNT {
-                let d = by_lane!(vmulq_laneq_f32, t, d[FIRST + r], dx);
+                let d = by_lane!(vmulq_laneq_f32, t, d[FIRST + r], power);
                 sums[t][r] = vfmaq_f32(sums[t][r], d, vcvtq_f32_s32(whole[t][r]));
             }
         }

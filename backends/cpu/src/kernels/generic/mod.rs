@@ -70,6 +70,10 @@ impl Isa for Generic {
         lanes!(i, a[i] - b[i])
     }
     #[inline(always)]
+    fn times_power(self, d: [f32; 16], power: f32) -> [f32; 16] {
+        lanes!(i, d[i] * power)
+    }
+    #[inline(always)]
     fn mul(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         lanes!(i, a[i] * b[i])
     }

@@ -89,6 +89,11 @@ impl Isa for Avx2 {
     type I = I;
     type B = I;
 
+    #[inline(always)]
+    fn times_power(self, d: F, power: f32) -> F {
+        self.mul(d, self.splat(power))
+    }
+
     intrinsics! {
         fn prefetch(self, address: *const u8) { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
         fn splat(self, x: f32) -> F { [_mm256_set1_ps(x); 2] }

@@ -50,6 +50,13 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
     };
     const SUM_SHIFT: u32 = if LEVEL >= VNNI { 7 } else { 0 };
     const BF16: bool = LEVEL >= BF16;
+
+    /// `k`, for an instruction of its own: multiplying is for the units that the integer products need.
+    #[inline(always)]
+    fn power(k: u32) -> f32 {
+        k as f32
+    }
+
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -68,6 +75,9 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
         }
         fn add(self, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+        fn times_power(self, d: __m512, power: f32) -> __m512 {
+            _mm512_scalef_ps(d, _mm512_set1_ps(power))
+        }
         fn mul(self, a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn div(self, a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
         fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
