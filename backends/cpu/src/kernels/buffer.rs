@@ -165,6 +165,12 @@ impl<T> Shared<T> {
         }
     }
 
+    /// The address of element `at`, which may be out of bounds, to ask for its cache line.
+    #[inline(always)]
+    pub(crate) fn address(&self, at: usize) -> *const u8 {
+        self.ptr.wrapping_add(at).cast_const().cast()
+    }
+
     /// Elements `at .. at + len`.
     ///
     /// # Safety

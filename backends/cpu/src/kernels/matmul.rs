@@ -250,18 +250,22 @@ pub(super) struct PanelTile<'a> {
 /// No other thread touches the sums' places while this runs.
 #[inline(always)]
 pub(super) unsafe fn panel_tile<I: Isa, K: Kind>(isa: I, task: PanelTile<'_>) {
+    let groups = task.panel.len() / task.blocks;
     with_width!(I::TILE, task.width, N => {
-        if I::PANEL_GROUPS == 2 && task.panel.len() > task.blocks {
+        // With scales of halves, twice as many numbers wait to be scaled: of one group they stay in registers.
+        if I::PANEL_GROUPS == 2 && !K::HALVES && groups == 2 {
             // SAFETY: the caller's contract.
-            unsafe { panel_groups::<I, K, N, 2>(isa, &task) };
+            unsafe { panel_groups::<I, K, N, 2>(isa, &task, 0) };
         } else {
-            // SAFETY: the caller's contract.
-            unsafe { panel_groups::<I, K, N, 1>(isa, &task) };
+            for first in 0..groups {
+                // SAFETY: the caller's contract.
+                unsafe { panel_groups::<I, K, N, 1>(isa, &task, first) };
+            }
         }
     });
 }
 
-/// [`panel_tile`] for `G` groups and `N` tokens.
+/// [`panel_tile`] for `N` tokens and the `G` groups from the `first` on.
 ///
 /// # Safety
 /// As there.
@@ -269,20 +273,26 @@ pub(super) unsafe fn panel_tile<I: Isa, K: Kind>(isa: I, task: PanelTile<'_>) {
 unsafe fn panel_groups<I: Isa, K: Kind, const N: usize, const G: usize>(
     isa: I,
     task: &PanelTile<'_>,
+    first: usize,
 ) {
     let mut sources = [Panel::<K>::new(&task.panel[..task.blocks]); G];
     let mut acc = [[isa.splat(0.0); N]; G];
+    let sums = &task.sums[first..][..G];
     for g in 0..G {
-        sources[g] = Panel::new(&task.panel[g * task.blocks..][..task.blocks]);
+        sources[g] = Panel::new(&task.panel[(first + g) * task.blocks..][..task.blocks]);
+        // Stores to lines that are not in a cache would hold up those that come after them.
+        for t in 0..N.min(sums[g].tokens) {
+            isa.prefetch(sums[g].out.address(sums[g].at + t * sums[g].stride));
+        }
         if task.resume {
             // SAFETY: the caller's contract.
-            acc[g] = unsafe { task.sums[g].read(isa) };
+            acc[g] = unsafe { sums[g].read(isa) };
         }
     }
     isa.tile(sources, &cast::<XBlock<N>>(task.x)[..task.blocks], &mut acc);
     for g in 0..G {
         // SAFETY: the caller's contract.
-        unsafe { task.sums[g].write(isa, &acc[g]) };
+        unsafe { sums[g].write(isa, &acc[g]) };
     }
 }
 
