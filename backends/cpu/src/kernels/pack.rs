@@ -44,6 +44,7 @@
 use std::fmt;
 
 use anynpu_ir::DType;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::buffer::{ALIGN, Buffer, Shared};
@@ -200,8 +201,10 @@ impl PackedMatrix {
                 pack_pairs(&round_elements(held, rows), 2 * cols, codes);
             } else if dtype.is_block() {
                 pack_blocks(dtype, records, rows, row_bytes, codes, scales, supers);
+            } else if dtype == DType::F32 {
+                pack_plain::<4>(rows, row_bytes, codes);
             } else {
-                pack_plain(dtype.block_bytes(), rows, row_bytes, codes);
+                pack_plain::<2>(rows, row_bytes, codes);
             }
         });
         Ok(packed)
@@ -293,19 +296,29 @@ const fn steps(dtype: DType, cols: usize) -> usize {
 
 /// F16 or F32 elements as the nearest BF16.
 fn round_elements(held: DType, elements: &[u8]) -> Vec<u8> {
-    let bytes = |x: f32| bf16::from_f32(x).to_le_bytes();
-    match held {
-        DType::F16 => {
-            let (elements, _) = elements.as_chunks();
-            let wide = elements.iter().map(|&e| f16::from_le_bytes(e).to_f32());
-            wide.flat_map(bytes).collect()
+    const AT_ONCE: usize = 256;
+    let mut out = Vec::with_capacity(elements.len() / held.block_bytes() * 2);
+    for some in elements.chunks(AT_ONCE * held.block_bytes()) {
+        let (mut wide, mut rounded) = ([0.0; AT_ONCE], [bf16::ZERO; AT_ONCE]);
+        let count = some.len() / held.block_bytes();
+        match held {
+            DType::F16 => {
+                let mut halves = [f16::ZERO; AT_ONCE];
+                for (half, &bytes) in halves.iter_mut().zip(some.as_chunks().0) {
+                    *half = f16::from_le_bytes(bytes);
+                }
+                halves.convert_to_f32_slice(&mut wide);
+            }
+            _ => {
+                for (wide, &bytes) in wide.iter_mut().zip(some.as_chunks().0) {
+                    *wide = f32::from_le_bytes(bytes);
+                }
+            }
         }
-        _ => {
-            let (elements, _) = elements.as_chunks();
-            let wide = elements.iter().map(|&e| f32::from_le_bytes(e));
-            wide.flat_map(bytes).collect()
-        }
+        rounded.convert_from_f32_slice(&wide);
+        out.extend(rounded[..count].iter().flat_map(|x| x.to_le_bytes()));
     }
+    out
 }
 
 /// Packs one group of BF16 in pairs.
@@ -329,21 +342,21 @@ fn pack_pairs(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
     }
 }
 
-/// Transposes one group of plain elements of `size` bytes.
-fn pack_plain(size: usize, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
-    if row_bytes == 0 {
-        return;
-    }
-    for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
-        let columns = row
-            .chunks_exact(size)
-            .zip(out.chunks_exact_mut(ROWS * size));
-        for (element, column) in columns {
-            // The kernels read native numbers; files hold little-endian ones.
-            let slot = &mut column[r * size..][..size];
-            slot.copy_from_slice(element);
-            if cfg!(target_endian = "big") {
-                slot.reverse();
+/// Transposes one group of plain elements of `SIZE` bytes.
+fn pack_plain<const SIZE: usize>(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+    /// Of a row at a time: a cache line, so that what 16 rows of them become stays in the nearest cache.
+    const BYTES: usize = 64;
+    let (columns, _) = out.as_chunks_mut::<SIZE>();
+    let (columns, _) = columns.as_chunks_mut::<ROWS>();
+    for (i, columns) in columns.chunks_mut(BYTES / SIZE).enumerate() {
+        for (r, row) in rows.chunks_exact(row_bytes).enumerate().take(ROWS) {
+            let (elements, _) = row[i * BYTES..].as_chunks::<SIZE>();
+            for (column, element) in columns.iter_mut().zip(elements) {
+                column[r] = *element;
+                // The kernels read native numbers; files hold little-endian ones.
+                if cfg!(target_endian = "big") {
+                    column[r].reverse();
+                }
             }
         }
     }
