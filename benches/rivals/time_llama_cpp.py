@@ -1,7 +1,7 @@
 """Times llama.cpp (through llama-cpp-python) the way `anynpu bench` times itself.
 
 usage: time_llama_cpp.py MODEL.gguf THREADS PROMPT_TOKENS[,…] GENERATED_TOKENS[@DEPTH]
-Prints one JSON object a figure, model loaded, one warm-up.
+Prints one JSON object a figure, model loaded, one warm-up for each length.
 """
 import sys
 import time
@@ -44,6 +44,8 @@ def main():
     feed(figures.tokens(1, n_vocab))
     figures.loaded("llama.cpp", threads, time.perf_counter() - started)
     for n_prompt in prompts:
+        forget()
+        feed(figures.tokens(n_prompt, n_vocab))  # to warm up
         forget()
         started = time.perf_counter()
         feed(figures.tokens(n_prompt, n_vocab))

@@ -1,7 +1,7 @@
 """Times OpenVINO GenAI on a GGUF file, which its own reader loads, as `anynpu bench` times itself.
 
 usage: time_openvino_genai.py MODEL.gguf THREADS PROMPT_TOKENS[,…] GENERATED_TOKENS[@DEPTH]
-Prints one JSON object a figure, model loaded, one warm-up.
+Prints one JSON object a figure, model loaded, one warm-up for each length.
 """
 import sys
 import time
@@ -19,9 +19,9 @@ def main():
         path, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     )
 
-    def generate(n_prompt, n_gen):
-        """Seconds to the first token, and for each later one."""
-        tokens = numpy.array([figures.tokens(n_prompt, 32000)], dtype=numpy.int64)
+    def generate(n_prompt, n_gen, step=1):
+        """Seconds to the first token, and for each later one. Prompts of another step share no cached prefix."""
+        tokens = numpy.array([figures.tokens(n_prompt, 32000)[::step]], dtype=numpy.int64)
         inputs = openvino_genai.TokenizedInputs(
             openvino.Tensor(tokens), openvino.Tensor(numpy.ones_like(tokens))
         )
@@ -37,6 +37,7 @@ def main():
     generate(8, 2)
     figures.loaded("openvino-genai", threads, time.perf_counter() - started)
     for n_prompt in prompts:
+        generate(n_prompt, 1, step=-1)
         figures.prefill("openvino-genai", threads, n_prompt, generate(n_prompt, 1)[0])
     if n_gen:
         _, each = generate(max(depth, 1), n_gen + 1)
