@@ -125,6 +125,29 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Asks for the rows `block` of one head, `dim` elements each, to be read soon. They lie a row of all heads apart,
+/// too far for a processor to foresee.
+#[inline(always)]
+fn prefetch_rows<I: Isa>(
+    isa: I,
+    a: &Attention<'_>,
+    rows: KvRows<'_>,
+    dim: usize,
+    kv_head: usize,
+    block: Range<usize>,
+) {
+    let (first, row) = match rows {
+        KvRows::F32(d) => (d.as_ptr().cast::<u8>(), 4 * dim),
+        KvRows::F16(d) => (d.as_ptr().cast(), 2 * dim),
+        KvRows::Q8_0(d) => (d.as_ptr(), dim / LEGACY_BLOCK * size_of::<[u8; 34]>()),
+    };
+    for j in block {
+        for line in 0..row.div_ceil(64) {
+            isa.prefetch(first.wrapping_add((j * a.kv_heads + kv_head) * row + 64 * line));
+        }
+    }
+}
+
 fn half_bits(x: &[f16]) -> &[u16] {
     use half::slice::HalfFloatSliceExt;
     x.reinterpret_cast()
@@ -184,7 +207,9 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
     while block < last {
         let end = last.min(block + BLOCK);
         let vectors = (end - block).div_ceil(16);
+        let next = end..last.min(end + BLOCK);
         transpose_keys(isa, a, task.kv_head, block..end, keys);
+        prefetch_rows(isa, a, a.k, k_dim, task.kv_head, next.clone());
         score(isa, &task.tokens, &task.heads, a, keys, vectors, running);
 
         let values = match a.v {
@@ -195,6 +220,7 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
             },
             _ => copy_values(isa, a, task.kv_head, block..end, values),
         };
+        prefetch_rows(isa, a, a.v, v_dim, task.kv_head, next);
         for (i, t) in task.tokens.clone().enumerate() {
             let seen = visible(t);
             let seen = seen.start.max(block)..seen.end.min(end);
