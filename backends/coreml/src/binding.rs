@@ -7,6 +7,8 @@ use anynpu_hal::{Entry, EntryInfo, HalError};
 use anynpu_ir::{AttentionKv, DType, Op, StateId, Symbol, ValueId};
 use serde::{Deserialize, Serialize};
 
+mod fits;
+
 use crate::CoreMlError;
 use crate::lower::{Feed, Fetch, HIDDEN, Lowered, engine, positions_at};
 use crate::package::{DataType, Feature};
@@ -221,6 +223,27 @@ pub enum Place {
     Rows(usize),
 }
 
+/// A state that a function keeps itself: `[1, heads, capacity, width]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptState {
+    /// What it is in the program.
+    pub array: Array,
+    /// Which of the entry's states it is.
+    pub port: usize,
+    /// Whether the function appends to it.
+    pub written: bool,
+}
+
+impl KeptState {
+    /// Heads, rows and numbers of a row of a head.
+    pub fn sizes(&self) -> [usize; 3] {
+        match self.array.dims[..] {
+            [1, heads, rows, width] => [heads, rows, width].map(|n| n as usize),
+            _ => [0; 3],
+        }
+    }
+}
+
 /// An operand whose numbers are of rows that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numbered {
@@ -247,6 +270,8 @@ pub struct FunctionPlan {
     pub inputs: Vec<(Array, Source)>,
     /// Its outputs.
     pub outputs: Vec<(Array, Place)>,
+    /// The states that it keeps itself; others are inputs and outputs.
+    pub states: Vec<KeptState>,
     /// What nodes became.
     pub nodes: Vec<NodeResults>,
 }
@@ -272,7 +297,17 @@ impl FunctionPlan {
         for (feature, fetch) in described.outputs.iter().zip(&lowered.fetches) {
             outputs.push(ports.output(Array::of(feature)?, *fetch)?);
         }
+        let mut states = Vec::new();
+        for (feature, (state, written)) in described.states.iter().zip(&lowered.kept) {
+            let array = Array::of(feature)?;
+            states.push(KeptState {
+                port: ports.state(&array, *state)?,
+                array,
+                written: *written,
+            });
+        }
         Ok(FunctionPlan {
+            states,
             package,
             function,
             tokens: entry.bounds.get(Symbol::TOKENS).limit(),
@@ -284,34 +319,9 @@ impl FunctionPlan {
         })
     }
 
-    /// Whether it is of an entry with these ports: what was kept may be of another.
-    pub fn fits(&self, info: &EntryInfo) -> bool {
-        let value = |port: usize, array: &Array| {
-            let port = info.inputs.get(port);
-            port.is_some_and(|p| array.element.takes(p.ty.dtype))
-        };
-        let state = |port: usize, array: &Array| {
-            let port = info.states.get(port);
-            port.is_some_and(|p| array.element.takes(p.dtype))
-        };
-        let angles = |a: &Angles| a.positions < info.inputs.len();
-        let given = self.inputs.iter().all(|(array, source)| match source {
-            Source::Value(port) => value(*port, array),
-            Source::State(port) | Source::StepRows(port) => state(*port, array),
-            Source::Cached => true,
-            Source::Cosines(a) | Source::Sines(a) => angles(a),
-            Source::Mask(m) => m.positions < info.inputs.len(),
-        });
-        let taken = self.outputs.iter().all(|(array, place)| match place {
-            Place::Value(port) | Place::Part { port, .. } => {
-                let port = info.outputs.get(*port);
-                port.is_some_and(|p| array.element.takes(p.ty.dtype))
-            }
-            Place::Rows(port) => state(*port, array),
-        });
-        let numbered = self.numbered.iter();
-        let numbered = numbered.clone().all(|n| n.port < info.inputs.len());
-        given && taken && numbered && self.nodes.len() == info.nodes as usize
+    /// Whether it is one of `entry`, which `info` describes: what was kept may be of another, or broken.
+    pub fn fits(&self, entry: &Entry, info: &EntryInfo) -> bool {
+        fits::fits(self, entry, info)
     }
 }
 

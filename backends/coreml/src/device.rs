@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anynpu_hal::{
@@ -15,8 +15,10 @@ use parking_lot::Mutex;
 
 use crate::binding::FunctionPlan;
 use crate::entries::{self, InFolder, InMemory, compiled_path, package_path};
-use crate::exec::{CoreMlModule, CoreMlQueue, Engine, Model, Program, System};
-use crate::kept::{self, Kept, Key, Record};
+use crate::exec::{
+    CoreMlModule, CoreMlQueue, Engine, Model, Package, Program, StateBuffer, System,
+};
+use crate::kept::{self, CacheFolder, Kept, Key, Record};
 use crate::lower::{Form, States, verdict};
 use crate::plan::{PlannedFunction, Processor};
 use crate::weights::WeightForm;
@@ -38,7 +40,7 @@ pub struct CoreMlDevice {
     system: System,
     form: Form,
     units: ComputeUnits,
-    cache: Option<PathBuf>,
+    cache: Option<CacheFolder>,
     queue: CoreMlQueue,
     /// What Core ML said of nodes that were compiled, by what they are.
     told: Mutex<HashMap<String, Support>>,
@@ -55,8 +57,10 @@ pub(crate) struct DeviceSettings {
     pub precision: Precision,
     /// How matrices are held.
     pub weights: WeightForm,
+    /// Where keys and values are; where the system has them best if absent.
+    pub states: Option<States>,
     /// Where what was compiled is kept.
-    pub cache: Option<PathBuf>,
+    pub cache: Option<CacheFolder>,
 }
 
 /// The processor that a device of `units` is meant for.
@@ -77,8 +81,19 @@ impl CoreMlDevice {
         settings: DeviceSettings,
         artificial: bool,
     ) -> CoreMlDevice {
+        let engine_form = settings.units == ComputeUnits::NeuralEngine;
+        // the Neural Engine writes no states, and what they hold is F16
+        let has = settings.target.has_ios18() && !engine_form;
+        let native = match settings.states {
+            Some(States::Caller) => false,
+            Some(States::Native) => has,
+            None => has && settings.precision == Precision::F16,
+        };
         let mut capabilities = Capabilities::new();
-        capabilities.states = StateSupport::InPlaceIo;
+        capabilities.states = match native {
+            true => StateSupport::Native,
+            false => StateSupport::InPlaceIo,
+        };
         capabilities.compute = vec![match settings.precision {
             Precision::F16 => DType::F16,
             Precision::F32 => DType::F32,
@@ -88,6 +103,9 @@ impl CoreMlDevice {
             .filter(|d| anynpu_ir::block::is_decodable(*d))
             .collect();
         capabilities.memory = vec![MemoryKind::Host];
+        if native {
+            capabilities.memory.push(MemoryKind::DeviceLocal);
+        }
         capabilities.features.artificial = artificial;
         capabilities.fixed_shapes = Some(FixedShapes {
             tokens: TOKENS.to_vec(),
@@ -95,11 +113,13 @@ impl CoreMlDevice {
         });
         let form = Form {
             target: settings.target,
-            engine: settings.units == ComputeUnits::NeuralEngine,
+            engine: engine_form,
             precision: settings.precision,
             weights: settings.weights,
-            // a session's rows are at their home, where other devices and the host find them
-            states: States::Caller,
+            states: match native {
+                true => States::Native,
+                false => States::Caller,
+            },
             padded: false,
         };
         CoreMlDevice {
@@ -138,10 +158,10 @@ impl CoreMlDevice {
             engine,
             precision,
             weights: held,
-            states: _,
+            states,
             padded: _,
         } = &self.form;
-        form.text(&format!("{target} {engine} {precision} {held}"));
+        form.text(&format!("{target} {engine} {precision} {held} {states}"));
         // a record of what runs where is of these processors
         form.text(self.units.name());
         form.entries(entries, options);
@@ -266,20 +286,33 @@ impl CoreMlDevice {
                 Err(e) => return Err((kept, e)),
             }
         }
-        let fits = record.functions.iter().zip(&infos).all(|(f, i)| f.fits(i));
+        let mut described = record.functions.iter().zip(entries).zip(&infos);
+        let fits = described.all(|((f, entry), info)| f.fits(entry, info));
         if !fits || record.functions.len() != infos.len() {
             let why = "what was kept is of other entries".to_owned();
             let device = self.info.name.clone();
             return Err((kept, HalError::BlobRejected { device, why }));
         }
         let (mut programs, mut placed) = (Vec::new(), Vec::new());
+        let packages: Vec<Arc<Package>> = models.iter().map(|_| Arc::new(Package::new())).collect();
         for ((entry, info), function) in entries.iter().zip(&infos).zip(&record.functions) {
-            let model = models.get(function.package).ok_or(CoreMlError::NotThere {
+            let number = function.package;
+            let model = models.get(number).zip(packages.get(number));
+            let model = model.ok_or(CoreMlError::NotThere {
                 what: "a package",
-                why: format!("number {} of {}", function.package, models.len()),
+                why: format!("number {number} of {}", models.len()),
             });
-            match model.and_then(|m| m.load(function, self.units)) {
-                Ok(loaded) => programs.push(Program::new(function.clone(), info, loaded)),
+            let loaded = model.and_then(|(m, package)| {
+                let known = (package, programs.len());
+                Ok(Program::new(
+                    function.clone(),
+                    info,
+                    known,
+                    m.load(function, self.units)?,
+                ))
+            });
+            match loaded {
+                Ok(program) => programs.push(program),
                 Err(e) => return Err((kept, e.of_nodes(&self.info.name, entry.nodes.clone()))),
             }
             let planned = planned(record, function);
@@ -481,7 +514,7 @@ impl Device for CoreMlDevice {
             });
         }
         let key = self.key(entries, options, &*weights)?;
-        let cache = self.cache.as_deref().zip(key.as_ref());
+        let cache = self.cache.as_ref().zip(key.as_ref());
         if let Some((kept, record)) = cache.and_then(|(folder, key)| kept::find(folder, key)) {
             match self.open_kept(entries, options, kept, &record) {
                 Ok(module) => return Ok(Arc::new(module)),
@@ -491,7 +524,21 @@ impl Device for CoreMlDevice {
                 }
             }
         }
-        if self.cache.is_none()
+        let mut made = Err(None);
+        if cache.is_some() {
+            match kept::make(cache, |folder| {
+                self.make(entries, options, &*weights, folder, progress)
+            }) {
+                Ok(kept) => made = Ok(kept),
+                // a disk that is full, or that nobody may write, is no reason not to compile
+                Err(e @ CoreMlError::Io { .. }) => {
+                    tracing::warn!("'{name}' keeps nothing of what it compiles: {e}");
+                    made = Err(Some(e));
+                }
+                Err(e) => return Err(e.of_nodes(name, all_nodes(entries))),
+            }
+        }
+        if made.is_err()
             && self.engine.opens_memory().is_ok()
             && weight_bytes(entries, &*weights)? <= MOST_IN_MEMORY
         {
@@ -503,11 +550,14 @@ impl Device for CoreMlDevice {
                 Err(e) => tracing::debug!("not from memory: {e}"),
             }
         }
-        let all = all_nodes(entries);
-        let made = kept::make(cache, |folder| {
-            self.make(entries, options, &*weights, folder, progress)
+        let made = made.or_else(|first| {
+            let made = kept::make(None, |folder| {
+                self.make(entries, options, &*weights, folder, progress)
+            });
+            // the first refusal is of the folder that the user knows
+            made.map_err(|e| first.unwrap_or(e))
         });
-        let (kept, record) = made.map_err(|e| e.of_nodes(name, all))?;
+        let (kept, record) = made.map_err(|e| e.of_nodes(name, all_nodes(entries)))?;
         let opened = self.open_kept(entries, options, kept, &record);
         let module = opened.map_err(|(kept, e)| {
             kept.into_iter().for_each(Kept::discard);
@@ -551,7 +601,12 @@ impl Device for CoreMlDevice {
     }
 
     fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        Ok(Arc::new(HostBuffer::new(desc.clone())?))
+        match desc.kind {
+            MemoryKind::DeviceLocal if self.capabilities.keeps_states() => {
+                Ok(Arc::new(StateBuffer::new(&self.info.name, desc.clone())))
+            }
+            _ => Ok(Arc::new(HostBuffer::new(desc.clone())?)),
+        }
     }
 
     fn import(&self, handle: ExternalHandle, _: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {

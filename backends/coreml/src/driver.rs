@@ -1,6 +1,7 @@
 //! Finding devices.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anynpu_hal::{
@@ -10,6 +11,8 @@ use anynpu_hal::{
 
 use crate::device::{CoreMlDevice, DeviceSettings};
 use crate::exec::{Engine, System, system_engine};
+use crate::kept::CacheFolder;
+use crate::lower::States;
 use crate::plan::Processor;
 use crate::weights::WeightForm;
 use crate::{ComputeUnits, CoreMlError, Platform, Precision};
@@ -26,13 +29,24 @@ pub struct CoreMlDriver {
     /// What is computed in, but on the Neural Engine, which has F16 alone; `ANYNPU_COREML_PRECISION`, or
     /// [`Precision::F16`], if absent.
     pub precision: Option<Precision>,
+    /// Where the devices but that for the Neural Engine have keys and values; `ANYNPU_COREML_STATES`, or in states of
+    /// programs where the system has these and F16 is computed in, if absent. Systems without have them with the caller.
+    pub states: Option<States>,
     /// The folder in which compiled models are kept; they last as long as they are used if absent.
     pub cache: Option<PathBuf>,
+    /// Most bytes that all in it may take: what was used longest ago goes first. The MiB of `ANYNPU_COREML_CACHE_MIB`, or
+    /// [`CACHE_LIMIT`], if absent.
+    pub cache_limit: Option<u64>,
     /// What is used instead of the system's Core ML.
     engine: Option<Arc<dyn Engine>>,
 }
 
+/// Most bytes that the folder for compiled models takes unless something else is told: 8 GiB.
+pub const CACHE_LIMIT: u64 = 8 << 30;
+
 const WEIGHTS: &str = "ANYNPU_COREML_WEIGHTS";
+const STATES: &str = "ANYNPU_COREML_STATES";
+const CACHE_MIB: &str = "ANYNPU_COREML_CACHE_MIB";
 const PRECISION: &str = "ANYNPU_COREML_PRECISION";
 
 fn unavailable(reason: String, remedy: Option<&str>) -> Unavailable {
@@ -44,7 +58,7 @@ fn unavailable(reason: String, remedy: Option<&str>) -> Unavailable {
 }
 
 /// A setting: what is told, or else what the environment says.
-fn setting<T: std::str::FromStr<Err = CoreMlError>>(
+fn setting<T: FromStr<Err = CoreMlError>>(
     told: Option<T>,
     variable: &str,
 ) -> Result<Option<T>, Unavailable> {
@@ -53,7 +67,7 @@ fn setting<T: std::str::FromStr<Err = CoreMlError>>(
         (Some(told), _) => Ok(Some(told)),
         (None, None) => Ok(None),
         (None, Some(said)) => said.to_string_lossy().parse().map(Some).map_err(|e| {
-            let remedy = "name one of them, or leave it unset";
+            let remedy = "set it to what is expected, or leave it unset";
             unavailable(format!("{variable}: {e}"), Some(remedy))
         }),
     }
@@ -128,13 +142,48 @@ impl CoreMlDriver {
             units: ComputeUnits::All,
             precision: setting(self.precision, PRECISION)?.unwrap_or_default(),
             weights: setting(self.weights, WEIGHTS)?.unwrap_or_default(),
-            cache: self.cache.clone(),
+            states: setting(self.states, STATES)?,
+            cache: match &self.cache {
+                None => None,
+                Some(path) => Some(CacheFolder {
+                    path: path.clone(),
+                    limit: self.cache_limit()?,
+                }),
+            },
         };
         Ok(Found {
             engine,
             system,
             settings,
         })
+    }
+}
+
+impl CoreMlDriver {
+    /// Most bytes that the folder for compiled models takes.
+    fn cache_limit(&self) -> Result<u64, Unavailable> {
+        let mib = match self.cache_limit {
+            Some(bytes) => return Ok(bytes),
+            None => setting(None, CACHE_MIB)?,
+        };
+        Ok(mib.map_or(CACHE_LIMIT, |Mebibytes(n)| u64::from(n) << 20))
+    }
+}
+
+/// A size in the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mebibytes(u32);
+
+impl FromStr for Mebibytes {
+    type Err = CoreMlError;
+
+    fn from_str(s: &str) -> Result<Self, CoreMlError> {
+        let wrong = |_| CoreMlError::Option {
+            what: "the size in MiB".into(),
+            found: format!("'{s}'"),
+            expected: format!("a whole number of at most {}", u32::MAX),
+        };
+        s.parse().map(Mebibytes).map_err(wrong)
     }
 }
 
@@ -161,6 +210,16 @@ impl Driver for CoreMlDriver {
                 name: PRECISION,
                 default: "f16",
                 meaning: "What the devices coreml:gpu and coreml:cpu compute in: f16 or f32",
+            },
+            DriverVariable {
+                name: STATES,
+                default: "native where there are states, in F16",
+                meaning: "Where coreml:gpu and coreml:cpu have keys and values: native or caller",
+            },
+            DriverVariable {
+                name: CACHE_MIB,
+                default: "8192",
+                meaning: "Most MiB that what Core ML compiled may take in the folder for caches",
             },
         ]
     }
@@ -238,6 +297,15 @@ mod tests {
         assert_eq!(all[0].1, ComputeUnits::NeuralEngine);
         let expected = "Neural Engine of 16 cores, by Core ML of macOS Version 15.1 (Build 24B83)";
         assert_eq!(all[0].0.info.description, expected);
+    }
+
+    #[test]
+    fn sizes_are_whole_numbers() {
+        assert_eq!("12".parse::<Mebibytes>().unwrap(), Mebibytes(12));
+        for wrong in ["", "-1", "1.5", "1G", "99999999999"] {
+            let told = wrong.parse::<Mebibytes>().unwrap_err().to_string();
+            assert!(told.contains(&format!("'{wrong}'")) && told.contains("4294967295"));
+        }
     }
 
     #[test]

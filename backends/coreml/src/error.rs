@@ -212,6 +212,8 @@ impl CoreMlError {
                 | CoreMlError::Twice { .. }
                 | CoreMlError::Identifier { .. }
                 | CoreMlError::Overflow { .. }
+                // nothing of it can be written anywhere
+                | CoreMlError::Io { .. }
         );
         if !refused {
             return self.of_device(device);

@@ -30,6 +30,6 @@ pub use compile::{
     FeatureReport, FunctionReport, HeldReport, PackageOptions, PackageReport, compile, compile_in,
 };
 pub use device::CoreMlDevice;
-pub use driver::CoreMlDriver;
+pub use driver::{CACHE_LIMIT, CoreMlDriver};
 pub use error::CoreMlError;
 pub use target::{ComputeUnits, DeploymentTarget, Platform, Precision};

@@ -381,8 +381,13 @@ fn work_that_is_stopped_leaves_nothing() {
     );
 }
 
-/// What the nodes of `graph` in `range` are given and give as a run for a host, in a step of two tokens over 64 rows.
-fn run_of(graph: &Graph, range: std::ops::Range<u32>, engine: bool) -> Vec<String> {
+/// The nodes of `graph` in `range` as a run for a host, in a step of two tokens over 64 rows.
+fn plan_of(
+    graph: &Graph,
+    range: std::ops::Range<u32>,
+    engine: bool,
+    states: States,
+) -> (Entry, EntryInfo, FunctionPlan) {
     let mut bounds = Bounds::new();
     for (symbol, n) in [
         (Symbol::TOKENS, 2),
@@ -402,7 +407,7 @@ fn run_of(graph: &Graph, range: std::ops::Range<u32>, engine: bool) -> Vec<Strin
         engine,
         precision: Precision::F16,
         weights: WeightForm::Model,
-        states: States::Caller,
+        states,
         padded: false,
     };
     let mut package = PackageWriter::in_memory(form.target).unwrap();
@@ -420,10 +425,16 @@ fn run_of(graph: &Graph, range: std::ops::Range<u32>, engine: bool) -> Vec<Strin
     let info = EntryInfo::describe(&entry, DType::F16).unwrap();
     let function = Some("entry_0".to_owned());
     let plan = FunctionPlan::new(lowered.unwrap(), &entry, &info, (0, function)).unwrap();
-    assert!(plan.fits(&info));
+    assert!(plan.fits(&entry, &info), "{plan:?}");
     // as it is kept
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<FunctionPlan>(&text).unwrap(), plan);
+    (entry, info, plan)
+}
+
+/// What such a run is given, gives, and keeps.
+fn run_of(graph: &Graph, range: std::ops::Range<u32>, engine: bool, states: States) -> Vec<String> {
+    let (_, _, plan) = plan_of(graph, range, engine, states);
     let told = |place: &dyn std::fmt::Debug| {
         let text = format!("{place:?}");
         text.split([' ', '{']).next().unwrap().to_owned()
@@ -436,7 +447,13 @@ fn run_of(graph: &Graph, range: std::ops::Range<u32>, engine: bool) -> Vec<Strin
         let name = a.element.name();
         format!("{} {name} {:?} to {}", a.feature, a.dims, told(place))
     });
-    given.chain(taken).collect()
+    let kept = plan.states.iter().map(|state| {
+        let (a, port) = (&state.array, state.port);
+        let what = if state.written { "appended" } else { "read" };
+        let name = a.element.name();
+        format!("{} {name} {:?} is {port}, {what}", a.feature, a.dims)
+    });
+    given.chain(taken).chain(kept).collect()
 }
 
 #[test]
@@ -448,7 +465,7 @@ fn a_run_of_nodes_has_its_operands_states_and_results_as_a_host_keeps_them() {
     };
     let layer = at("embed") + 1..at("output.rows");
     assert_eq!(
-        run_of(&graph, layer.clone(), false),
+        run_of(&graph, layer.clone(), false, States::Caller),
         [
             "embed fp16 [2, 64] of Value(0)",
             "positions int32 [2] of Value(1)",
@@ -462,7 +479,7 @@ fn a_run_of_nodes_has_its_operands_states_and_results_as_a_host_keeps_them() {
         ]
     );
     assert_eq!(
-        run_of(&graph, layer, true),
+        run_of(&graph, layer, true, States::Caller),
         [
             "embed fp16 [2, 64] of Value(0)",
             "cos fp16 [1, 1, 2, 8] of Cosines(Angles",
@@ -478,7 +495,7 @@ fn a_run_of_nodes_has_its_operands_states_and_results_as_a_host_keeps_them() {
     // attention alone reads the rows of the step too, which something else appended
     let attention = at("layers.0.attention");
     assert_eq!(
-        run_of(&graph, attention..attention + 1, false),
+        run_of(&graph, attention..attention + 1, false, States::Caller),
         [
             "layers_0_q_rope fp16 [2, 4, 16] of Value(0)",
             "positions int32 [2] of Value(1)",
@@ -492,10 +509,121 @@ fn a_run_of_nodes_has_its_operands_states_and_results_as_a_host_keeps_them() {
     // what is only appended is not read
     let append = at("layers.0.k_append");
     assert_eq!(
-        run_of(&graph, append..append + 1, true),
+        run_of(&graph, append..append + 1, true, States::Caller),
         [
             "layers_0_k_rope fp16 [2, 2, 16] of Value(0)",
             "layers_0_k_new fp16 [1, 1, 2, 32] to Rows(0)",
         ]
     );
+}
+
+#[test]
+fn a_run_keeps_its_states_itself_where_the_program_has_them() {
+    let graph = decoder(1, 100);
+    let at = |name: &str| {
+        let found = graph.nodes().iter().position(|n| n.name == name);
+        found.unwrap() as u32
+    };
+    let layer = at("embed") + 1..at("output.rows");
+    assert_eq!(
+        run_of(&graph, layer, false, States::Native),
+        [
+            "embed fp16 [2, 64] of Value(0)",
+            "positions int32 [2] of Value(1)",
+            "cos fp16 [2, 8] of Cosines(Angles",
+            "sin fp16 [2, 8] of Sines(Angles",
+            "cached int32 [1] of Cached",
+            "layers_0_ffn_residual fp16 [2, 64] to Value(0)",
+            "layers_0_k fp16 [1, 2, 64, 16] is 0, appended",
+            "layers_0_v fp16 [1, 2, 64, 16] is 1, appended",
+        ]
+    );
+    // rows that something else appended are there already
+    let attention = at("layers.0.attention");
+    assert_eq!(
+        run_of(&graph, attention..attention + 1, false, States::Native),
+        [
+            "layers_0_q_rope fp16 [2, 4, 16] of Value(0)",
+            "positions int32 [2] of Value(1)",
+            "layers_0_attention fp16 [2, 4, 16] to Value(0)",
+            "layers_0_k fp16 [1, 2, 64, 16] is 0, read",
+            "layers_0_v fp16 [1, 2, 64, 16] is 1, read",
+        ]
+    );
+    let append = at("layers.0.k_append");
+    assert_eq!(
+        run_of(&graph, append..append + 1, false, States::Native),
+        [
+            "layers_0_k_rope fp16 [2, 2, 16] of Value(0)",
+            "cached int32 [1] of Cached",
+            "layers_0_k fp16 [1, 2, 64, 16] is 0, appended",
+        ]
+    );
+}
+
+#[test]
+fn a_plan_that_is_broken_fits_no_entry() {
+    let graph = decoder(1, 100);
+    let layer = 1..graph.nodes().len() as u32 - 2;
+    for (engine, states) in [
+        (false, States::Caller),
+        (true, States::Caller),
+        (false, States::Native),
+    ] {
+        let (entry, info, plan) = plan_of(&graph, layer.clone(), engine, states);
+        let text = serde_json::to_value(&plan).unwrap();
+        // every number in turn becomes another one, or a very large one
+        let mut paths = Vec::new();
+        numbers_in(&text, &mut Vec::new(), &mut paths);
+        assert!(paths.len() > 40);
+        for path in paths {
+            for to in [u64::from(u32::MAX), u64::MAX, 7] {
+                let mut broken = text.clone();
+                let place = path.iter().fold(&mut broken, |v, key| match key.parse() {
+                    Ok(i) if v.is_array() => v.get_mut::<usize>(i).unwrap(),
+                    _ => v.get_mut(key.as_str()).unwrap(),
+                });
+                *place = serde_json::json!(to);
+                let Ok(broken) = serde_json::from_value::<FunctionPlan>(broken) else {
+                    continue;
+                };
+                let harmless = [
+                    "package",
+                    "window",
+                    "frequencies",
+                    "magnitude",
+                    "old",
+                    "fresh",
+                ];
+                let last = path.iter().rev().find(|k| k.parse::<usize>().is_err());
+                let harmless = harmless.contains(&last.unwrap().as_str());
+                // whatever it says, looking at it does not fail
+                let fits = broken.fits(&entry, &info);
+                assert!(!fits || harmless || broken == plan, "{path:?} {to}");
+            }
+        }
+    }
+}
+
+/// Where numbers are in `value`.
+fn numbers_in(value: &serde_json::Value, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    let mut inside = |key: String, value: &serde_json::Value| {
+        at.push(key);
+        numbers_in(value, at, found);
+        at.pop();
+    };
+    match value {
+        serde_json::Value::Number(_) => found.push(at.clone()),
+        serde_json::Value::Array(all) => {
+            for (i, value) in all.iter().enumerate() {
+                inside(i.to_string(), value);
+            }
+        }
+        serde_json::Value::Object(all) => {
+            for (key, value) in all {
+                inside(key.clone(), value);
+            }
+        }
+        _ => {}
+    }
 }

@@ -1,13 +1,15 @@
 //! An engine for Core ML's devices that computes packages by Apple's definitions of operations, on any computer.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anynpu_coreml::binding::FunctionPlan;
-use anynpu_coreml::exec::{Engine, Loaded, Model, System};
+use anynpu_coreml::binding::{Array, Element, FunctionPlan};
+use anynpu_coreml::exec::{ArrayMemory, Engine, Given, Loaded, Model, StateMemory, System, Taken};
 use anynpu_coreml::package::PackageInMemory;
 use anynpu_coreml::plan::{ComputePlan, Found, PlannedFunction, PlannedOperation, Processor};
 use anynpu_coreml::{ComputeUnits, CoreMlError, Platform};
@@ -35,6 +37,13 @@ struct Shared {
     ran: AtomicU64,
     /// Runs after which all fail; 0 for none.
     fails_after: AtomicU64,
+    /// Whether a function takes the states that it made alone.
+    own_states_alone: AtomicBool,
+    /// States that were made, and copies of one from and to them.
+    states: AtomicU64,
+    state_copies: AtomicU64,
+    /// Arrays in memory of its own.
+    own_memory: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -105,6 +114,10 @@ impl Computed {
                 in_memory: AtomicU64::new(0),
                 ran: AtomicU64::new(0),
                 fails_after: AtomicU64::new(0),
+                own_states_alone: AtomicBool::new(false),
+                states: AtomicU64::new(0),
+                state_copies: AtomicU64::new(0),
+                own_memory: AtomicU64::new(0),
             }),
         })
     }
@@ -122,6 +135,26 @@ impl Computed {
     /// How many functions were run.
     pub fn ran(&self) -> u64 {
         self.shared.ran.load(Ordering::Relaxed)
+    }
+
+    /// How many states of functions were made.
+    pub fn states(&self) -> u64 {
+        self.shared.states.load(Ordering::Relaxed)
+    }
+
+    /// How often one was copied from or to them.
+    pub fn state_copies(&self) -> u64 {
+        self.shared.state_copies.load(Ordering::Relaxed)
+    }
+
+    /// How many arrays are in memory of its own.
+    pub fn own_memory(&self) -> u64 {
+        self.shared.own_memory.load(Ordering::Relaxed)
+    }
+
+    /// Has functions take no states but those that they made.
+    pub fn refuse_states_of_others(&self) {
+        self.shared.own_states_alone.store(true, Ordering::Relaxed);
     }
 
     /// Has all runs fail after `more` of them.
@@ -289,35 +322,150 @@ struct Function {
     plan: FunctionPlan,
 }
 
+/// The states of a function.
+#[derive(Debug)]
+struct States {
+    shared: Arc<Shared>,
+    /// The function that made them.
+    maker: (PathBuf, Option<String>),
+    numbers: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+impl StateMemory for States {
+    fn read(&mut self, state: &Array, to: &mut [u8]) -> Result<(), CoreMlError> {
+        self.shared.state_copies.fetch_add(1, Ordering::Relaxed);
+        to.copy_from_slice(&self.numbers.lock()[&state.feature]);
+        Ok(())
+    }
+
+    fn write(&mut self, state: &Array, from: &[u8]) -> Result<(), CoreMlError> {
+        self.shared.state_copies.fetch_add(1, Ordering::Relaxed);
+        let mut numbers = self.numbers.lock();
+        let numbers = numbers.get_mut(&state.feature).unwrap();
+        numbers.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Memory of the engine's own.
+#[derive(Debug)]
+struct Own(Vec<u8>);
+
+impl ArrayMemory for Own {
+    fn write(&mut self, touch: &mut dyn FnMut(&mut [u8])) -> Result<(), CoreMlError> {
+        touch(&mut self.0);
+        Ok(())
+    }
+
+    fn read(&self, touch: &mut dyn FnMut(&[u8])) -> Result<(), CoreMlError> {
+        touch(&self.0);
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn named<'a>(arrays: impl Iterator<Item = &'a Array>) -> Vec<Value> {
+    let each = arrays.map(|a| json!([a.feature, a.element.name(), a.dims]));
+    each.collect()
+}
+
 impl Loaded for Function {
-    fn predict(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), CoreMlError> {
+    fn states(&mut self) -> Result<Box<dyn StateMemory>, CoreMlError> {
+        self.shared.states.fetch_add(1, Ordering::Relaxed);
+        let arrays = self.plan.states.iter().map(|s| &s.array);
+        let numbers = arrays.map(|a| (a.feature.clone(), vec![0; a.bytes()]));
+        Ok(Box::new(States {
+            shared: self.shared.clone(),
+            maker: (self.package.clone(), self.plan.function.clone()),
+            numbers: Mutex::new(numbers.collect()),
+        }))
+    }
+
+    fn memory(&mut self, array: &Array) -> Option<Box<dyn ArrayMemory>> {
+        // as surfaces are
+        let fits = array.element == Element::F16 && array.dims.last()? % 32 == 0;
+        fits.then(|| {
+            self.shared.own_memory.fetch_add(1, Ordering::Relaxed);
+            Box::new(Own(vec![0; array.bytes()])) as Box<dyn ArrayMemory>
+        })
+    }
+
+    fn predict(
+        &mut self,
+        inputs: &[Given<'_>],
+        outputs: &mut [Taken<'_>],
+        states: Option<&mut dyn StateMemory>,
+    ) -> Result<(), CoreMlError> {
         let ran = self.shared.ran.fetch_add(1, Ordering::Relaxed) + 1;
         let last = self.shared.fails_after.load(Ordering::Relaxed);
         if last > 0 && ran > last {
             return Err(vendor("it was told to fail".into()));
         }
-        for ((array, _), bytes) in self.plan.inputs.iter().zip(inputs) {
-            assert_eq!(bytes.len(), array.bytes(), "{}", array.feature);
+        let states = states.as_ref().map(|states| {
+            let states = states.as_any().downcast_ref::<States>();
+            states.expect("states of this engine")
+        });
+        assert_eq!(states.is_some(), !self.plan.states.is_empty());
+        if let Some(states) = states {
+            let own = (self.package.clone(), self.plan.function.clone());
+            assert_eq!(own.0, states.maker.0, "states of another package");
+            if own != states.maker && self.shared.own_states_alone.load(Ordering::Relaxed) {
+                return Err(vendor("the states are of another function".into()));
+            }
         }
-        let named = self.plan.inputs.iter();
-        let inputs_told: Vec<Value> = named
-            .map(|(a, _)| json!([a.feature, a.element.name(), a.dims]))
-            .collect();
+        let mut data: Vec<&[u8]> = Vec::new();
+        for ((array, _), given) in self.plan.inputs.iter().zip(inputs) {
+            let bytes = match given {
+                Given::Bytes(bytes) => bytes,
+                Given::Memory(memory) => &memory.as_any().downcast_ref::<Own>().unwrap().0[..],
+            };
+            assert_eq!(bytes.len(), array.bytes(), "{}", array.feature);
+            data.push(bytes);
+        }
+        let mut held = states.map(|states| states.numbers.lock());
+        let kept: Vec<&Array> = self.plan.states.iter().map(|s| &s.array).collect();
+        for array in &kept {
+            data.push(&held.as_ref().unwrap()[&array.feature]);
+        }
         let results = self.plan.outputs.iter().map(|(a, _)| a.feature.as_str());
         let request = json!({
             "package": self.package,
             "function": self.plan.function.as_deref().unwrap_or("main"),
-            "inputs": inputs_told,
+            "inputs": named(self.plan.inputs.iter().map(|(a, _)| a)),
+            "states": named(kept.iter().copied()),
             "outputs": results.collect::<Vec<&str>>(),
-            "bytes": inputs.iter().map(|i| i.len()).sum::<usize>(),
+            "bytes": data.iter().map(|d| d.len()).sum::<usize>(),
         });
         let mut server = self.shared.server.lock();
-        let said = server.ask(&request, inputs)?;
-        let expected: usize = outputs.iter().map(|o| o.len()).sum();
+        let said = server.ask(&request, &data)?;
+        let made = self.plan.outputs.iter().map(|(a, _)| a);
+        let made = made.chain(kept.iter().copied()).map(Array::bytes);
+        let expected: usize = made.sum();
         assert_eq!(said["bytes"].as_u64().unwrap() as usize, expected);
+        let mut take = |to: &mut [u8]| {
+            let got = server.from.read_exact(to);
+            got.map_err(|e| vendor(e.to_string()))
+        };
         for output in outputs {
-            let got = server.from.read_exact(output);
-            got.map_err(|e| vendor(e.to_string()))?;
+            match output {
+                Taken::Bytes(bytes) => take(bytes)?,
+                Taken::Memory(memory) => {
+                    let mut taken = Ok(());
+                    memory.write(&mut |bytes| taken = take(bytes))?;
+                    taken?;
+                }
+            }
+        }
+        for array in &kept {
+            let held = held.as_mut().unwrap();
+            take(held.get_mut(&array.feature).unwrap())?;
         }
         Ok(())
     }

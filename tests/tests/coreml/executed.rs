@@ -17,7 +17,7 @@ use anynpu_tests::test_data;
 use crate::computed::Computed;
 
 /// The CPU and the device `device`, whose engine is `engine`.
-fn runtime(engine: &Computed, device: &str, set: impl Fn(&mut CoreMlDriver)) -> Runtime {
+pub fn runtime(engine: &Computed, device: &str, set: impl Fn(&mut CoreMlDriver)) -> Runtime {
     let mut driver = CoreMlDriver::with_engine(Arc::new(engine.clone()));
     set(&mut driver);
     Runtime::builder()
@@ -30,38 +30,38 @@ fn runtime(engine: &Computed, device: &str, set: impl Fn(&mut CoreMlDriver)) -> 
 }
 
 /// What is pinned where.
-fn placed(pins: &[String]) -> Placement {
+pub fn placed(pins: &[String]) -> Placement {
     Placement {
         pins: pins.iter().map(|p| p.parse().unwrap()).collect(),
         require: None,
     }
 }
 
-fn load(runtime: &Runtime, open: &OpenModel, pins: &[String], kv: KvType) -> LoadedModel {
+pub fn load(runtime: &Runtime, open: &OpenModel, pins: &[String], kv: KvType) -> LoadedModel {
     let options = LoadOptions::new().context(CONTEXT).kv_type(kv);
     let options = options.placement(placed(pins));
     runtime.load_open(open.clone(), options).unwrap()
 }
 
 /// Room for two steps of a prompt.
-const CONTEXT: u32 = 160;
+pub const CONTEXT: u32 = 160;
 
-fn layers_on(device: &str) -> Vec<String> {
+pub fn layers_on(device: &str) -> Vec<String> {
     vec![format!("layers.*={device}")]
 }
 
-fn on_cpu() -> Vec<String> {
+pub fn on_cpu() -> Vec<String> {
     vec!["*=cpu".to_owned()]
 }
 
-fn architecture(name: &str) -> OpenModel {
+pub fn architecture(name: &str) -> OpenModel {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/architectures");
     let file = folder.join(format!("{name}.gguf"));
     OpenModel::open(ModelSource::File(file)).unwrap()
 }
 
 /// Greedy tokens after `prompt`, and how many nodes ran on `device`.
-fn greedy(model: &LoadedModel, device: &str, prompt: &[u32], count: u32) -> (Vec<u32>, u64) {
+pub fn greedy(model: &LoadedModel, device: &str, prompt: &[u32], count: u32) -> (Vec<u32>, u64) {
     let mut session = model.session(SessionOptions::new()).unwrap();
     let mut options = GenerateOptions::greedy().max_tokens(count);
     options.ignore_end = true;
@@ -74,7 +74,7 @@ fn greedy(model: &LoadedModel, device: &str, prompt: &[u32], count: u32) -> (Vec
     (report.unwrap().tokens, nodes)
 }
 
-fn logits(model: &LoadedModel, tokens: &[u32]) -> Vec<f32> {
+pub fn logits(model: &LoadedModel, tokens: &[u32]) -> Vec<f32> {
     let mut all = Vec::new();
     let mut session = model.session(SessionOptions::new()).unwrap();
     session
@@ -87,7 +87,7 @@ fn logits(model: &LoadedModel, tokens: &[u32]) -> Vec<f32> {
 }
 
 /// The largest difference, as a share of the largest number.
-fn error(found: &[f32], expected: &[f32]) -> f32 {
+pub fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
     let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs());

@@ -13,6 +13,7 @@ mod models;
 mod mutants;
 mod npz;
 mod operations;
+mod stateful;
 
 /// Numbers in -1..1 of a sequence.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {

@@ -1,9 +1,9 @@
 """Computes functions of Core ML packages, and looks them over, for one test: serve.py CHECKER.py
 
 A request is a line of JSON on standard input. {"check": PACKAGE} is answered by {"problems": […]}. {"operations": PACKAGE}
-by {"functions": {name: [[type, [results]], …]}}. {"package", "function", "inputs": [[name, type, dims], …], "outputs":
-[name, …], "bytes"} is followed by so many bytes, the inputs one after the other, and answered by {"bytes"} and so many, the
-outputs. Whatever goes wrong is answered by {"error"}.
+by {"functions": {name: [[type, [results]], …]}}. {"package", "function", "inputs": [[name, type, dims], …], "states"
+likewise, "outputs": [name, …], "bytes"} is followed by so many bytes, the inputs and then the states one after the other,
+and answered by {"bytes"} and so many, the outputs and then the states. Whatever goes wrong is answered by {"error"}.
 """
 import contextlib, importlib.util, io, json, os, sys
 import numpy as np
@@ -47,13 +47,15 @@ def operations(path):
 def compute(call, data):
     model, weights = package(call["package"])
     function = model.mlProgram.functions[call["function"]]
-    feeds, at = {}, 0
-    for name, dtype, dims in call["inputs"]:
-        count = int(np.prod(dims)) * np.dtype(TYPES[dtype]).itemsize
-        feeds[name] = np.frombuffer(data[at : at + count], TYPES[dtype]).reshape(dims)
-        at += count
-    out = checker.evaluate(model, call["function"], function, weights, feeds, {}, False, "native")
-    return b"".join(np.ascontiguousarray(out[name]).tobytes() for name in call["outputs"])
+    feeds, states, at = {}, {}, 0
+    for into, all in [(feeds, call["inputs"]), (states, call["states"])]:
+        for name, dtype, dims in all:
+            count = int(np.prod(dims)) * np.dtype(TYPES[dtype]).itemsize
+            into[name] = np.frombuffer(data[at : at + count], TYPES[dtype]).reshape(dims)
+            at += count
+    out = checker.evaluate(model, call["function"], function, weights, feeds, states, False, "native")
+    made = [out[name] for name in call["outputs"]] + [states[name] for name, _, _ in call["states"]]
+    return b"".join(np.ascontiguousarray(x).tobytes() for x in made)
 
 
 while line := sys.stdin.buffer.readline():

@@ -1,10 +1,11 @@
 //! What compiles packages and runs their functions.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::binding::FunctionPlan;
+use crate::binding::{Array, FunctionPlan};
 use crate::package::PackageInMemory;
 use crate::plan::{ComputePlan, Found};
 use crate::{ComputeUnits, CoreMlError, DeploymentTarget, Platform};
@@ -91,14 +92,83 @@ pub trait Model: Debug {
     fn compute_plan(&self, units: ComputeUnits) -> Result<ComputePlan, CoreMlError>;
 }
 
-/// A function that is loaded.
-pub trait Loaded: Debug + Send {
-    /// Runs it. Inputs and outputs are those of its plan in their order, row-major without gaps, of exactly its bytes.
-    /// They are read and written during the call only.
+/// What an input is given.
+#[derive(Clone, Copy, Debug)]
+pub enum Given<'a> {
+    /// Numbers, row-major without gaps, of exactly the bytes that the input has.
+    Bytes(&'a [u8]),
+    /// Memory that the function made for it.
+    Memory(&'a dyn ArrayMemory),
+}
+
+/// Where an output goes.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// To memory of exactly the bytes that the output has: row-major without gaps.
+    Bytes(&'a mut [u8]),
+    /// To memory that the function made for it.
+    Memory(&'a mut dyn ArrayMemory),
+}
+
+/// Memory that an engine made for an input or output: its processors read or write it where it is.
+pub trait ArrayMemory: Debug + Send {
+    /// Lets `touch` see its numbers, row-major without gaps, and change them.
     ///
     /// # Errors
-    /// What is said of the run. What outputs hold then is not told.
-    fn predict(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), CoreMlError>;
+    /// What is said of that.
+    fn write(&mut self, touch: &mut dyn FnMut(&mut [u8])) -> Result<(), CoreMlError>;
+
+    /// Lets `touch` see its numbers, likewise.
+    ///
+    /// # Errors
+    /// What is said of that.
+    fn read(&self, touch: &mut dyn FnMut(&[u8])) -> Result<(), CoreMlError>;
+
+    /// For an engine to know its own.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// States of a function that live from run to run, zeros at first.
+pub trait StateMemory: Debug + Send {
+    /// Copies the numbers of `state` to `to`: row-major without gaps, of exactly its bytes.
+    ///
+    /// # Errors
+    /// What is said of that.
+    fn read(&mut self, state: &Array, to: &mut [u8]) -> Result<(), CoreMlError>;
+
+    /// Copies `from` to the numbers of `state`, likewise.
+    ///
+    /// # Errors
+    /// What is said of that.
+    fn write(&mut self, state: &Array, from: &[u8]) -> Result<(), CoreMlError>;
+
+    /// For an engine to know its own.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A function that is loaded.
+pub trait Loaded: Debug + Send {
+    /// Makes states, which other functions of the package that have the same may be given too.
+    ///
+    /// # Errors
+    /// What is said of that.
+    fn states(&mut self) -> Result<Box<dyn StateMemory>, CoreMlError>;
+
+    /// Memory for an input or output that its processors reach better than that of others. `None` if it makes none for
+    /// such an array.
+    fn memory(&mut self, array: &Array) -> Option<Box<dyn ArrayMemory>>;
+
+    /// Runs it. Inputs and outputs are those of its plan in their order, and are read and written during the call only. Of
+    /// a plan with states these are given, and nobody else uses them meanwhile.
+    ///
+    /// # Errors
+    /// What is said of the run. What outputs hold then, and the rows of states from the step's first one on, is not told.
+    fn predict(
+        &mut self,
+        inputs: &[Given<'_>],
+        outputs: &mut [Taken<'_>],
+        states: Option<&mut dyn StateMemory>,
+    ) -> Result<(), CoreMlError>;
 }
 
 /// Core ML of this system.

@@ -8,12 +8,20 @@
 mod apple;
 mod engine;
 mod numbers;
+mod program;
 mod run;
+mod staged;
+mod states;
+mod surface;
 
 #[cfg(target_vendor = "apple")]
 pub(crate) use apple::compute_plan;
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) use engine::not_apple;
-pub use engine::{Engine, Loaded, Model, System, system_engine};
+pub use engine::{
+    ArrayMemory, Engine, Given, Loaded, Model, StateMemory, System, Taken, system_engine,
+};
+pub(crate) use program::Program;
 pub use run::CoreMlModule;
-pub(crate) use run::{CoreMlQueue, Program};
+pub(crate) use run::CoreMlQueue;
+pub(crate) use states::{Package, StateBuffer};

@@ -1,5 +1,7 @@
 //! Numbers on their way into functions and out of them.
 
+use std::ops::Range;
+
 use anynpu_ir::DType;
 use half::{bf16, f16};
 
@@ -132,22 +134,66 @@ pub(super) fn gathered(
     size: usize,
     to: &mut [u8],
 ) -> bool {
-    let inner = dims.last().map_or(1, |n| *n as usize);
-    let step = strides.last().copied().unwrap_or(1);
-    if dims.len() != strides.len() || inner == 0 {
+    each_run(dims, strides, size, |outside, inside| {
+        match (from.get(outside), to.get_mut(inside)) {
+            (Some(from), Some(to)) => {
+                to.copy_from_slice(from);
+                true
+            }
+            _ => false,
+        }
+    })
+}
+
+/// Copies `from`, which has no gaps, to an array that has `strides`, likewise.
+#[cfg_attr(not(target_vendor = "apple"), allow(dead_code))] // Core ML's own arrays have strides
+pub(super) fn scattered(
+    from: &[u8],
+    dims: &[u32],
+    strides: &[usize],
+    size: usize,
+    to: &mut [u8],
+) -> bool {
+    each_run(dims, strides, size, |outside, inside| {
+        match (to.get_mut(outside), from.get(inside)) {
+            (Some(to), Some(from)) => {
+                to.copy_from_slice(from);
+                true
+            }
+            _ => false,
+        }
+    })
+}
+
+/// Calls `visit` with the bytes of each run of elements that lie one after the other, where the array has them and where
+/// one without gaps has them, the last dimension fastest, until it gives `false`. Whether it never did, and there are as
+/// many strides as dimensions.
+fn each_run(
+    dims: &[u32],
+    strides: &[usize],
+    size: usize,
+    mut visit: impl FnMut(Range<usize>, Range<usize>) -> bool,
+) -> bool {
+    if dims.len() != strides.len() {
         return false;
     }
-    let mut place = vec![0usize; dims.len().saturating_sub(1)];
-    for row in to.chunks_exact_mut(inner * size) {
-        let base: usize = place.iter().zip(strides).map(|(i, s)| i * s).sum();
-        for (i, to) in row.chunks_exact_mut(size).enumerate() {
-            let at = (base + i * step) * size;
-            let Some(found) = from.get(at..at + size) else {
-                return false;
-            };
-            to.copy_from_slice(found);
+    // the last dimensions, as far as they have no gaps
+    let (mut outer, mut run) = (dims.len(), 1usize);
+    while outer > 0 && (strides[outer - 1] == run || dims[outer - 1] == 1) {
+        outer -= 1;
+        run = run.saturating_mul(dims[outer] as usize);
+    }
+    let (dims, strides) = (&dims[..outer], &strides[..outer]);
+    let count: usize = dims.iter().map(|n| *n as usize).product();
+    let bytes = run.saturating_mul(size);
+    let range = |at: usize| at..at.saturating_add(bytes);
+    let mut place = vec![0usize; outer];
+    for i in 0..count {
+        let parts = place.iter().zip(strides).map(|(i, s)| i.saturating_mul(*s));
+        let at = parts.fold(0usize, usize::saturating_add);
+        if !visit(range(at.saturating_mul(size)), range(i * bytes)) {
+            return false;
         }
-        // the next row, the last dimension but one fastest
         for (place, n) in place.iter_mut().zip(dims).rev() {
             *place += 1;
             if *place < *n as usize {
@@ -210,5 +256,34 @@ mod tests {
         assert_eq!(wide, [0, 1, 4, 5]);
         assert!(!gathered(&from, &[2, 3], &[6, 1], 1, &mut to));
         assert!(!gathered(&from, &[2, 3], &[1], 1, &mut to));
+        assert!(!gathered(&from, &[2, 3], &[usize::MAX, 1], 1, &mut to));
+        assert!(gathered(&from, &[2, 0], &[4, 1], 1, &mut to[..0]));
+    }
+
+    #[test]
+    fn arrays_with_gaps_are_scattered_as_they_are_gathered() {
+        for (dims, strides, size) in [
+            (vec![2u32, 3], vec![4usize, 1], 1),
+            (vec![3, 2], vec![1, 4], 2),
+            (vec![1, 2, 3, 4], vec![24, 12, 4, 1], 2),
+            (vec![2, 2, 2], vec![20, 7, 3], 4),
+            (vec![5], vec![2], 2),
+            (vec![], vec![], 2),
+        ] {
+            let count: usize = dims.iter().map(|n| *n as usize).product();
+            let from: Vec<u8> = (1..=(count * size) as u8).collect();
+            let mut wide = vec![0; 128];
+            assert!(scattered(&from, &dims, &strides, size, &mut wide));
+            let mut back = vec![0; from.len()];
+            assert!(gathered(&wide, &dims, &strides, size, &mut back));
+            assert_eq!(back, from, "{dims:?} {strides:?}");
+            assert_eq!(wide.iter().filter(|b| **b != 0).count(), from.len());
+            let (last, short) = (from.len() - 1, &mut wide[..size]);
+            assert_eq!(scattered(&from, &dims, &strides, size, short), count == 1);
+            assert_eq!(
+                scattered(&from[..last], &dims, &strides, size, &mut wide),
+                false
+            );
+        }
     }
 }

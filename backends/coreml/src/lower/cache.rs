@@ -93,7 +93,8 @@ impl Lowering<'_> {
                 )
             }
         };
-        let elsewhere = held.is_some() && !self.appended.contains(&state);
+        // rows that something else appended in this step are among those of a state of the program
+        let elsewhere = held.is_some() && state_tensor.is_none() && !self.appended.contains(&state);
         let fresh = match self.boundary == Boundary::Host && elsewhere {
             true => {
                 let step = format!("{name}_step");
@@ -165,13 +166,14 @@ impl Lowering<'_> {
         })
     }
 
-    /// How many rows caches hold before the step, `[1]`: the first position.
+    /// How many rows caches hold before the step, `[1]`: a host tells, else it is the first position.
     pub(super) fn cached_rows(&mut self) -> Result<Tensor, CoreMlError> {
         if let Some(known) = self.cached {
             return Ok(known);
         }
+        let told = self.boundary == Boundary::Host && self.form.states == States::Native;
         let positions = self.graph.find_value(POSITIONS);
-        let known = positions.filter(|v| self.values.contains_key(v));
+        let known = positions.filter(|v| !told && self.values.contains_key(v));
         let made = match known {
             Some(positions) => {
                 let positions = self.value(positions)?;

@@ -143,10 +143,11 @@ impl Lowering<'_> {
         let made = match encoding {
             Encoding::Plain(dtype) if (count as usize * columns as usize) < IN_PROGRAM => {
                 let numbers = self.numbers_of(value)?;
-                if let (DataType::F16, Some(index)) = (
-                    dtype,
-                    numbers.iter().position(|x| !f16::from_f32(*x).is_finite()),
-                ) {
+                // constants of the graph itself may be infinite, as in masks; the Neural Engine has no such numbers
+                let infinite = self.is_inline(value) && !self.form.engine;
+                let beyond =
+                    |x: &f32| !f16::from_f32(*x).is_finite() && !(infinite && x.is_infinite());
+                if let (DataType::F16, Some(index)) = (dtype, numbers.iter().position(beyond)) {
                     let value = numbers[index];
                     return Err(CoreMlError::Overflow { name, index, value });
                 }
@@ -168,6 +169,14 @@ impl Lowering<'_> {
         };
         self.constants.insert(key, made);
         Ok(made)
+    }
+
+    /// Whether `value` is a constant that the graph itself has.
+    fn is_inline(&self, value: ValueId) -> bool {
+        match self.graph.value(value).def {
+            ValueDef::Weight(weight) => self.graph.weight(weight).inline.is_some(),
+            _ => false,
+        }
     }
 
     /// The matrix of rows `first..first + count` of `columns` in the file of weights, and the constant of it.

@@ -134,6 +134,8 @@ pub struct Lowered {
     pub feeds: Vec<Feed>,
     /// Where its outputs go, in their order.
     pub fetches: Vec<Fetch>,
+    /// The states that it keeps itself, in their order, and whether it appends to them.
+    pub kept: Vec<(StateId, bool)>,
     /// The operations that nodes became, by the names of their results.
     pub nodes: Vec<NodeResults>,
 }
@@ -165,12 +167,13 @@ pub fn lower(
     )
 }
 
-/// As [`lower`], to a function called `name` for a host that keeps states row by row: caches are inputs `[1, capacity,
-/// heads, width]`, for the Neural Engine `[1, 1, capacity, heads · width]`, and new rows are given likewise. All results of
-/// the run are outputs. Rows of a state that the run reads and does not append are an input too.
+/// As [`lower`], to a function called `name` for a host that keeps states row by row: caches with the caller are inputs
+/// `[1, capacity, heads, width]`, for the Neural Engine `[1, 1, capacity, heads · width]`, and new rows are given likewise.
+/// All results of the run are outputs. Rows of a state of the caller's that the run reads and does not append are an input
+/// too.
 ///
 /// # Errors
-/// As [`lower`]; a form whose states are not with the caller.
+/// As [`lower`].
 #[allow(clippy::too_many_arguments)] // they are those of `lower`, and the name
 pub fn lower_run(
     entry: &Entry,
@@ -181,13 +184,6 @@ pub fn lower_run(
     totals: &mut Totals,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Lowered, CoreMlError> {
-    if form.states != States::Caller {
-        return Err(CoreMlError::Option {
-            what: "the place of states of a run".into(),
-            found: form.states.to_string(),
-            expected: States::Caller.to_string(),
-        });
-    }
     let at = Boundary::Host;
     lower_at(at, entry, name, form, weights, package, totals, progress)
 }
@@ -282,7 +278,13 @@ fn lower_at(
         true => lowering.angles.iter().map(|a| a.rotation.clone()).collect(),
         false => Vec::new(),
     };
+    let kept = match form.states {
+        States::Native => run.states(),
+        States::Caller => &[],
+    };
+    let kept = kept.iter().map(|s| (*s, lowering.appended.contains(s)));
     Ok(Lowered {
+        kept: kept.collect(),
         function: lowering.f,
         rotations,
         feeds: lowering.feeds,

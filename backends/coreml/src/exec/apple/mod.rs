@@ -4,6 +4,8 @@
 
 mod model;
 mod plan;
+mod states;
+mod surface;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -96,11 +98,12 @@ impl Engine for CoreMl {
                 why: format!("{WEIGHTS_NAME} is none"),
             })?;
             let weights = NSDictionary::from_slices(&[&*name], &[&*weights]);
+            const CALL: &str = "modelAssetWithSpecificationData";
             // SAFETY: both are alive during the call, which keeps what it needs; neither is changed by anybody.
-            let asset = unsafe {
+            let asset = caught(CALL, || unsafe {
                 MLModelAsset::modelAssetWithSpecificationData_blobMapping_error(&model, &weights)
-            };
-            let asset = asset.map_err(|e| refused("modelAssetWithSpecificationData", &e))?;
+            })?;
+            let asset = asset.map_err(|e| refused(CALL, &e))?;
             Ok(Box::new(Asset(asset)) as Box<dyn Model>)
         })
     }
@@ -286,6 +289,28 @@ fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What `run` gives. An exception that it raises is an error of `call` where the program is built to catch them, else it
+/// ends the process.
+#[cfg(feature = "exceptions")]
+fn caught<R>(call: &'static str, run: impl FnOnce() -> R) -> Result<R, CoreMlError> {
+    // what the call was to give is not used after an exception
+    let run = std::panic::AssertUnwindSafe(run);
+    objc2::exception::catch(run).map_err(|raised| CoreMlError::Vendor {
+        call,
+        code: 0,
+        text: match raised {
+            Some(raised) => format!("an exception: {raised}"),
+            None => "an exception that says nothing".to_owned(),
+        },
+    })
+}
+
+/// What `run` gives. An exception that it raises ends the process, as the program is not built to catch them.
+#[cfg(not(feature = "exceptions"))]
+fn caught<R>(_: &'static str, run: impl FnOnce() -> R) -> Result<R, CoreMlError> {
+    Ok(run())
+}
+
 /// Waits for what `start` is told by the block that it is given.
 fn awaited<T: Message + 'static>(
     call: &'static str,
@@ -308,7 +333,7 @@ fn awaited<T: Message + 'static>(
         // who waited may have given up
         let _ = sender.send(answer);
     });
-    start(&block);
+    caught(call, || start(&block))?;
     let late = |_| CoreMlError::Late { call, limit: LIMIT };
     receiver.recv_timeout(LIMIT).map_err(late)?
 }

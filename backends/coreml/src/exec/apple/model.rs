@@ -13,9 +13,11 @@ use objc2_core_ml::{
 };
 use objc2_foundation::{NSArray, NSDictionary, NSInteger, NSNumber, NSString};
 
-use super::super::Loaded;
 use super::super::numbers::gathered;
-use super::refused;
+use super::super::{ArrayMemory, Given, Loaded, StateMemory, Taken};
+use super::states::States;
+use super::surface::Surface;
+use super::{caught, refused};
 use crate::CoreMlError;
 use crate::binding::{Array, Element, FunctionPlan};
 
@@ -57,13 +59,15 @@ impl Function {
     fn bind(
         &self,
         addresses: Vec<usize>,
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
+        inputs: &[Given<'_>],
+        outputs: &mut [Taken<'_>],
     ) -> Result<Bound, CoreMlError> {
         let mut features = Vec::new();
-        for ((array, _), bytes) in self.plan.inputs.iter().zip(inputs) {
-            let memory = NonNull::from(*bytes).cast();
-            let made = over(array, memory, bytes.len())?;
+        for ((array, _), given) in self.plan.inputs.iter().zip(inputs) {
+            let made = match given {
+                Given::Bytes(bytes) => over(array, NonNull::from(*bytes).cast(), bytes.len())?,
+                Given::Memory(memory) => known(array, *memory)?.array().clone(),
+            };
             // SAFETY: the array is alive; the value keeps it so.
             features.push(unsafe { MLFeatureValue::featureValueWithMultiArray(&made) });
         }
@@ -74,15 +78,21 @@ impl Function {
         let given: Vec<&NSString> = given.iter().map(|n| &**n).collect();
         let features: Vec<&AnyObject> = features.iter().map(|f| f.as_ref()).collect();
         let features = NSDictionary::from_slices(&given, &features);
-        let provider = MLDictionaryFeatureProvider::alloc();
-        // SAFETY: all values are feature values.
-        let provider =
-            unsafe { MLDictionaryFeatureProvider::initWithDictionary_error(provider, &features) };
+        let provider = caught("initWithDictionary", || {
+            let provider = MLDictionaryFeatureProvider::alloc();
+            // SAFETY: all values are feature values.
+            unsafe { MLDictionaryFeatureProvider::initWithDictionary_error(provider, &features) }
+        })?;
         let provider = provider.map_err(|e| refused("initWithDictionary", &e))?;
         let mut backings = Vec::new();
-        for ((array, _), bytes) in self.plan.outputs.iter().zip(outputs) {
-            let length = bytes.len();
-            backings.push(over(array, NonNull::from(&mut **bytes).cast(), length)?);
+        for ((array, _), taken) in self.plan.outputs.iter().zip(outputs) {
+            backings.push(match taken {
+                Taken::Bytes(bytes) => {
+                    let length = bytes.len();
+                    over(array, NonNull::from(&mut **bytes).cast(), length)?
+                }
+                Taken::Memory(memory) => known(array, &**memory)?.array().clone(),
+            });
         }
         let taken = names(&mut self.plan.outputs.iter().map(|(a, _)| a));
         let taken: Vec<&NSString> = taken.iter().map(|n| &**n).collect();
@@ -91,7 +101,9 @@ impl Function {
         // SAFETY: options have no demands on who makes them.
         let options = unsafe { MLPredictionOptions::new() };
         // SAFETY: all values are arrays, one for each name of an output.
-        unsafe { options.setOutputBackings(&objects) };
+        caught("setOutputBackings", || unsafe {
+            options.setOutputBackings(&objects);
+        })?;
         Ok(Bound {
             addresses,
             inputs: provider,
@@ -101,20 +113,45 @@ impl Function {
     }
 }
 
+/// The surface that `memory` is.
+fn known<'a>(array: &Array, memory: &'a dyn ArrayMemory) -> Result<&'a Surface, CoreMlError> {
+    let known = memory.as_any().downcast_ref::<Surface>();
+    known.ok_or_else(|| wrong(array, "its memory is of another engine".into()))
+}
+
+/// Where what is given or taken is: what is at the same places is known by the same arrays.
+fn address(memory: &dyn ArrayMemory) -> usize {
+    let surface = memory.as_any().downcast_ref::<Surface>();
+    surface.map_or(0, |s| Retained::as_ptr(s.array()).addr())
+}
+
 impl Loaded for Function {
-    fn predict(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), CoreMlError> {
+    fn states(&mut self) -> Result<Box<dyn StateMemory>, CoreMlError> {
+        Ok(Box::new(States::new(&self.model)?))
+    }
+
+    fn memory(&mut self, array: &Array) -> Option<Box<dyn ArrayMemory>> {
+        let surface = Surface::new(array)?;
+        Some(Box::new(surface))
+    }
+
+    fn predict(
+        &mut self,
+        inputs: &[Given<'_>],
+        outputs: &mut [Taken<'_>],
+        states: Option<&mut dyn StateMemory>,
+    ) -> Result<(), CoreMlError> {
         autoreleasepool(|_| {
-            let given = inputs.iter().map(|i| i.as_ptr().addr());
-            let taken = outputs.iter().map(|o| o.as_ptr().addr());
-            let same = match &self.bound {
-                Some(bound) => given
-                    .clone()
-                    .chain(taken.clone())
-                    .eq(bound.addresses.iter().copied()),
-                None => false,
-            };
-            if !same {
-                let addresses = given.chain(taken).collect();
+            let given = inputs.iter().map(|given| match given {
+                Given::Bytes(bytes) => bytes.as_ptr().addr(),
+                Given::Memory(memory) => address(*memory),
+            });
+            let taken = outputs.iter().map(|taken| match taken {
+                Taken::Bytes(bytes) => bytes.as_ptr().addr(),
+                Taken::Memory(memory) => address(&**memory),
+            });
+            let addresses: Vec<usize> = given.chain(taken).collect();
+            if !matches!(&self.bound, Some(bound) if bound.addresses == addresses) {
                 self.bound = Some(self.bind(addresses, inputs, outputs)?);
             }
             let Some(bound) = &self.bound else {
@@ -122,24 +159,51 @@ impl Loaded for Function {
             };
             let provider: &ProtocolObject<dyn MLFeatureProvider> =
                 ProtocolObject::from_ref(&*bound.inputs);
-            // SAFETY: the arrays lead to memory that is as large as they say and stays so during the call; inputs are read
-            // and outputs written by nobody else meanwhile. One thread at a time uses the model.
-            let made = unsafe {
-                self.model
-                    .predictionFromFeatures_options_error(provider, &bound.options)
+            let states = match &states {
+                None => None,
+                Some(states) => {
+                    let known = states.as_any().downcast_ref::<States>();
+                    Some(known.ok_or_else(|| CoreMlError::Vendor {
+                        call: PREDICT,
+                        code: 0,
+                        text: "the states are of another engine".into(),
+                    })?)
+                }
             };
+            let (model, options) = (&self.model, &*bound.options);
+            // SAFETY: the arrays lead to memory that is as large as they say and stays so during the call; inputs are read
+            // and outputs written by nobody else meanwhile, and states used by no other prediction. One thread at a time
+            // uses the model. Where there are states, the method for them is there too.
+            let made = caught(PREDICT, || unsafe {
+                match states {
+                    None => model.predictionFromFeatures_options_error(provider, options),
+                    Some(states) => model.predictionFromFeatures_usingState_options_error(
+                        provider,
+                        states.state(),
+                        options,
+                    ),
+                }
+            })?;
             let made = made.map_err(|e| refused(PREDICT, &e))?;
             let backings = bound.outputs.iter().zip(outputs);
-            for ((array, _), (backing, bytes)) in self.plan.outputs.iter().zip(backings) {
+            for ((array, _), (backing, taken)) in self.plan.outputs.iter().zip(backings) {
                 let name = NSString::from_str(&array.feature);
                 // SAFETY: reading what a provider that is alive holds.
                 let value = unsafe { made.featureValueForName(&name) };
                 // SAFETY: likewise, of a value.
                 let found = value.and_then(|v| unsafe { v.multiArrayValue() });
                 let found = found.ok_or_else(|| wrong(array, "it was not given".into()))?;
-                // what is not in our memory is in memory of Core ML's own
-                if Retained::as_ptr(&found) != Retained::as_ptr(backing) {
-                    copy(array, &found, bytes)?;
+                // what is not in the memory that was told is in memory of Core ML's own
+                if Retained::as_ptr(&found) == Retained::as_ptr(backing) {
+                    continue;
+                }
+                match taken {
+                    Taken::Bytes(bytes) => copy(array, &found, bytes)?,
+                    Taken::Memory(memory) => {
+                        let mut copied = Ok(());
+                        memory.write(&mut |bytes| copied = copy(array, &found, bytes))?;
+                        copied?;
+                    }
                 }
             }
             Ok(())
@@ -163,7 +227,7 @@ const fn data_type(element: Element) -> MLMultiArrayDataType {
     }
 }
 
-fn numbers(all: impl Iterator<Item = usize>) -> Retained<NSArray<NSNumber>> {
+pub(super) fn numbers(all: impl Iterator<Item = usize>) -> Retained<NSArray<NSNumber>> {
     let all: Vec<Retained<NSNumber>> = all.map(NSNumber::new_usize).collect();
     NSArray::from_retained_slice(&all)
 }
@@ -183,36 +247,63 @@ fn over(
     }
     let shape = numbers(array.dims.iter().map(|n| *n as usize));
     let strides = numbers(array.strides().into_iter());
-    // SAFETY: the memory has as many bytes as the shape, the strides and the type say, which was checked. The array outlives
-    // it, but is read and written in runs only, for which it is made anew unless the memory is the same.
-    let made = unsafe {
-        MLMultiArray::initWithDataPointer_shape_dataType_strides_deallocator_error(
-            MLMultiArray::alloc(),
-            memory,
-            &shape,
-            data_type(array.element),
-            &strides,
-            None,
-        )
-    };
+    let made = caught("initWithDataPointer", || {
+        // SAFETY: the memory has as many bytes as the shape, the strides and the type say, which was checked. The array
+        // outlives it, but is read and written in runs only, for which it is made anew unless the memory is the same.
+        unsafe {
+            MLMultiArray::initWithDataPointer_shape_dataType_strides_deallocator_error(
+                MLMultiArray::alloc(),
+                memory,
+                &shape,
+                data_type(array.element),
+                &strides,
+                None,
+            )
+        }
+    })?;
     made.map_err(|e| refused("initWithDataPointer", &e))
+}
+
+/// An error unless `found` has the type and shape of `array`.
+pub(super) fn checked(
+    call: &'static str,
+    array: &Array,
+    found: &MLMultiArray,
+) -> Result<(), CoreMlError> {
+    // SAFETY: reading numbers of an array that is alive.
+    let (dtype, shape) = unsafe { (found.dataType(), found.shape()) };
+    let shape: Vec<usize> = shape.iter().map(|n| n.as_usize()).collect();
+    let same = shape
+        .iter()
+        .copied()
+        .eq(array.dims.iter().map(|n| *n as usize));
+    match dtype == data_type(array.element) && same {
+        true => Ok(()),
+        false => Err(CoreMlError::Vendor {
+            call,
+            code: 0,
+            text: format!(
+                "'{}' is of type {} and shape {shape:?}, expected {} and {:?}",
+                array.feature,
+                dtype.0,
+                data_type(array.element).0,
+                array.dims
+            ),
+        }),
+    }
+}
+
+/// How many elements lie between neighbours along each dimension of `array`.
+pub(super) fn strides_of(array: &MLMultiArray) -> Vec<usize> {
+    // SAFETY: reading numbers of an array that is alive.
+    let strides = unsafe { array.strides() };
+    strides.iter().map(|n| n.as_usize()).collect()
 }
 
 /// Copies what `from` holds, which may have gaps, to `to`.
 fn copy(array: &Array, from: &MLMultiArray, to: &mut [u8]) -> Result<(), CoreMlError> {
-    // SAFETY: reading numbers of an array that is alive.
-    let (dtype, shape, strides) = unsafe { (from.dataType(), from.shape(), from.strides()) };
-    let shape: Vec<u32> = shape.iter().map(|n| n.as_u32()).collect();
-    let strides: Vec<usize> = strides.iter().map(|n| n.as_usize()).collect();
-    if dtype != data_type(array.element) || shape != array.dims {
-        let text = format!(
-            "type {} and shape {shape:?}, expected {} and {:?}",
-            dtype.0,
-            data_type(array.element).0,
-            array.dims
-        );
-        return Err(wrong(array, text));
-    }
+    checked(PREDICT, array, from)?;
+    let strides = strides_of(from);
     let size = array.element.bytes();
     let whole = std::cell::Cell::new(false);
     let own = to.as_ptr().addr();
