@@ -13,6 +13,7 @@ mod models;
 mod mutants;
 mod npz;
 mod operations;
+mod shapes;
 mod stateful;
 
 /// Numbers in -1..1 of a sequence.

@@ -9,6 +9,12 @@ use crate::{CoreMlError, DeploymentTarget};
 /// Most dimensions of a tensor.
 pub const MAX_RANK: usize = 5;
 
+/// A dimension that differs from call to call, of what comes of an input of several shapes.
+pub const ANY: u32 = u32::MAX;
+
+/// Most shapes that an input may have.
+pub const MAX_SHAPES: usize = 128;
+
 /// A tensor of a [`Function`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tensor(u32);
@@ -112,6 +118,8 @@ pub struct Described {
     pub outputs: Vec<Feature>,
     /// What lives from call to call.
     pub states: Vec<Feature>,
+    /// All shapes of inputs that have several, by their names.
+    pub shapes: BTreeMap<String, Vec<Vec<u32>>>,
 }
 
 /// Whether Core ML takes `name`.
@@ -302,6 +310,73 @@ impl Function {
             r#type: Some(value_type(feature.dtype, &feature.dims)),
         });
         let tensor = self.known(feature.name.clone(), feature.dtype, &feature.dims);
+        self.described.inputs.push(feature);
+        Ok(tensor)
+    }
+
+    /// Adds an input that has one of several shapes at each call, of which that of `feature` is the usual one. Where they
+    /// differ the tensor has [`ANY`]. Of several such inputs each call gives all their shape of the same number.
+    ///
+    /// # Errors
+    /// As [`Function::input`]; shapes that are not 2 to [`MAX_SHAPES`], of another number of dimensions, without the usual
+    /// one, or twice there; a second such input for a target that has one, or with another number of shapes.
+    pub fn input_of_shapes(
+        &mut self,
+        feature: Feature,
+        shapes: &[Vec<u32>],
+    ) -> Result<Tensor, CoreMlError> {
+        self.check_feature("input", &feature)?;
+        let several = !self.described.shapes.is_empty();
+        if several {
+            self.target.need_ios18(format!(
+                "a second input of several shapes, '{}',",
+                feature.name
+            ))?;
+        }
+        let wrong = |found: String, expected: String| CoreMlError::Option {
+            what: format!("the shapes of input '{}'", feature.name),
+            found,
+            expected,
+        };
+        if !(2..=MAX_SHAPES).contains(&shapes.len()) {
+            let expected = format!("2 to {MAX_SHAPES} of them");
+            return Err(wrong(shapes.len().to_string(), expected));
+        }
+        if let Some(others) = self.described.shapes.values().next()
+            && others.len() != shapes.len()
+        {
+            let expected = format!("{}, as another input has", others.len());
+            return Err(wrong(shapes.len().to_string(), expected));
+        }
+        let rank = feature.dims.len();
+        let odd = |s: &&Vec<u32>| s.len() != rank || s.iter().any(|n| *n == 0 || *n == ANY);
+        if let Some(odd) = shapes.iter().find(odd) {
+            let expected = format!("{rank} dimensions of 1 or more");
+            return Err(wrong(format!("{odd:?}"), expected));
+        }
+        if !shapes.contains(&feature.dims) {
+            let expected = format!("{:?} among them", feature.dims);
+            return Err(wrong(format!("{shapes:?}"), expected));
+        }
+        let distinct: BTreeSet<&Vec<u32>> = shapes.iter().collect();
+        // of several inputs one may have the same with different ones of another
+        if distinct.len() < shapes.len() && !self.target.has_ios18() {
+            return Err(wrong(format!("{shapes:?}"), "each once".into()));
+        }
+        let along = |axis: usize| match shapes.iter().all(|s| s[axis] == feature.dims[axis]) {
+            true => feature.dims[axis],
+            false => ANY,
+        };
+        let dims: Vec<u32> = (0..rank).map(along).collect();
+        self.take_name("input", &feature.name)?;
+        self.inputs.push(proto::NamedValueType {
+            name: feature.name.clone(),
+            r#type: Some(value_type(feature.dtype, &dims)),
+        });
+        let tensor = self.known(feature.name.clone(), feature.dtype, &dims);
+        self.described
+            .shapes
+            .insert(feature.name.clone(), shapes.to_vec());
         self.described.inputs.push(feature);
         Ok(tensor)
     }

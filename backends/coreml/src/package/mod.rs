@@ -20,7 +20,8 @@ mod writer;
 
 pub use blob::{BlobWriter, pack};
 pub use function::{
-    BlobRef, Described, Feature, Function, MAX_RANK, Operand, Tensor, is_identifier, to_identifier,
+    ANY, BlobRef, Described, Feature, Function, MAX_RANK, MAX_SHAPES, Operand, Tensor,
+    is_identifier, to_identifier,
 };
 pub use types::{DataType, Literal};
 pub use writer::{Description, PackageInMemory, PackageWriter, WEIGHTS_NAME, Written};

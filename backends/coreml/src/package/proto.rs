@@ -58,7 +58,7 @@ pub struct FunctionDescription {
     #[prost(message, repeated, tag = "6")]
     pub state: ::prost::alloc::vec::Vec<FeatureDescription>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FeatureDescription {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -67,14 +67,14 @@ pub struct FeatureDescription {
     #[prost(message, optional, tag = "3")]
     pub r#type: ::core::option::Option<FeatureType>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FeatureType {
     #[prost(oneof = "feature_type::Type", tags = "5, 8")]
     pub r#type: ::core::option::Option<feature_type::Type>,
 }
 /// Nested message and enum types in `FeatureType`.
 pub mod feature_type {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Type {
         #[prost(message, tag = "5")]
         MultiArrayType(super::ArrayFeatureType),
@@ -82,28 +82,40 @@ pub mod feature_type {
         StateType(super::StateFeatureType),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StateFeatureType {
     #[prost(oneof = "state_feature_type::Type", tags = "1")]
     pub r#type: ::core::option::Option<state_feature_type::Type>,
 }
 /// Nested message and enum types in `StateFeatureType`.
 pub mod state_feature_type {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Type {
         #[prost(message, tag = "1")]
         ArrayType(super::ArrayFeatureType),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ArrayFeatureType {
     #[prost(int64, repeated, tag = "1")]
     pub shape: ::prost::alloc::vec::Vec<i64>,
     #[prost(enumeration = "array_feature_type::ArrayDataType", tag = "2")]
     pub data_type: i32,
+    #[prost(oneof = "array_feature_type::ShapeFlexibility", tags = "21")]
+    pub shape_flexibility: ::core::option::Option<array_feature_type::ShapeFlexibility>,
 }
 /// Nested message and enum types in `ArrayFeatureType`.
 pub mod array_feature_type {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Shape {
+        #[prost(int64, repeated, tag = "1")]
+        pub shape: ::prost::alloc::vec::Vec<i64>,
+    }
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct EnumeratedShapes {
+        #[prost(message, repeated, tag = "1")]
+        pub shapes: ::prost::alloc::vec::Vec<Shape>,
+    }
     #[derive(
         Clone,
         Copy,
@@ -151,6 +163,11 @@ pub mod array_feature_type {
                 _ => None,
             }
         }
+    }
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum ShapeFlexibility {
+        #[prost(message, tag = "21")]
+        EnumeratedShapes(EnumeratedShapes),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -269,7 +286,7 @@ pub struct TensorType {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Dimension {
-    #[prost(oneof = "dimension::Dimension", tags = "1")]
+    #[prost(oneof = "dimension::Dimension", tags = "1, 2")]
     pub dimension: ::core::option::Option<dimension::Dimension>,
 }
 /// Nested message and enum types in `Dimension`.
@@ -279,10 +296,17 @@ pub mod dimension {
         #[prost(uint64, tag = "1")]
         pub size: u64,
     }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct UnknownDimension {
+        #[prost(bool, tag = "1")]
+        pub variadic: bool,
+    }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Dimension {
         #[prost(message, tag = "1")]
         Constant(ConstantDimension),
+        #[prost(message, tag = "2")]
+        Unknown(UnknownDimension),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,5 +1,6 @@
 //! Types of tensors, and constants.
 
+use super::function::ANY;
 use super::proto;
 use half::f16;
 
@@ -182,10 +183,12 @@ impl Literal {
 
 /// The type of a tensor. One element without dimensions is written without any.
 pub(super) fn value_type(dtype: DataType, dims: &[u32]) -> proto::ValueType {
+    use proto::dimension::{ConstantDimension, Dimension, UnknownDimension};
     let dimension = |n: &u32| proto::Dimension {
-        dimension: Some(proto::dimension::Dimension::Constant(
-            proto::dimension::ConstantDimension { size: (*n).into() },
-        )),
+        dimension: Some(match *n {
+            ANY => Dimension::Unknown(UnknownDimension { variadic: false }),
+            n => Dimension::Constant(ConstantDimension { size: n.into() }),
+        }),
     };
     proto::ValueType {
         r#type: Some(proto::value_type::Type::TensorType(proto::TensorType {

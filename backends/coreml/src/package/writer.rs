@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::disk::{Disk, DiskFile, FileSystem, Memory};
-use super::{BlobWriter, DataType, Feature, Function, proto};
+use super::{ANY, BlobWriter, DataType, Feature, Function, proto};
 use crate::{CoreMlError, DeploymentTarget};
 
 /// Where packages keep the model, below `Data`.
@@ -268,11 +268,16 @@ impl PackageWriter {
             metadata: Some(metadata),
             ..proto::ModelDescription::default()
         };
-        let described = |f: &[Feature]| f.iter().map(feature).collect();
+        let given = |f: &Function| {
+            let shapes = &f.described.shapes;
+            let each = f.described.inputs.iter();
+            each.map(|i| feature(i, shapes.get(&i.name))).collect()
+        };
+        let described = |f: &[Feature]| f.iter().map(|f| feature(f, None)).collect();
         let stateful = |f: &[Feature]| f.iter().map(state).collect();
         match &self.functions[..] {
             [one] => {
-                description.input = described(&one.described.inputs);
+                description.input = given(one);
                 description.output = described(&one.described.outputs);
                 description.state = stateful(&one.described.states);
             }
@@ -281,7 +286,7 @@ impl PackageWriter {
                     .iter()
                     .map(|f| proto::FunctionDescription {
                         name: f.name().to_owned(),
-                        input: described(&f.described.inputs),
+                        input: given(f),
                         output: described(&f.described.outputs),
                         state: stateful(&f.described.states),
                     })
@@ -324,16 +329,28 @@ fn wrong_functions(found: &str) -> CoreMlError {
     }
 }
 
-fn array(feature: &Feature) -> proto::ArrayFeatureType {
-    use proto::array_feature_type::ArrayDataType;
+fn array(feature: &Feature, shapes: Option<&Vec<Vec<u32>>>) -> proto::ArrayFeatureType {
+    use proto::array_feature_type::{ArrayDataType, EnumeratedShapes, Shape, ShapeFlexibility};
     let dtype = match feature.dtype {
         DataType::F16 => ArrayDataType::Float16,
         DataType::F32 => ArrayDataType::Float32,
         _ => ArrayDataType::Int32,
     };
+    let dims = |dims: &[u32]| dims.iter().map(|n| i64::from(*n)).collect();
+    let shapes = shapes.map(|all| {
+        let each = all.iter().map(|s| Shape { shape: dims(s) });
+        ShapeFlexibility::EnumeratedShapes(EnumeratedShapes {
+            shapes: each.collect(),
+        })
+    });
     proto::ArrayFeatureType {
-        shape: feature.dims.iter().map(|n| i64::from(*n)).collect(),
+        // an output whose shape differs has none here
+        shape: match feature.dims.contains(&ANY) {
+            true => Vec::new(),
+            false => dims(&feature.dims),
+        },
         data_type: dtype.into(),
+        shape_flexibility: shapes,
     }
 }
 
@@ -345,13 +362,14 @@ fn described(feature: &Feature, ty: proto::feature_type::Type) -> proto::Feature
     }
 }
 
-fn feature(of: &Feature) -> proto::FeatureDescription {
-    described(of, proto::feature_type::Type::MultiArrayType(array(of)))
+fn feature(of: &Feature, shapes: Option<&Vec<Vec<u32>>>) -> proto::FeatureDescription {
+    let array = array(of, shapes);
+    described(of, proto::feature_type::Type::MultiArrayType(array))
 }
 
 fn state(of: &Feature) -> proto::FeatureDescription {
     let ty = proto::StateFeatureType {
-        r#type: Some(proto::state_feature_type::Type::ArrayType(array(of))),
+        r#type: Some(proto::state_feature_type::Type::ArrayType(array(of, None))),
     };
     described(of, proto::feature_type::Type::StateType(ty))
 }

@@ -285,3 +285,44 @@ fn a_package_in_memory_has_the_files_of_one_on_a_disk() {
     assert!(on_disk.finish_in_memory(&Description::default()).is_err());
     assert!(!other.exists());
 }
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let function = |target: u32| Function::new("main", ios(target)).unwrap();
+    let x = || feature("x", DataType::F32, &[4, 8]);
+    let shapes = |all: &[&[u32]]| -> Vec<Vec<u32>> { all.iter().map(|s| s.to_vec()).collect() };
+    let fitting = shapes(&[&[1, 8], &[4, 8], &[64, 8]]);
+    let many: Vec<Vec<u32>> = (1..=129).map(|n| vec![n, 8]).collect();
+    for (all, told) in [
+        (shapes(&[&[4, 8]]), "is 1, expected 2 to 128"),
+        (many, "is 129, expected 2 to 128"),
+        (shapes(&[&[4, 8], &[4]]), "[4], expected 2 dimensions"),
+        (shapes(&[&[4, 8], &[0, 8]]), "[0, 8], expected 2 dimensions"),
+        (shapes(&[&[4, 8], &[ANY, 8]]), "expected 2 dimensions of 1"),
+        (shapes(&[&[1, 8], &[2, 8]]), "expected [4, 8] among them"),
+        (shapes(&[&[4, 8], &[4, 8]]), "expected each once"),
+    ] {
+        let e = function(17).input_of_shapes(x(), &all).unwrap_err();
+        let e = e.to_string();
+        assert!(
+            e.contains("the shapes of input 'x'") && e.contains(told),
+            "{e}"
+        );
+    }
+    let mut f = function(17);
+    let tensor = f.input_of_shapes(x(), &fitting).unwrap();
+    assert_eq!(f.dims(tensor), [ANY, 8]);
+    let e = f.input_of_shapes(feature("y", DataType::F32, &[4, 8]), &fitting);
+    let e = e.unwrap_err().to_string();
+    let told = "a second input of several shapes, 'y', needs iOS18 or macOS15 or later, the target is iOS17";
+    assert_eq!(e, told);
+    let mut f = function(18);
+    f.input_of_shapes(x(), &fitting).unwrap();
+    let e = f.input_of_shapes(feature("y", DataType::F32, &[4, 8]), &fitting[..2]);
+    let e = e.unwrap_err().to_string();
+    assert!(e.contains("is 2, expected 3, as another input has"), "{e}");
+    f.input_of_shapes(feature("y", DataType::F32, &[4, 8]), &fitting)
+        .unwrap();
+    let e = f.input_of_shapes(x(), &fitting).unwrap_err().to_string();
+    assert!(e.contains("'x' is there already"), "{e}");
+}
