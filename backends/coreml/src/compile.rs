@@ -318,6 +318,13 @@ fn wanted(
             true => format!("tokens_{tokens}"),
             false => format!("prefill_{tokens}"),
         };
+        if functions.iter().skip(1).any(|f| f.tokens == tokens) {
+            return Err(CoreMlError::Option {
+                what: "the tokens of steps".into(),
+                found: format!("{tokens} twice"),
+                expected: "each number once".into(),
+            });
+        }
         if !(2..=options.context).contains(&tokens) {
             return Err(CoreMlError::Option {
                 what: "the tokens of a step".into(),

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{done, json, refused};
+use common::{anynpu, done, json, refused};
 use serde_json::{Value, json as value};
 
 fn names(features: &Value) -> Vec<&str> {
@@ -142,9 +142,43 @@ fn what_does_not_go_together_is_told_and_leaves_nothing() {
     refused(
         &["compile", "--target", "coreml:iOS18", "-o", to],
         1,
-        &["x.mlpackage", "exists"],
+        &["x.mlpackage: something is there; remove it, or name another place"],
     );
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    std::fs::remove_file(&path).unwrap();
+    told(
+        "coreml:iOS18",
+        &["--coreml-steps", "64,16,64"],
+        1,
+        &["the tokens of steps is 64 twice, expected each number once"],
+    );
+    // names and folders that are none
+    for (name, words) in [
+        ("plain", "a name that ends in .mlpackage"),
+        ("x.mlmodel", "a name that ends in .mlpackage"),
+        ("none/x.mlpackage", "writing into "),
+    ] {
+        let to = folder.path().join(name);
+        let to = to.to_str().unwrap();
+        let args = ["compile", "--target", "coreml:iOS18", "-o", to];
+        refused(&args, 1, &[words]);
+    }
+    let to = folder.path().join(format!("{}.mlpackage", "n".repeat(235)));
+    let to = to.to_str().unwrap();
+    done(&["compile", "--target", "coreml:iOS18", "-o", to]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    // a file that is no model is named once
+    let (passwd, other) = (
+        folder.path().join("text"),
+        folder.path().join("y.mlpackage"),
+    );
+    std::fs::write(&passwd, "root:x:0").unwrap();
+    let (passwd, other) = (passwd.to_str().unwrap(), other.to_str().unwrap());
+    let args = ["compile", passwd, "--target", "coreml:iOS18", "-o", other];
+    let said = anynpu(&args);
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("text: is not a GGUF file"), "{said}");
+    assert_eq!(said.matches(passwd).count(), 1, "{said}");
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Age up to which a folder may not be held yet by whoever made it.
+const NEW: Duration = Duration::from_secs(60);
 
 /// What a package needs of a file system.
 pub(super) trait Disk: Debug {
@@ -14,6 +18,12 @@ pub(super) trait Disk: Debug {
         path.symlink_metadata().is_ok()
     }
     fn make_folder(&self, path: &Path) -> io::Result<()>;
+    /// Keeps others from taking the folder at `path` for one that was left, as long as this is held.
+    fn hold(&self, _path: &Path) -> Option<File> {
+        None
+    }
+    /// Removes folders beside `path` whose names begin so, and that a process left when it was ended.
+    fn clear(&self, _path: &Path, _beginning: &str) {}
     fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, folder: &Path) -> io::Result<()>;
@@ -32,6 +42,34 @@ pub(super) struct FileSystem;
 impl Disk for FileSystem {
     fn make_folder(&self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)
+    }
+
+    fn hold(&self, path: &Path) -> Option<File> {
+        let folder = File::open(path).ok()?;
+        folder.try_lock().ok()?;
+        Some(folder)
+    }
+
+    fn clear(&self, path: &Path, beginning: &str) {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let Ok(all) = fs::read_dir(parent.unwrap_or(Path::new("."))) else {
+            return;
+        };
+        for entry in all.filter_map(Result::ok) {
+            let named = entry.file_name().to_string_lossy().starts_with(beginning);
+            let told = entry.metadata().ok().filter(|m| named && m.is_dir());
+            let changed = told.and_then(|m| m.modified().ok());
+            let age = changed.and_then(|t| SystemTime::now().duration_since(t).ok());
+            // a new one may not be held yet
+            if age.is_some_and(|age| age > NEW)
+                && let Some(left) = self.hold(&entry.path())
+            {
+                if let Err(e) = fs::remove_dir_all(entry.path()) {
+                    tracing::debug!("{} stays: {e}", entry.path().display());
+                }
+                drop(left);
+            }
+        }
     }
 
     fn make_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {

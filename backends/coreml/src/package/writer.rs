@@ -1,7 +1,9 @@
 //! Writing a package.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prost::Message;
 
@@ -13,6 +15,9 @@ use crate::{CoreMlError, DeploymentTarget};
 const MODEL: &str = "com.apple.CoreML/model.mlmodel";
 /// Where they keep its weights.
 const WEIGHTS: &str = "com.apple.CoreML/weights";
+/// Where both are in a package.
+const MODEL_FILE: &str = "Data/com.apple.CoreML/model.mlmodel";
+const WEIGHT_FILE: &str = "Data/com.apple.CoreML/weights/weight.bin";
 /// What entries of the manifest are called; any two are right.
 const MODEL_ID: &str = "2C3E6F5A-0B1D-4E7C-9A54-5D6B7F8E9A01";
 const WEIGHTS_ID: &str = "7D1F0E9B-3A2C-4B5D-8E6F-1A2B3C4D5E02";
@@ -59,9 +64,14 @@ pub struct PackageWriter {
     functions: Vec<Function>,
     /// Where it is, if that is in memory.
     memory: Option<Memory>,
+    /// The folder, which others leave alone as long as this is held.
+    held: Option<File>,
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CoreMlError {
+/// How the names of folders begin in which packages are written.
+const WRITING: &str = ".anynpu-packaging-";
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CoreMlError + use<> {
     let path = path.to_owned();
     move |source| CoreMlError::Io { what, path, source }
 }
@@ -93,20 +103,26 @@ impl PackageWriter {
         target: DeploymentTarget,
     ) -> Result<Self, CoreMlError> {
         if disk.has(path) {
-            let there = io::Error::from(io::ErrorKind::AlreadyExists);
+            let there = "something is there; remove it, or name another place";
+            let there = io::Error::new(io::ErrorKind::AlreadyExists, there);
             return Err(failed("writing", path)(there));
         }
-        let nameless = || failed("writing", path)(io::Error::from(io::ErrorKind::InvalidInput));
-        let name = path.file_name().ok_or_else(nameless)?;
-        let mut hidden = std::ffi::OsString::from(".anynpu-compiling-");
-        hidden.push(std::process::id().to_string());
-        hidden.push("-");
-        hidden.push(name);
+        if path.file_name().is_none() {
+            let nameless = io::Error::new(io::ErrorKind::InvalidInput, "it has no name");
+            return Err(failed("writing", path)(nameless));
+        }
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let hidden = format!("{WRITING}{}-{number}", std::process::id());
         let folder = path.with_file_name(hidden);
-        disk.make_folder(&folder)
-            .map_err(failed("making", &folder))?;
+        disk.clear(path, WRITING);
+        disk.make_folder(&folder).map_err(|source| {
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+            failed("writing into", parent.unwrap_or(Path::new(".")))(source)
+        })?;
         // from here on the folder is removed if anything fails
         let mut package = PackageWriter {
+            held: disk.hold(&folder),
             disk,
             target,
             path: path.to_owned(),
@@ -120,18 +136,12 @@ impl PackageWriter {
             "Data/com.apple.CoreML",
             "Data/com.apple.CoreML/weights",
         ] {
-            let path = package.folder.join(part);
-            package
-                .disk
-                .make_folder(&path)
-                .map_err(failed("making", &path))?;
+            let made = package.disk.make_folder(&package.folder.join(part));
+            made.map_err(package.failed("making", part))?;
         }
-        let path = package.weights();
-        let file = package
-            .disk
-            .make_file(&path)
-            .map_err(failed("making", &path))?;
-        let blobs = BlobWriter::new(file).map_err(failed("writing", &path))?;
+        let file = package.disk.make_file(&package.folder.join(WEIGHT_FILE));
+        let file = file.map_err(package.failed("making", WEIGHT_FILE))?;
+        let blobs = BlobWriter::new(file).map_err(package.failed("writing", WEIGHT_FILE))?;
         package.blobs = Some(blobs);
         Ok(package)
     }
@@ -141,8 +151,13 @@ impl PackageWriter {
         self.target
     }
 
-    fn weights(&self) -> PathBuf {
-        self.folder.join("Data").join(WEIGHTS).join("weight.bin")
+    /// The error of what was tried on `part` of the package, which is told where it will be.
+    fn failed(
+        &self,
+        what: &'static str,
+        part: &str,
+    ) -> impl FnOnce(io::Error) -> CoreMlError + use<> {
+        failed(what, &self.path.join(part))
     }
 
     /// Where the numbers called `name` are in the file of weights, if they are there.
@@ -161,13 +176,13 @@ impl PackageWriter {
         elements: u64,
         bytes: &[u8],
     ) -> Result<u64, CoreMlError> {
-        let path = self.weights();
+        let failed = self.failed("writing", WEIGHT_FILE);
         let finished = || io::Error::other("the file is finished");
         let appended = match &mut self.blobs {
             Some(blobs) => blobs.append(name, dtype, elements, bytes),
             None => Err(finished()),
         };
-        appended.map_err(failed("writing", &path))
+        appended.map_err(failed)
     }
 
     /// Adds a function. The first is the one that is loaded unless another is asked for; it is called `main` if it is
@@ -201,28 +216,28 @@ impl PackageWriter {
             [one] if one.name() != "main" => return Err(wrong_functions(one.name())),
             _ => {}
         }
-        let path = self.weights();
         let mut weight_bytes = 0;
         if let Some(blobs) = self.blobs.take() {
             weight_bytes = blobs.bytes();
             let file = blobs.finish();
             let synced = file.and_then(|mut f| f.sync());
-            synced.map_err(failed("writing", &path))?;
+            synced.map_err(self.failed("writing", WEIGHT_FILE))?;
         }
         let model = self.model(description).encode_to_vec();
         let manifest = manifest();
-        let path = self.folder.join("Data").join(MODEL);
-        for (path, bytes) in [
-            (path, &model[..]),
-            (self.folder.join("Manifest.json"), manifest.as_bytes()),
+        for (part, bytes) in [
+            (MODEL_FILE, &model[..]),
+            ("Manifest.json", manifest.as_bytes()),
         ] {
-            let file = self.disk.make_file(&path);
+            let file = self.disk.make_file(&self.folder.join(part));
             let written = file.and_then(|mut f| {
                 f.write_all(bytes)?;
                 f.sync()
             });
-            written.map_err(failed("writing", &path))?;
+            written.map_err(self.failed("writing", part))?;
         }
+        // on some systems what is open is not moved
+        self.held = None;
         self.disk
             .rename(&self.folder, &self.path)
             .map_err(failed("putting in place", &self.path))?;
@@ -249,11 +264,11 @@ impl PackageWriter {
                 expected: "memory".into(),
             });
         };
-        let data = self.path.join("Data");
+        let path = self.path.clone();
         self.finish(description)?;
         Ok(PackageInMemory {
-            model: memory.take(&data.join(MODEL)),
-            weights: memory.take(&data.join(WEIGHTS).join("weight.bin")),
+            model: memory.take(&path.join(MODEL_FILE)),
+            weights: memory.take(&path.join(WEIGHT_FILE)),
         })
     }
 
@@ -315,6 +330,7 @@ impl Drop for PackageWriter {
     fn drop(&mut self) {
         if !self.folder.as_os_str().is_empty() {
             self.blobs = None;
+            self.held = None;
             // nobody is there to be told
             let _ = self.disk.remove(&self.folder);
         }

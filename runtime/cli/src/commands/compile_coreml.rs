@@ -13,6 +13,9 @@ use crate::output;
 /// Tokens of the step that prompts are read by.
 const STEP: u32 = 64;
 
+/// How the names of packages end.
+const SUFFIX: &str = "mlpackage";
+
 /// What is told of a package.
 #[derive(Serialize)]
 struct Told<'a> {
@@ -35,6 +38,14 @@ pub fn execute(args: &CompileArgs, target: DeploymentTarget) -> anyhow::Result<(
         if there {
             anyhow::bail!("{option} is for targets qnn:CHIP, not for coreml:{target}");
         }
+    }
+    let name = args.output.file_name().map(std::path::Path::new);
+    let suffix = name.and_then(std::path::Path::extension);
+    if !suffix.is_some_and(|s| s == SUFFIX) {
+        anyhow::bail!(
+            "the output is '{}', expected a name that ends in .{SUFFIX}, by which Core ML knows packages",
+            args.output.display()
+        );
     }
     let open = args.model.open()?;
     let context = args.ctx.unwrap_or_else(|| open.default_context());
@@ -65,11 +76,11 @@ pub fn execute(args: &CompileArgs, target: DeploymentTarget) -> anyhow::Result<(
     }
     let functions: Vec<&str> = package.functions.iter().map(|f| f.name.as_str()).collect();
     Ok(output::print_line(&format!(
-        "{path}: {} for {} and later, units {}; {:.1} MB of weights, whose form adds an error of {:.2}%",
+        "{path}: {} for {} and later, units {}; {} of weights, whose form adds an error of {:.2}%",
         functions.join(", "),
         package.target,
         package.units,
-        package.weight_bytes as f64 / 1e6,
+        output::bytes(package.weight_bytes),
         100.0 * package.added_error
     ))?)
 }

@@ -34,7 +34,12 @@ impl ModelArg {
 
     /// Reads the model without placing it.
     pub fn open(&self) -> anyhow::Result<OpenModel> {
-        OpenModel::open(self.source()).with_context(|| self.what())
+        let what = self.what();
+        match OpenModel::open(self.source()) {
+            // errors of files tell which
+            Err(e) if e.to_string().starts_with(&what) => Err(e.into()),
+            opened => opened.context(what),
+        }
     }
 
     /// Its name for messages and results.

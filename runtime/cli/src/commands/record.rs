@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use anynpu::OpenModel;
+use anynpu_backends::coreml::exec::system_engine;
 use anynpu_backends::coreml::plan::{self, ComputePlan};
 use anynpu_backends::coreml::{ComputeUnits, PackageOptions, compile};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::output;
 
-/// The system that the package is for whose plan is asked for: the oldest that has everything in it.
+/// The system that the package is for whose plan is asked for, unless this one has another: the oldest with everything.
 const TARGET: &str = "macOS15";
 /// Its context.
 const CONTEXT: u32 = 512;
@@ -80,7 +81,13 @@ fn compute_plan(units: ComputeUnits) -> anyhow::Result<ComputePlan> {
     let open = OpenModel::open(anynpu::story_model())?;
     let folder = tempfile::tempdir()?;
     let package = folder.path().join("story.mlpackage");
-    let mut options = PackageOptions::new(TARGET.parse()?, CONTEXT);
+    // what this system loads; elsewhere nothing is asked
+    let system = system_engine().and_then(|engine| engine.system());
+    let target = match system.ok().and_then(|system| system.target()) {
+        Some(target) => target,
+        None => TARGET.parse()?,
+    };
+    let mut options = PackageOptions::new(target, CONTEXT);
     options.units = units;
     let (graph, weights) = (open.model().graph(), open.weights());
     let report = compile(graph, &*weights, &options, &package, &mut |_, _| true)?;

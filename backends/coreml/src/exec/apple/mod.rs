@@ -12,9 +12,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use block2::{DynBlock, RcBlock};
-use objc2::Message;
 use objc2::rc::{Retained, autoreleasepool};
-use objc2::runtime::AnyClass;
+use objc2::runtime::{AnyClass, NSObjectProtocol};
+use objc2::{Message, sel};
 use objc2_core_ml::{MLComputePlan, MLComputeUnits, MLModel, MLModelAsset, MLModelConfiguration};
 use objc2_foundation::{NSData, NSDictionary, NSError, NSProcessInfo, NSString, NSURL};
 
@@ -190,8 +190,13 @@ fn loaded(
     autoreleasepool(|_| {
         let configuration = configuration(units);
         if let Some(name) = &function.function {
-            // SAFETY: nobody else has the configuration yet. Packages with several functions are written for systems that
-            // have this method only.
+            if !configuration.respondsToSelector(sel!(setFunctionName:)) {
+                return Err(CoreMlError::NotThere {
+                    what: "MLModelConfiguration setFunctionName",
+                    why: "it came with iOS 18 and macOS 15".into(),
+                });
+            }
+            // SAFETY: nobody else has the configuration yet, which has the method.
             unsafe { configuration.setFunctionName(Some(&NSString::from_str(name))) };
         }
         let model = load(&configuration)?;

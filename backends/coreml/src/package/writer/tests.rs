@@ -326,3 +326,44 @@ fn shapes_that_do_not_fit_are_refused() {
     let e = f.input_of_shapes(x(), &fitting).unwrap_err().to_string();
     assert!(e.contains("'x' is there already"), "{e}");
 }
+
+#[test]
+fn what_a_process_left_that_was_ended_goes_with_the_next_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let left = |name: &str, old_too: bool| {
+        let path = folder.path().join(format!("{WRITING}{name}"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("weight.bin"), "half").unwrap();
+        let file = File::open(&path).unwrap();
+        if old_too {
+            file.set_modified(old).unwrap();
+        }
+        (path, file)
+    };
+    let ((ended, _), (new, _), (other, held)) =
+        (left("1-0", true), left("2-0", false), left("3-0", true));
+    held.try_lock().unwrap();
+    std::fs::create_dir(folder.path().join("mine")).unwrap();
+    write(Box::new(FileSystem), &folder.path().join("x.mlpackage")).unwrap();
+    assert!(!ended.exists() && new.exists() && other.exists());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn errors_name_the_package_and_what_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.mlpackage");
+    let told = |room| {
+        let left = Arc::new(AtomicU64::new(room));
+        write(Box::new(Small(left)), &path).unwrap_err().to_string()
+    };
+    assert!(told(0).starts_with(&format!("writing into {}:", folder.path().display())));
+    for room in 1..8 {
+        let told = told(room);
+        assert!(told.contains(path.to_str().unwrap()), "{told}");
+    }
+    std::fs::write(&path, "").unwrap();
+    let told = told(99);
+    assert!(told.ends_with("x.mlpackage: something is there; remove it, or name another place"));
+}
