@@ -57,6 +57,10 @@ const EXPECTED_F32: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "minima of blocks become offsets, times a scale",
+        &["embedding/q4_1/one_id"],
+    ),
+    (
         "the order of equal numbers and of NaN is not told",
         &["top_k/f32/rows", "top_k/f32/rank4"],
     ),
