@@ -93,8 +93,8 @@ impl Own<'_> {
     /// Elements of a row of `state`.
     fn row(&self, state: StateId) -> Option<usize> {
         let dims = self.entry.graph.state(state).ty.shape.dims().iter();
-        let dims = dims.skip(1).map(|d| d.resolve(&self.limits) as usize);
-        dims.fold(Some(1), |n: Option<usize>, d| n?.checked_mul(d))
+        let mut dims = dims.skip(1).map(|d| d.resolve(&self.limits) as usize);
+        dims.try_fold(1, usize::checked_mul)
     }
 
     fn rows(&self, port: usize, array: &Array, rows: u32) -> bool {

@@ -280,10 +280,7 @@ mod tests {
             assert_eq!(wide.iter().filter(|b| **b != 0).count(), from.len());
             let (last, short) = (from.len() - 1, &mut wide[..size]);
             assert_eq!(scattered(&from, &dims, &strides, size, short), count == 1);
-            assert_eq!(
-                scattered(&from[..last], &dims, &strides, size, &mut wide),
-                false
-            );
+            assert!(!scattered(&from[..last], &dims, &strides, size, &mut wide));
         }
     }
 }

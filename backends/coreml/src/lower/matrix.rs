@@ -146,7 +146,7 @@ impl Lowering<'_> {
                 // constants of the graph itself may be infinite, as in masks; the Neural Engine has no such numbers
                 let infinite = self.is_inline(value) && !self.form.engine;
                 let beyond =
-                    |x: &f32| !f16::from_f32(*x).is_finite() && !(infinite && x.is_infinite());
+                    |x: &f32| !(f16::from_f32(*x).is_finite() || infinite && x.is_infinite());
                 if let (DataType::F16, Some(index)) = (dtype, numbers.iter().position(beyond)) {
                     let value = numbers[index];
                     return Err(CoreMlError::Overflow { name, index, value });
