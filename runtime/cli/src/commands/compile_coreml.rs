@@ -41,7 +41,7 @@ pub fn execute(args: &CompileArgs, target: DeploymentTarget) -> anyhow::Result<(
     }
     let name = args.output.file_name().map(std::path::Path::new);
     let suffix = name.and_then(std::path::Path::extension);
-    if !suffix.is_some_and(|s| s == SUFFIX) {
+    if suffix.is_none_or(|s| s != SUFFIX) {
         anyhow::bail!(
             "the output is '{}', expected a name that ends in .{SUFFIX}, by which Core ML knows packages",
             args.output.display()
