@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anynpu_hal::{CompileOptions, Driver, HalError, OpenOptions, WeightSource, WeightView};
 use anynpu_ir::{DType, Dim, Graph, Op, Shape, Symbol, TensorType};
-use anynpu_nnapi::exec::{BuiltModel, CompileSettings, Executable, NnapiError, Store};
+use anynpu_nnapi::exec::{BuiltModel, CompileSettings, Device, Executable, NnapiError, Store};
 use anynpu_nnapi::model::{
     Channels, Constants, Model, Operand, OperandId, OperandType, Operation, OperationCode, Role,
     Scalar,
@@ -42,20 +42,18 @@ fn model(code: i32, operands: Vec<Operand>) -> Model {
 }
 
 /// Makes, compiles and runs `model` on the reference device.
-fn run(model: &Model) -> Result<(), NnapiError> {
-    let placed = Placed::new(&anynpu_nnapi_double::Settings::new(LEVELS[0]));
-    let device = placed.reference();
+pub fn run(device: &Device, model: &Model) -> Result<(), NnapiError> {
     let runtime = device.runtime();
     let store = Store::new(runtime, &Constants::new(), &Weights(0.0), &mut |_, _| true)?;
     let built = BuiltModel::new(runtime, model, &Arc::new(store))?;
     let settings = CompileSettings::default();
-    Executable::new(&device, model, built, &settings)?.compute()?;
+    Executable::new(device, model, built, &settings)?.compute()?;
     Ok(())
 }
 
 /// The function that refuses `model`, and its code.
-fn refusal(model: &Model) -> (&'static str, i32) {
-    match run(model).unwrap_err() {
+fn refusal(device: &Device, model: &Model) -> (&'static str, i32) {
+    match run(device, model).unwrap_err() {
         NnapiError::Call { call, code, .. } => (call, code),
         other => panic!("{other}"),
     }
@@ -73,6 +71,12 @@ fn quantised(ty: OperandType, dims: &[u32], scale: f32, role: Role) -> Operand {
 
 #[test]
 fn what_androids_own_runtime_refuses_is_refused_in_the_same_place() {
+    let placed = Placed::new(&anynpu_nnapi_double::Settings::new(LEVELS[0]));
+    refused(&placed.reference());
+}
+
+/// What `device` must refuse, and where.
+pub fn refused(device: &Device) {
     const F: OperandType = OperandType::TensorFloat32;
     const Q: OperandType = OperandType::TensorQuant8Asymm;
     let none = || Operand::scalar(Scalar::I32(sys::FUSED_NONE));
@@ -86,9 +90,9 @@ fn what_androids_own_runtime_refuses_is_refused_in_the_same_place() {
         ];
         model(sys::ADD, operands)
     };
-    run(&add(&[1, 2, 1, 2])).unwrap();
+    run(device, &add(&[1, 2, 1, 2])).unwrap();
     let added = ("model_add_operation", sys::BAD_DATA);
-    assert_eq!(refusal(&add(&[1, 2, 1, 2, 1])), added);
+    assert_eq!(refusal(device, &add(&[1, 2, 1, 2, 1])), added);
     // the bias of a product, 1e-3 off, is seen when it is computed
     let product = |bias: f32| {
         let weights = Role::Copied(vec![1; 8]);
@@ -106,9 +110,9 @@ fn what_androids_own_runtime_refuses_is_refused_in_the_same_place() {
         ];
         model(sys::FULLY_CONNECTED, operands)
     };
-    run(&product(0.125)).unwrap();
+    run(device, &product(0.125)).unwrap();
     let computed = ("execution_burst_compute", sys::OP_FAILED);
-    assert_eq!(refusal(&product(0.125_125)), computed);
+    assert_eq!(refusal(device, &product(0.125_125)), computed);
     // neither scales a channel nor numbers beside integers
     let mut channels = product(0.125);
     let weights = &mut channels.operands[1];
@@ -117,26 +121,37 @@ fn what_androids_own_runtime_refuses_is_refused_in_the_same_place() {
         axis: 0,
         scales: vec![0.25; 2],
     });
-    assert_eq!(refusal(&channels), added);
+    assert_eq!(refusal(device, &channels), added);
     let mut hybrid = product(0.125);
     (hybrid.operands[0].ty, hybrid.operands[0].scale) = (F, 0.0);
     (hybrid.operands[4].ty, hybrid.operands[4].scale) = (F, 0.0);
-    assert_eq!(refusal(&hybrid), added);
+    assert_eq!(refusal(device, &hybrid), added);
     // a scale where there can be none, one that is missing
     let mut scaled = add(&[2]);
     scaled.operands[0].scale = 1.0;
     let operand = ("model_add_operand", sys::BAD_DATA);
-    assert_eq!(refusal(&scaled), operand);
+    assert_eq!(refusal(device, &scaled), operand);
     let mut missing = product(0.125);
     missing.operands[0].scale = 0.0;
-    assert_eq!(refusal(&missing), operand);
+    assert_eq!(refusal(device, &missing), operand);
     // a constant of another size, an operand that nobody makes
     let mut short = product(0.125);
     short.operands[1].role = Role::Copied(vec![1; 7]);
-    assert_eq!(refusal(&short), ("model_set_operand_value", sys::BAD_DATA));
+    assert_eq!(
+        refusal(device, &short),
+        ("model_set_operand_value", sys::BAD_DATA)
+    );
     let mut lost = add(&[2]);
     lost.inputs.pop();
-    assert_eq!(refusal(&lost), ("model_finish", sys::BAD_DATA));
+    assert_eq!(refusal(device, &lost), ("model_finish", sys::BAD_DATA));
+    // nothing that goes in
+    let mut none_in = add(&[2]);
+    none_in.inputs.clear();
+    for operand in &mut none_in.operands[..2] {
+        operand.role = Role::Copied(vec![0; 8]);
+    }
+    let identified = ("model_identify_inputs_and_outputs", sys::BAD_DATA);
+    assert_eq!(refusal(device, &none_in), identified);
 }
 
 #[test]

@@ -106,13 +106,19 @@ fn ranges(most: f64) -> String {
 
 #[test]
 fn they_are_as_near_as_8_bits_let_them() {
+    for level in LEVELS {
+        near(&Placed::accelerated(level));
+    }
+}
+
+/// Products in 8 bits on the device of `placed`, held to exact ones.
+pub fn near(placed: &Placed) {
     let x = numbers(TOKENS * WIDTH, 3);
     let expected = exact(&x);
     let most = expected.iter().fold(0f64, |m, y| m.max(y.abs()));
-    for level in LEVELS {
-        let placed = Placed::accelerated(level);
+    {
         for form in [WeightForm::Int8, WeightForm::Int8Tensor] {
-            let device = opened(&placed, form, &ranges(most));
+            let device = opened(placed, form, &ranges(most));
             assert_eq!(device.capabilities().computes_in(), Some("u8"));
             let input = Tensor::new(vec![TOKENS, WIDTH], x.clone()).unwrap();
             let symbols = SymbolValues::step(TOKENS as u32, 0, 1, 0);
@@ -140,12 +146,12 @@ fn they_are_as_near_as_8_bits_let_them() {
                 let apart = (f64::from(found) - expected).abs();
                 assert!(
                     apart <= 0.51 * step + rounding,
-                    "{level} {form}: {found}, {expected}"
+                    "{form}: {found}, {expected}"
                 );
                 // and much nearer than the worst as a rule
                 assert!(
                     apart <= step + 0.2 * rounding,
-                    "{level} {form}: {found}, {expected}"
+                    "{form}: {found}, {expected}"
                 );
             }
         }
@@ -154,6 +160,11 @@ fn they_are_as_near_as_8_bits_let_them() {
 
 #[test]
 fn ranges_that_the_cpu_noted_serve_every_product_of_a_model() {
+    noted_ranges(&Placed::accelerated(LEVELS[0]));
+}
+
+/// A model whose products are of integers on the device of `placed`.
+pub fn noted_ranges(placed: &Placed) {
     let tokens: Vec<u32> = (0..40).map(|i| (3 * i + 1) % 64).collect();
     let open = architecture("llama");
     let recorder = Arc::new(anynpu_backends::Recorder::default());
@@ -162,8 +173,7 @@ fn ranges_that_the_cpu_noted_serve_every_product_of_a_model() {
     let recording = recording.without_cache().build().unwrap();
     let options = || LoadOptions::new().context(96).kv_type(KvType::F32);
     let noted = recording.load_open(open.clone(), options()).unwrap();
-    let placed = Placed::accelerated(LEVELS[0]);
-    let plain = runtime(&placed, |_| {});
+    let plain = runtime(placed, |_| {});
     let alone = load(&plain, &open, false, KvType::F32);
     // noting changes nothing
     assert_eq!(logits(&noted, &tokens), logits(&alone, &tokens));
@@ -172,7 +182,7 @@ fn ranges_that_the_cpu_noted_serve_every_product_of_a_model() {
     let path = folder.path().join("ranges.json");
     std::fs::write(&path, ranges.to_json()).unwrap();
     for form in [WeightForm::Int8, WeightForm::Int8Tensor] {
-        let runtime = runtime(&placed, |d| {
+        let runtime = runtime(placed, |d| {
             (d.weights, d.ranges) = (Some(form), Some(path.clone()));
         });
         let there = load(&runtime, &open, true, KvType::F32);

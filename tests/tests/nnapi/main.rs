@@ -1,4 +1,5 @@
-//! Android's Neural Networks API: what models become, and what a strict stand-in for its runtime computes of them.
+//! Android's Neural Networks API: what models become, and what a strict stand-in for its runtime and, where one is
+//! named, a runtime itself compute of them.
 
 #[cfg(target_os = "linux")]
 mod conformance;
@@ -10,6 +11,8 @@ mod encoders;
 mod faults;
 #[cfg(target_os = "linux")]
 mod fences;
+#[cfg(target_os = "linux")]
+mod installed;
 #[cfg(target_os = "linux")]
 mod integers;
 mod lowering;

@@ -92,8 +92,12 @@ fn local(name: &str, bytes: usize) -> BufferDesc {
 
 #[test]
 fn what_a_step_copies_does_not_grow_with_the_rows_before_it() {
-    let placed = Placed::accelerated(LEVELS[0]);
-    let device = opened(&placed, StateForm::Host);
+    copies_one_row(&Placed::accelerated(LEVELS[0]));
+}
+
+/// What the host copies in a step, with states in its memory.
+pub fn copies_one_row(placed: &Placed) {
+    let device = opened(placed, StateForm::Host);
     let module = compiled(&*device);
     let own = |m: &Arc<dyn Module>| {
         let own = m.as_any().downcast_ref::<NnapiModule>().unwrap();
@@ -120,8 +124,14 @@ fn what_a_step_copies_does_not_grow_with_the_rows_before_it() {
 #[test]
 fn a_device_keeps_states_in_memory_of_its_own_and_shows_them_on_demand() {
     for level in [LEVELS[0], LEVELS[1], 30] {
-        let placed = Placed::accelerated(level);
-        let device = opened(&placed, StateForm::Device);
+        states_of_its_own(&Placed::accelerated(level));
+    }
+}
+
+/// States in memory of the device of `placed`, which the host reads and writes between runs.
+pub fn states_of_its_own(placed: &Placed) {
+    {
+        let device = opened(placed, StateForm::Device);
         assert_eq!(device.capabilities().states, StateSupport::Native);
         let module = compiled(&*device);
         let state = device.allocate(&local("state", 96)).unwrap();
@@ -151,33 +161,41 @@ fn a_device_keeps_states_in_memory_of_its_own_and_shows_them_on_demand() {
 
 #[test]
 fn models_with_states_in_the_devices_memory_give_the_logits_of_the_cpu() {
-    let tokens: Vec<u32> = (0..40).map(|i| (3 * i + 1) % 64).collect();
     for level in [LEVELS[0], LEVELS[1]] {
-        let placed = Placed::accelerated(level);
-        for (numbers, kv, bound) in [
-            (Numbers::F32, KvType::F32, 2e-5),
-            // states of another type than the device's are copied
-            (Numbers::F32, KvType::F16, 2e-3),
-            (Numbers::F16, KvType::F16, 1e-2),
-        ] {
-            let runtime = runtime(&placed, |d| {
-                (d.states, d.numbers) = (Some(StateForm::Device), Some(numbers));
-            });
-            for name in ["llama", "gemma2"] {
-                let open = architecture(name);
-                let alone = load(&runtime, &open, false, kv);
-                let there = load(&runtime, &open, true, kv);
-                let e = error(&logits(&there, &tokens), &logits(&alone, &tokens));
-                assert!(e < bound, "{level} {name} {numbers} {kv:?}: {e}");
-            }
+        models_with_own_states(&Placed::accelerated(level));
+    }
+}
+
+/// Models whose states are in memory of the device of `placed`, held to the logits of the CPU.
+pub fn models_with_own_states(placed: &Placed) {
+    let tokens: Vec<u32> = (0..40).map(|i| (3 * i + 1) % 64).collect();
+    for (numbers, kv, bound) in [
+        (Numbers::F32, KvType::F32, 2e-5),
+        // states of another type than the device's are copied
+        (Numbers::F32, KvType::F16, 2e-3),
+        (Numbers::F16, KvType::F16, 1e-2),
+    ] {
+        let runtime = runtime(placed, |d| {
+            (d.states, d.numbers) = (Some(StateForm::Device), Some(numbers));
+        });
+        for name in ["llama", "gemma2"] {
+            let open = architecture(name);
+            let alone = load(&runtime, &open, false, kv);
+            let there = load(&runtime, &open, true, kv);
+            let e = error(&logits(&there, &tokens), &logits(&alone, &tokens));
+            assert!(e < bound, "{name} {numbers} {kv:?}: {e}");
         }
     }
 }
 
 #[test]
 fn sessions_take_turns_and_go_with_their_memory() {
-    let placed = Placed::accelerated(LEVELS[0]);
-    let runtime = runtime(&placed, |d| d.states = Some(StateForm::Device));
+    sessions_in_turn(&Placed::accelerated(LEVELS[0]));
+}
+
+/// Sessions whose states are in memory of the device of `placed`.
+pub fn sessions_in_turn(placed: &Placed) {
+    let runtime = runtime(placed, |d| d.states = Some(StateForm::Device));
     let model = load(&runtime, &architecture("llama"), true, KvType::F32);
     let tokens = [3, 1, 4, 1, 5];
     let first = logits(&model, &tokens);
@@ -264,8 +282,12 @@ fn a_copy_that_fails_reaches_as_far_as_its_code_says() {
 
 #[test]
 fn memory_of_a_device_is_bound_as_the_interface_says() {
+    bound_as_told(&Placed::accelerated(LEVELS[0]));
+}
+
+/// Memory of the first device of `placed`, with roles and without.
+pub fn bound_as_told(placed: &Placed) {
     use anynpu_nnapi::exec::{Bindings, NnapiError, Region, domain};
-    let placed = Placed::accelerated(LEVELS[0]);
     let device = placed.devices().remove(0);
     let runtime = device.runtime();
     let mut run = crate::fences::executable(&device);

@@ -4,7 +4,6 @@
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
-use anynpu_hal::{HalError, WeightSource, WeightView};
 use anynpu_nnapi::exec::{BuiltModel, CompileSettings, Device, Executable, Store, supported};
 use anynpu_nnapi::model::{
     Channels, Constants, Content, Model, Operand, OperandId, OperandType, Operation, OperationCode,
@@ -15,20 +14,7 @@ use anynpu_tests::test_data;
 use half::f16;
 use serde_json::Value;
 
-use crate::Placed;
-
-/// There are no weights besides.
-#[derive(Debug)]
-struct None;
-
-impl WeightSource for None {
-    fn weight(&self, name: &str) -> Result<WeightView<'_>, HalError> {
-        Err(HalError::Weight {
-            name: name.into(),
-            why: "there is none".into(),
-        })
-    }
-}
+use crate::{NoWeights, Placed};
 
 /// A case, read.
 struct Case {
@@ -143,7 +129,7 @@ fn parse(case: &Value) -> Result<Case, String> {
 fn run(case: &Case, device: &Device) -> Result<(), String> {
     let told = |e: anynpu_nnapi::exec::NnapiError| e.to_string();
     let runtime = device.runtime();
-    let store = Store::new(runtime, &case.constants, &None, &mut |_, _| true).map_err(told)?;
+    let store = Store::new(runtime, &case.constants, &NoWeights, &mut |_, _| true).map_err(told)?;
     let built = BuiltModel::new(runtime, &case.model, &Arc::new(store)).map_err(told)?;
     let answers = supported(&built, device).map_err(told)?;
     if answers != vec![true; case.model.operations.len()] {
@@ -190,17 +176,23 @@ fn run(case: &Case, device: &Device) -> Result<(), String> {
 #[test]
 fn the_cases_of_androids_own_suite_are_computed_right() {
     let test = "the_cases_of_androids_own_suite_are_computed_right";
-    let Some(path) = test_data(test, "nnapi_vts/vts_llm_base.jsonl.gz") else {
+    // each at the level that brought it, of those whose devices can be named
+    let placed = LEVELS.map(|level| Placed::new(&Settings::new(level)));
+    let devices = placed.iter().map(Placed::reference).collect::<Vec<_>>();
+    let Some(passed) = cases(test, |level| devices.get(level)) else {
         return;
     };
-    // each at the level that brought it, of those whose devices can be named
-    let levels = [29, 30, 1_000_006, 1_000_007];
-    let placed = levels.map(|level| Placed::new(&Settings::new(level)));
-    let devices = placed.iter().map(Placed::reference).collect::<Vec<_>>();
+    assert!(passed > 1000, "{passed}");
+}
+
+/// The levels that brought cases.
+pub const LEVELS: [i64; 4] = [29, 30, 1_000_006, 1_000_007];
+
+/// Calls `each` with every case, and the place of its level in [`LEVELS`]; `None` where there are none.
+pub fn read_cases(test: &str, mut each: impl FnMut(&Value, usize)) -> Option<()> {
+    let path = test_data(test, "nnapi_vts/vts_llm_base.jsonl.gz")?;
     let file = std::fs::File::open(path).unwrap();
     let lines = BufReader::new(flate2::read::GzDecoder::new(file)).lines();
-    let (mut passed, mut failed) = (0, Vec::new());
-    let mut apart: Vec<String> = Vec::new();
     for line in lines {
         let case: Value = serde_json::from_str(&line.unwrap()).unwrap();
         let name = case["name"].as_str().unwrap();
@@ -211,14 +203,27 @@ fn the_cases_of_androids_own_suite_are_computed_right() {
             "AIDL_V3" => 3,
             other => panic!("{name}: {other}"),
         };
-        match parse(&case) {
-            Err(why) => apart.push(format!("{name}: {why}")),
-            Ok(case) => match run(&case, &devices[level]) {
+        each(&case, level);
+    }
+    Some(())
+}
+
+/// Runs every case on the device that `device` gives for its level, and says how many were right; `None` where there are
+/// no cases.
+pub fn cases<'a>(test: &str, device: impl Fn(usize) -> Option<&'a Device>) -> Option<usize> {
+    let (mut passed, mut failed) = (0, Vec::new());
+    let mut apart: Vec<String> = Vec::new();
+    read_cases(test, |case, level| {
+        let name = case["name"].as_str().unwrap();
+        match (parse(case), device(level)) {
+            (Err(why), _) => apart.push(format!("{name}: {why}")),
+            (_, None) => apart.push(format!("{name}: of a level that no device has")),
+            (Ok(case), Some(device)) => match run(&case, device) {
                 Ok(()) => passed += 1,
                 Err(why) => failed.push(format!("{name}: {why}")),
             },
         }
-    }
+    })?;
     println!(
         "{passed} passed, {} not applicable, {} failed",
         apart.len(),
@@ -228,5 +233,5 @@ fn the_cases_of_androids_own_suite_are_computed_right() {
         .iter()
         .for_each(|why| println!("not applicable: {why}"));
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    assert!(passed > 1000, "{passed}");
+    Some(passed)
 }

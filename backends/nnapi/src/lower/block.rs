@@ -22,7 +22,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Vec<Oper
             let dims = l.dims(node.outputs[0]);
             l.batched(name, (a, *transpose_a), (b, *transpose_b), &dims)
         }
-        Op::Gather { .. } => {
+        // both take an operand and which of its rows
+        Op::Gather { .. } | Op::Embedding => {
             let x = l.value(node.inputs[0])?;
             let (chosen, rows) = (l.operand(node.inputs[1])?, l.dims(node.inputs[1]));
             let of = format!("{name}.chosen");

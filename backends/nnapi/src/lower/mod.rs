@@ -108,6 +108,12 @@ pub fn lower(
         lowering.give(made, Fetch::Value(i));
     }
     let lowered = lowering.finish();
+    if lowered.model.inputs.is_empty() {
+        let what = "they read weights alone, and models of the interface have inputs";
+        let each = entry.nodes.clone().map(NodeId);
+        let reason = || Reason::new(ReasonCode::ShapeLimit, what);
+        return Err(rejected(each.map(|n| (n, reason())).collect()));
+    }
     match too_large(&lowered) {
         nodes if nodes.is_empty() => Ok(lowered),
         nodes => Err(rejected(nodes)),

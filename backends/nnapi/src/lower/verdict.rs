@@ -140,10 +140,10 @@ fn obstacle(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
             ..
         } => 1,
         Op::Attention { .. } => 3,
-        Op::Embedding => {
-            let what = "Embedding is not lowered: the whole table would be widened for a few rows";
-            return unknown(what.into());
-        }
+        Op::Embedding => match table(graph, node, target) {
+            None => 1,
+            refused => return refused,
+        },
         _ => return unknown(format!("{name} is not lowered")),
     };
     sizes(graph, node, Some(host)).or_else(|| host_made(graph, node.inputs.get(host)))
@@ -217,6 +217,25 @@ fn ranged(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
     let name = &graph.value(*unknown).name;
     let what = format!("the ranges of activations have none of '{name}'; calibrate this model");
     Some((ReasonCode::Quantization, what))
+}
+
+/// A table of which few rows are read must be there anyway: as the file has it, or as the matrix of a product.
+fn table(graph: &Graph, node: &Node, target: &Target) -> Obstacle {
+    let table = *node.inputs.first()?;
+    let value = graph.value(table);
+    if !matches!(value.def, ValueDef::Weight(_)) {
+        return Some((ReasonCode::State, format!("'{}' is no weight", value.name)));
+    }
+    let held = target.numbers.held().dtype();
+    let product = |n: &Node| matches!(n.op, Op::Linear) && n.inputs.get(1) == Some(&table);
+    let widened = target.weights == WeightForm::Numbers && graph.nodes().iter().any(product);
+    (value.ty.dtype != held && !widened).then(|| {
+        let what = format!(
+            "the whole of '{}' would be widened from {} to {held} for a few rows",
+            value.name, value.ty.dtype
+        );
+        (ReasonCode::Quantization, what)
+    })
 }
 
 /// Products of matrices of equally many batches.

@@ -189,7 +189,8 @@ impl Model {
             let operand = self.operands.get(*i as usize);
             seen.insert(*i) && operand.is_some_and(|o| matches!(o.value, Value::None))
         };
-        if !inputs.iter().chain(outputs).all(|i| good(i, &mut seen)) || outputs.is_empty() {
+        let missing = inputs.is_empty() || outputs.is_empty();
+        if !inputs.iter().chain(outputs).all(|i| good(i, &mut seen)) || missing {
             return told(BAD_DATA, "inputs and outputs that can't be");
         }
         self.inputs = inputs.to_vec();

@@ -39,11 +39,14 @@ fn place(index: usize, dims: &[usize], own: &[usize]) -> usize {
     at
 }
 
-/// What operations end with: nothing, or a bound.
+/// The largest number of those that are bounded, which infinity becomes, as in Android's own reference.
+const MOST: f64 = f32::MAX as f64;
+
+/// What operations end with: a bound, be it that of all numbers.
 pub fn fused(x: f64, code: i64) -> Result<f64, String> {
     match code {
-        0 => Ok(x),
-        1 => Ok(x.max(0.0)),
+        0 => Ok(x.clamp(-MOST, MOST)),
+        1 => Ok(x.max(0.0).min(MOST)),
         2 => Ok(x.clamp(-1.0, 1.0)),
         3 => Ok(x.clamp(0.0, 6.0)),
         _ => Err(format!("{code} is no fused activation")),
@@ -52,10 +55,7 @@ pub fn fused(x: f64, code: i64) -> Result<f64, String> {
 
 pub fn binary(name: &str, t: &[&Tensor], ty: i32) -> Result<Tensor, String> {
     let (a, b) = (t[0], t[1]);
-    let fuse = match t.get(2) {
-        Some(code) => code.number()? as i64,
-        None => 0,
-    };
+    let fuse = t.get(2).map(|code| code.number()).transpose()?;
     let truth = |x: bool| f64::from(u8::from(x));
     let integers = ty == TENSOR_INT32;
     let f = |x: f64, y: f64| -> f64 {
@@ -87,7 +87,11 @@ pub fn binary(name: &str, t: &[&Tensor], ty: i32) -> Result<Tensor, String> {
             true => (i, i),
             false => (place(i, &dims, &a.dims), place(i, &dims, &b.dims)),
         };
-        data.push(fused(f(a.data[i], b.data[j]), fuse)?);
+        let made = f(a.data[i], b.data[j]);
+        data.push(match fuse {
+            Some(code) => fused(made, code as i64)?,
+            None => made,
+        });
     }
     Ok(Tensor { dims, data })
 }
@@ -105,7 +109,7 @@ pub fn unary(name: &str, x: &Tensor) -> Result<Tensor, String> {
             "FLOOR" => x.floor(),
             "LOGISTIC" => 1.0 / (1.0 + (-x).exp()),
             "TANH" => x.tanh(),
-            "RELU" => x.max(0.0),
+            "RELU" => x.max(0.0).min(MOST),
             "LOGICAL_NOT" => f64::from(u8::from(x == 0.0)),
             _ => x,
         }
