@@ -17,12 +17,31 @@ use serde_json::Value;
 use crate::{NoWeights, Placed};
 
 /// A case, read.
-struct Case {
-    model: Model,
-    constants: Constants,
+#[derive(Clone)]
+pub struct Case {
+    pub model: Model,
+    pub constants: Constants,
     /// What inputs hold, and what outputs must.
-    inputs: Vec<Vec<f64>>,
+    pub inputs: Vec<Vec<f64>>,
     outputs: Vec<Option<Vec<f64>>>,
+}
+
+impl Case {
+    /// The bytes of its inputs.
+    pub fn bytes_in(&self) -> Vec<Vec<u8>> {
+        let each = self.inputs.iter().zip(&self.model.inputs);
+        each.map(|(values, id)| bytes(self.model.operand(*id).unwrap().ty, values))
+            .collect()
+    }
+
+    /// Takes operand `at` from what goes in.
+    pub fn drop_input(&mut self, at: usize) {
+        let found = self.model.inputs.iter().position(|i| i.0 as usize == at);
+        if let Some(found) = found {
+            self.model.inputs.remove(found);
+            self.inputs.remove(found);
+        }
+    }
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -60,7 +79,7 @@ fn read(ty: OperandType, bytes: &[u8]) -> Vec<f64> {
 }
 
 /// What keeps `case` from being said, or it.
-fn parse(case: &Value) -> Result<Case, String> {
+pub fn parse(case: &Value) -> Result<Case, String> {
     let mut model = Model::new(case["name"].as_str().unwrap());
     let mut constants = Constants::new();
     let list = |v: &Value| -> Vec<usize> {
@@ -141,9 +160,8 @@ fn run(case: &Case, device: &Device) -> Result<(), String> {
     let ty = |id: &OperandId| case.model.operand(*id).unwrap().ty;
     // the second run is of the same execution, where it can be used again
     for _ in 0..2 {
-        for (i, (values, id)) in case.inputs.iter().zip(&case.model.inputs).enumerate() {
-            let held = bytes(ty(id), values);
-            executable.input_mut(i).copy_from_slice(&held);
+        for (i, held) in case.bytes_in().iter().enumerate() {
+            executable.input_mut(i).copy_from_slice(held);
         }
         executable.compute().map_err(told)?;
         for (i, (expected, id)) in case.outputs.iter().zip(&case.model.outputs).enumerate() {

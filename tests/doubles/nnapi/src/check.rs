@@ -7,8 +7,8 @@ use crate::operand::{Operand, Value, is_scalar, type_level};
 ///
 /// Tensors are `F` float32, `H` float16, `I` int32, `Q` quant8 asymm, `S` the signed one, `Y` quant8 symm, `P` that by
 /// channels, `B` bool8; `W` is `X` or `P` beside quantised ones, `Z` the type of `X`'s bias. Scalars are `i` int32,
-/// `b` bool, `f` float32, `x` of `X`'s kind. A `+` after a type stands for one or more of it, a `?` for one that may
-/// be omitted.
+/// `b` bool, `f` float32, `x` of `X`'s kind. A `+` after a type stands for one or more of it. Whether an operand may be
+/// omitted is looked at in a run.
 struct Form {
     operands: &'static str,
     levels: &'static [(char, i64)],
@@ -137,7 +137,7 @@ fn forms(name: &str) -> (Vec<Form>, Option<usize>) {
         "SELECT" => one(form("BXX>X", moves), None),
         "SLICE" => one(form("XII>X", moves), None),
         "SPLIT" => one(form("Xii>X+", moves), None),
-        "SQUEEZE" | "TRANSPOSE" => one(form("XI?>X", pie), four),
+        "SQUEEZE" | "TRANSPOSE" => one(form("XI>X", pie), four),
         "STRIDED_SLICE" => one(form("XIIIiii>X", pie), four),
         "TILE" => one(form("XI>X", moves), None),
         "TOPK_V2" => one(form("Xi>XI", moves), None),
@@ -188,11 +188,9 @@ fn fits(pattern: &str, operands: &[&Operand], x: char) -> bool {
     let (mut pattern, mut at) = (pattern.chars().peekable(), 0);
     while let Some(wanted) = pattern.next() {
         let many = pattern.next_if_eq(&'+').is_some();
-        let optional = pattern.next_if_eq(&'?').is_some();
         let first = at;
         while let Some(operand) = operands.get(at)
             && stands(wanted, letter(operand.ty), x)
-            && (optional || !matches!(operand.value, Value::Omitted))
             && (many || at == first)
         {
             at += 1;
@@ -224,8 +222,9 @@ pub fn level(code: i32, inputs: &[&Operand], outputs: &[&Operand]) -> Result<i64
     });
     let found = found.ok_or_else(|| format!("{} is not defined", told()))?;
     let all = || inputs.iter().chain(outputs);
+    // of results dimensions are looked at in a run
     if let Some(most) = most
-        && let Some(large) = all().find(|o| o.dims.len() > most)
+        && let Some(large) = inputs.iter().find(|o| o.dims.len() > most)
     {
         return Err(format!(
             "{}: {:?} are too many dimensions",
@@ -233,7 +232,7 @@ pub fn level(code: i32, inputs: &[&Operand], outputs: &[&Operand]) -> Result<i64
             large.dims
         ));
     }
-    scales(name, inputs, outputs).map_err(|e| format!("{}: {e}", told()))?;
+    shapes(name, inputs, outputs).map_err(|e| format!("{}: {e}", told()))?;
     let types = all().map(|o| type_level(o.ty)).max().unwrap_or(27);
     // with zeros, or without dimensions, sizes are known only when it runs, which is newer
     let dynamic =
@@ -241,46 +240,107 @@ pub fn level(code: i32, inputs: &[&Operand], outputs: &[&Operand]) -> Result<i64
     Ok(found.max(types).max(if dynamic { 29 } else { 27 }))
 }
 
-/// Whether scales and zero points are such as operation `name` takes.
-fn scales(name: &str, inputs: &[&Operand], outputs: &[&Operand]) -> Result<(), String> {
+/// Whether dimensions and scales that are known are such as operation `name` takes when it is added to a model.
+fn shapes(name: &str, inputs: &[&Operand], outputs: &[&Operand]) -> Result<(), String> {
     let (Some(x), Some(y)) = (inputs.first(), outputs.first()) else {
         return Err("it has no operands".into());
     };
-    let quantised = |o: &Operand| matches!(o.ty, TENSOR_QUANT8_ASYMM | TENSOR_QUANT8_ASYMM_SIGNED);
+    let known = |o: &Operand| !o.dims.is_empty();
+    let pair = |o: &Operand| (o.scale, o.zero_point);
+    let holds = |fits: bool, what: &str| fits.then_some(()).ok_or_else(|| what.to_owned());
+    match name {
+        "FULLY_CONNECTED" if inputs[..3].iter().all(|o| known(o)) => {
+            let (weights, bias) = (&inputs[1].dims, &inputs[2].dims);
+            let ranks = x.dims.len() >= 2 && weights.len() == 2 && bias.len() == 1;
+            holds(ranks, "its tensors have not the dimensions of a product")?;
+            let count: u64 = x.dims.iter().map(|d| u64::from(*d)).product();
+            let fits = weights[1] == 0 || count.is_multiple_of(u64::from(weights[1]));
+            holds(fits, "its operand has not the columns of its weights")?;
+            let same = weights[0] == 0 || bias[0] == 0 || weights[0] == bias[0];
+            holds(same, "its bias has not the rows of its weights")
+        }
+        "CAST" if known(x) && known(y) => holds(
+            x.dims == y.dims,
+            "its result has not the dimensions of its operand",
+        ),
+        "PACK" => {
+            let parts = &inputs[1..];
+            let quantised = crate::operand::quantised(y.ty).is_some();
+            let scaled = !quantised || parts.iter().all(|p| pair(p) == pair(y));
+            holds(scaled, "its operands have not the scale of its result")?;
+            let rank = y.dims.len().checked_sub(1);
+            let rank = rank.or_else(|| parts.iter().map(|p| p.dims.len()).find(|r| *r > 0));
+            let fits = |p: &&Operand| !known(p) || Some(p.dims.len()) == rank;
+            holds(
+                parts.iter().all(fits),
+                "its operands have not the dimensions of parts",
+            )
+        }
+        "MUL" if crate::operand::quantised(y.ty).is_some() => {
+            let larger = y.scale > x.scale * inputs[1].scale;
+            holds(
+                larger,
+                "its result must have a larger scale than its operands' product",
+            )
+        }
+        "CONV_2D" => {
+            let four = |o: &Operand| !known(o) || o.dims.len() == 4;
+            let filter = inputs[1];
+            holds(
+                four(x) && four(filter),
+                "its tensors have not four dimensions",
+            )?;
+            match &filter.channels {
+                None => {
+                    let scaled = filter.ty != TENSOR_QUANT8_SYMM_PER_CHANNEL;
+                    holds(scaled, "its filter has no scales")
+                }
+                Some(c) => holds(c.axis == 0, "its filter has scales of another axis"),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether scales and zero points are such as operation `name` takes, which is looked at in a run.
+pub fn scales(name: &str, inputs: &[&Operand], outputs: &[&Operand]) -> Result<(), String> {
+    let (Some(x), Some(y)) = (inputs.first(), outputs.first()) else {
+        return Err("it has no operands".into());
+    };
     let pair = |o: &Operand| (o.scale, o.zero_point);
     let fixed = |scale: f32, unsigned: i32, signed: i32| {
         let zero = match y.ty {
             TENSOR_QUANT8_ASYMM => unsigned,
-            _ => signed,
+            TENSOR_QUANT8_ASYMM_SIGNED => signed,
+            _ => return Ok(()),
         };
-        match !quantised(y) || pair(y) == (scale, zero) {
+        match pair(y) == (scale, zero) {
             true => Ok(()),
             false => Err(format!(
                 "its result must have scale {scale} and zero point {zero}"
             )),
         }
     };
-    match name {
-        "RESHAPE" | "TRANSPOSE" | "SQUEEZE" | "EXPAND_DIMS" | "STRIDED_SLICE" | "SLICE"
-        | "SPLIT" | "TILE" | "GATHER" | "TOPK_V2" | "RELU" | "PAD" | "REDUCE_MAX"
-        | "REDUCE_MIN" => match outputs.iter().find(|o| quantised(o) && pair(o) != pair(x)) {
+    let same =
+        |of: &Operand, outputs: &[&Operand]| match outputs.iter().find(|o| pair(o) != pair(of)) {
             None => Ok(()),
             Some(_) => Err("its result must have the scale of its operand".into()),
-        },
+        };
+    match name {
+        "RESHAPE" | "TRANSPOSE" | "SQUEEZE" | "EXPAND_DIMS" | "STRIDED_SLICE" | "SLICE"
+        | "SPLIT" | "TILE" | "GATHER" | "RELU" | "PAD" | "REDUCE_MAX" | "REDUCE_MIN" | "MEAN" => {
+            same(x, outputs)
+        }
+        "TOPK_V2" => {
+            same(x, &outputs[..1])?;
+            match outputs[1].scale == 0.0 {
+                true => Ok(()),
+                false => Err("places have no scale".into()),
+            }
+        }
+        "EMBEDDING_LOOKUP" => same(inputs[1], outputs),
         "LOGISTIC" | "SOFTMAX" => fixed(1.0 / 256.0, 0, -128),
         "TANH" => fixed(1.0 / 128.0, 128, 0),
-        "MUL" if quantised(y) && y.scale <= x.scale * inputs[1].scale => {
-            Err("its result must have a larger scale than its operands' product".into())
-        }
-        "CONV_2D" => match &inputs[1].channels {
-            None if inputs[1].ty == TENSOR_QUANT8_SYMM_PER_CHANNEL => {
-                Err("its filter has no scales".into())
-            }
-            Some(channels) if channels.axis != 0 => {
-                Err("its filter has scales of another axis".into())
-            }
-            _ => Ok(()),
-        },
         _ => Ok(()),
     }
 }

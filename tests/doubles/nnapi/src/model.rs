@@ -80,7 +80,9 @@ impl Model {
         };
         let known = crate::operand::element_bytes(ty).is_some() && type_level(ty) <= self.level;
         let scalar = is_scalar(ty) && !operand.dims.is_empty();
-        if !known || scalar || !operand.has_right_scale() || operand.bytes().is_none() {
+        // scales of integers are looked at when the model is finished
+        let scaled = ty == TENSOR_INT32 || operand.has_right_scale();
+        if !known || scalar || !scaled || operand.bytes().is_none() {
             return told(
                 BAD_DATA,
                 &format!("operand of type {ty}, {:?}, scale {scale}", operand.dims),
@@ -166,7 +168,8 @@ impl Model {
         let (Some(taken), Some(given)) = (find(inputs), find(outputs)) else {
             return told(BAD_DATA, "an operation of operands that are not there");
         };
-        let fixed = given.iter().any(|o| !matches!(o.value, Value::None));
+        let open = |o: &&Operand| matches!(o.value, Value::None | Value::Omitted);
+        let fixed = !given.iter().all(open);
         let level = check::level(code, &taken, &given);
         let level = match level {
             Ok(level) if level <= self.level && !fixed => level,
@@ -204,6 +207,12 @@ impl Model {
         self.changeable()?;
         if !self.identified {
             return told(BAD_DATA, "inputs and outputs were not identified");
+        }
+        if !self.operands.iter().all(Operand::has_right_scale) {
+            return told(
+                BAD_DATA,
+                "an operand has a scale or zero point that it can't have",
+            );
         }
         let constant = |i: &u32| !matches!(self.operands[*i as usize].value, Value::None);
         let mut known: BTreeSet<u32> = (0..self.operands.len() as u32).filter(constant).collect();

@@ -56,6 +56,9 @@ pub fn fused(x: f64, code: i64) -> Result<f64, String> {
 pub fn binary(name: &str, t: &[&Tensor], ty: i32) -> Result<Tensor, String> {
     let (a, b) = (t[0], t[1]);
     let fuse = t.get(2).map(|code| code.number()).transpose()?;
+    if ty == TENSOR_INT32 && fuse.is_some_and(|code| code != 0.0) {
+        return Err("integers are bounded by nothing".into());
+    }
     let truth = |x: bool| f64::from(u8::from(x));
     let integers = ty == TENSOR_INT32;
     let f = |x: f64, y: f64| -> f64 {

@@ -5,7 +5,7 @@ mod product;
 mod rows;
 mod shape;
 
-use crate::check::bias_fits;
+use crate::check::{bias_fits, scales};
 use crate::codes::*;
 use crate::execution::is_omitted;
 use crate::live;
@@ -83,7 +83,18 @@ pub fn run(
         }
         let mut made = match evaluate(model, operation, name, constants, &values) {
             Ok(made) => made,
-            Err(e) => return told(OP_FAILED, &format!("{name}: {e}")),
+            Err(e) => {
+                let given = |i: usize| {
+                    let at = *operation.inputs.get(i)? as usize;
+                    values[at]
+                        .as_ref()
+                        .or(constants[at].as_ref())?
+                        .number()
+                        .ok()
+                };
+                let code = code_of(name, operation, model, given);
+                return told(code, &format!("{name}: {e}"));
+            }
         };
         if matches!(fault, Some(Fault::Wrong(of)) if of == name) {
             made.iter_mut()
@@ -109,6 +120,29 @@ pub fn run(
         .collect()
 }
 
+/// The code with which `operation` fails: some are of an older make, in which arguments are bad data.
+fn code_of(
+    name: &str,
+    operation: &Operation,
+    model: &Model,
+    given: impl Fn(usize) -> Option<f64>,
+) -> i32 {
+    let missing = |i: &u32| is_omitted(&model.operands[*i as usize]);
+    let missing = operation.inputs.iter().any(missing);
+    match name {
+        "SPLIT" if given(2) != Some(operation.outputs.len() as f64) => BAD_DATA,
+        "ARGMAX" | "ARGMIN" | "EXPAND_DIMS" | "MEAN" | "PAD" | "RESHAPE" | "SPLIT" if missing => {
+            BAD_DATA
+        }
+        _ => OP_FAILED,
+    }
+}
+
+/// Whether `operation` may lack operand `index`.
+fn is_optional(name: &str, index: usize) -> bool {
+    index == 1 && matches!(name, "SQUEEZE" | "TRANSPOSE")
+}
+
 /// Whether dimensions are those that an operand has, where 0, or none at all, stand for any.
 fn agrees(own: &[u32], made: &[usize]) -> bool {
     let same = |(own, made): (&u32, &usize)| *own == 0 || *own as usize == *made;
@@ -128,16 +162,23 @@ fn evaluate(
     };
     let absent = Tensor::default();
     let mut t: Vec<&Tensor> = Vec::new();
-    for (number, operand) in operation.inputs.iter().zip(&operands) {
+    for (i, (number, operand)) in operation.inputs.iter().zip(&operands).enumerate() {
         let at = *number as usize;
         let found = values[at].as_ref().or(constants[at].as_ref());
         t.push(match found {
             Some(found) => found,
-            None if is_omitted(operand) => &absent,
+            None if is_omitted(operand) && is_optional(name, i) => &absent,
             None => return Err(format!("operand {number} has no contents")),
         });
     }
-    let result = &model.operands[operation.outputs[0] as usize];
+    let results = operation.outputs.iter();
+    let results: Vec<&Operand> = results.map(|i| &model.operands[*i as usize]).collect();
+    if name == "SPLIT" && t[2].number()? != results.len() as f64 {
+        return Err(format!("{} results", results.len()));
+    }
+    scales(name, &operands, &results)?;
+    lists(name, &t)?;
+    let result = results[0];
     let ty = operands[0].ty;
     let one = |tensor: Result<Tensor, String>| tensor.map(|t| vec![t]);
     match name {
@@ -176,6 +217,9 @@ fn evaluate(
         "TOPK_V2" => rows::top(&t),
         "CONCATENATION" => {
             let (axis, parts) = t.split_last().ok_or("no operands")?;
+            if axis.number()? < 0.0 {
+                return Err("an axis that is counted from the end".into());
+            }
             one(shape::concatenated(parts, axis.axis(parts[0].dims.len())?))
         }
         "PACK" => one(shape::packed(&t)),
@@ -196,6 +240,22 @@ fn evaluate(
         "TILE" => one(shape::tiled(&t)),
         "TRANSPOSE" => one(shape::transposed(&t)),
         _ => Err("it is not computed".into()),
+    }
+}
+
+/// Whether the operands of operation `name` that are lists have one dimension.
+fn lists(name: &str, t: &[&Tensor]) -> Result<(), String> {
+    let lists = match name {
+        "EMBEDDING_LOOKUP" | "FILL" => &t[..1],
+        "SLICE" => &t[1..3],
+        "STRIDED_SLICE" => &t[1..4],
+        "REDUCE_MAX" | "REDUCE_MIN" | "REDUCE_SUM" => &t[1..2],
+        "SQUEEZE" if !t[1].data.is_empty() => &t[1..2],
+        _ => return Ok(()),
+    };
+    match lists.iter().find(|l| l.dims.len() != 1) {
+        None => Ok(()),
+        Some(other) => Err(format!("a list of {:?}", other.dims)),
     }
 }
 

@@ -31,7 +31,8 @@ pub fn concatenated(parts: &[&Tensor], axis: usize) -> Result<Tensor, String> {
         let each = d.iter().enumerate();
         each.filter(|(i, _)| *i != axis).map(|(_, d)| *d).collect()
     };
-    if parts.iter().any(|p| others(&p.dims) != others(&dims)) {
+    let fits = |p: &&Tensor| p.dims.len() == dims.len() && others(&p.dims) == others(&dims);
+    if !parts.iter().all(fits) {
         return Err("parts do not go together".into());
     }
     dims[axis] = parts.iter().map(|p| p.dims[axis]).sum();
@@ -189,6 +190,12 @@ pub fn strided(t: &[&Tensor]) -> Result<Tensor, String> {
     let (begin, end, steps) = (t[1].integers(), t[2].integers(), t[3].integers());
     let mask = |i: usize| t[i].number().map(|n| n as i64);
     let (begin_mask, end_mask, shrink) = (mask(4)?, mask(5)?, mask(6)?);
+    if [&begin, &end, &steps]
+        .iter()
+        .any(|l| l.len() != x.dims.len())
+    {
+        return Err("a beginning, an end and a step for each dimension are needed".into());
+    }
     let (mut dims, mut starts) = (Vec::new(), Vec::new());
     for (i, d) in x.dims.iter().enumerate() {
         let (d, step) = (*d as i64, steps[i]);
@@ -209,6 +216,9 @@ pub fn strided(t: &[&Tensor]) -> Result<Tensor, String> {
             (false, true) => -1,
             (false, false) => counted(end[i]),
         };
+        if bit(shrink) && !(0..d).contains(&first) {
+            return Err(format!("{first} is none of {d}"));
+        }
         let step = if bit(shrink) { 1 } else { step };
         let count = (last - first + step - step.signum()) / step;
         dims.push(count.max(0) as usize);
