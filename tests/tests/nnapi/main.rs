@@ -21,6 +21,8 @@ mod memory;
 #[cfg(target_os = "linux")]
 mod models;
 #[cfg(target_os = "linux")]
+mod moved;
+#[cfg(target_os = "linux")]
 mod mutants;
 #[cfg(target_os = "linux")]
 mod placed;

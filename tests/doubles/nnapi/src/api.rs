@@ -1,6 +1,6 @@
 //! The exported functions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -8,12 +8,12 @@ use std::sync::atomic::AtomicBool;
 use crate::codes::*;
 use crate::compilation::{Compilation, supports};
 use crate::event::Event;
-use crate::execution::{Burst, Execution, Place};
+use crate::execution::{Burst, Execution, Place, failing};
 use crate::live::{Object, free, get, give};
 use crate::memory::{Memory, Role};
 use crate::model::{Model, Type, told};
 use crate::operand::element_bytes;
-use crate::settings::{self, DeviceType, REFERENCE, Settings};
+use crate::settings::{self, DeviceType, Fault, REFERENCE, Settings};
 
 /// `ANeuralNetworksOperandType`.
 #[repr(C)]
@@ -47,8 +47,8 @@ struct Description {
     ty: Option<i32>,
     dims: Vec<u32>,
     finished: bool,
-    /// What fails of the device that it is for.
-    fails: BTreeMap<&'static str, c_int>,
+    /// What goes wrong with the device that it is for.
+    fault: Option<Fault>,
 }
 
 struct Runtime {
@@ -555,8 +555,9 @@ exports! {
         if !description.finished {
             return Err(BAD_STATE);
         }
-        if let Some(code) = description.fails.get("createFromDesc") {
-            return told(*code, "memory of a description");
+        let fault = description.fault.as_ref();
+        if let Some(code) = fault.and_then(|f| failing(f, "createFromDesc")) {
+            return told(code, "memory of a description");
         }
         let elements = description.ty.and_then(element_bytes).unwrap_or_default();
         let count = description.dims.iter().map(|d| *d as usize).product::<usize>();
@@ -564,12 +565,13 @@ exports! {
             return told(OP_FAILED, "memory of open dimensions");
         }
         let mut made = Memory::of_roles(elements * count, description.roles.clone());
-        made.fails = description.fails.get("copy").copied();
+        made.fault = description.fault.clone();
         put(memory, give("memory", made))
     }
     30 fn ANeuralNetworksMemory_copy(from: *const Memory, to: *const Memory) {
         let (from, to) = (object!("memory", from), object!("memory", to));
-        let fails = from.fails.or(to.fails);
+        let fault = from.fault.as_ref().or(to.fault.as_ref());
+        let fails = fault.and_then(|f| failing(f, "copy"));
         let (from, to) = (from.inner.clone(), to.inner.clone());
         let copied = (|| {
             if from.size != to.size {
@@ -768,11 +770,8 @@ impl Description {
             return told(BAD_DATA, "a role that can't be");
         }
         self.ty = Some(operand.ty);
-        for function in ["createFromDesc", "copy"] {
-            if let Err(code) = compilation.inner.fails(function) {
-                self.fails.insert(function, code);
-            }
-        }
+        let fault = compilation.inner.fault().cloned();
+        self.fault = self.fault.take().or(fault);
         let dims = operand.dims.clone();
         self.narrow(&dims)
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codes::*;
+use crate::execution::failing;
 use crate::live::Object;
 use crate::model::{Model, told};
 use crate::settings::{Device, Fault};
@@ -128,10 +129,15 @@ impl Compilation {
 impl Inner {
     /// Fails if `function` is to fail on its device.
     pub fn fails(&self, function: &str) -> Result<(), i32> {
-        match self.devices.first().and_then(|d| d.fault.as_ref()) {
-            Some(Fault::Fails(of, code)) if of == function => told(*code, function),
-            _ => Ok(()),
+        match self.fault().and_then(|f| failing(f, function)) {
+            Some(code) => told(code, function),
+            None => Ok(()),
         }
+    }
+
+    /// What goes wrong with its device.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.devices.first().and_then(|d| d.fault.as_ref())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs of compiled models.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::codes::*;
@@ -12,6 +12,22 @@ use crate::memory;
 use crate::model::{Type, told};
 use crate::operand::{Operand, Value};
 use crate::settings::{Fault, REFERENCE};
+
+/// Runs of devices that fail after some.
+static RUNS: AtomicU32 = AtomicU32::new(0);
+
+/// The code with which `function` fails now, of a device with `fault`.
+pub fn failing(fault: &Fault, function: &str) -> Option<i32> {
+    match fault {
+        Fault::Fails(of, code) if of == function => Some(*code),
+        Fault::After {
+            runs,
+            code,
+            lost: true,
+        } if function == "copy" && RUNS.load(Ordering::Relaxed) > *runs => Some(*code),
+        _ => None,
+    }
+}
 
 /// An execution.
 pub struct Execution {
@@ -236,6 +252,11 @@ impl Execution {
         let device = self.compilation.devices.first();
         match device.and_then(|d| d.fault.as_ref()) {
             Some(Fault::Vanish) => return Err(DEAD_OBJECT),
+            Some(Fault::After { runs, code, .. })
+                if RUNS.fetch_add(1, Ordering::Relaxed) >= *runs =>
+            {
+                return Err(*code);
+            }
             Some(Fault::Memory) => return Err(RESOURCE_EXHAUSTED_TRANSIENT),
             Some(Fault::Deadline) if self.timeout => return Err(MISSED_DEADLINE_PERSISTENT),
             _ => {}

@@ -159,7 +159,7 @@ pub unsafe fn memory(buffer: *const c_void) -> Result<Memory, c_int> {
     let own = found(buffer.cast::<Hardware>().cast_mut());
     Ok(Memory {
         inner: Inner::again(&own.inner),
-        fails: None,
+        fault: None,
     })
 }
 

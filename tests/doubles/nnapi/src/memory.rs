@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::codes::{BAD_DATA, UNMAPPABLE};
 use crate::live::Object;
 use crate::model::told;
+use crate::settings::Fault;
 
 /// A memory object. What it stands for lives until the last user is gone.
 pub struct Memory {
     pub inner: Arc<Inner>,
-    /// The code that copies of it fail with, if they are to.
-    pub fails: Option<i32>,
+    /// What goes wrong with the device that it is of.
+    pub fault: Option<Fault>,
 }
 
 /// What a memory object stands for.
@@ -90,7 +91,7 @@ impl Memory {
                     roles: None,
                     owner: Owner::Mapping,
                 }),
-                fails: None,
+                fault: None,
             }),
             _ => Err(UNMAPPABLE),
         }
@@ -104,7 +105,7 @@ impl Memory {
         };
         Memory {
             inner: Inner::allocated(size, Some(roles)),
-            fails: None,
+            fault: None,
         }
     }
 }

@@ -61,6 +61,16 @@ pub enum Fault {
     /// `fails:FUNCTION:CODE`: this function fails with this code: `createFromDesc`, `copy`,
     /// `startComputeWithDependencies`, or `wait` for a run that it started.
     Fails(String, i32),
+    /// `after:RUNS:CODE:WHAT`: it runs so often, and then fails with this code. `WHAT` is `kept` or `lost`: whether its
+    /// memory can be copied from afterwards.
+    After {
+        /// How often it runs.
+        runs: u32,
+        /// The code.
+        code: i32,
+        /// Whether its memory is gone too.
+        lost: bool,
+    },
 }
 
 /// The reference device's name.
@@ -204,6 +214,19 @@ impl Fault {
                 let (function, code) = rest.split_once(':')?;
                 Fault::Fails(function.into(), code.parse().ok()?)
             }
+            Some(("after", rest)) => {
+                let (runs, rest) = rest.split_once(':')?;
+                let (code, memory) = rest.split_once(':')?;
+                Fault::After {
+                    runs: runs.parse().ok()?,
+                    code: code.parse().ok()?,
+                    lost: match memory {
+                        "lost" => true,
+                        "kept" => false,
+                        _ => return None,
+                    },
+                }
+            }
             Some(_) => return None,
         })
     }
@@ -217,6 +240,10 @@ impl Fault {
             Fault::Wrong(operation) => format!("wrong:{operation}"),
             Fault::Crash(operation) => format!("crash:{operation}"),
             Fault::Fails(function, code) => format!("fails:{function}:{code}"),
+            Fault::After { runs, code, lost } => {
+                let memory = if *lost { "lost" } else { "kept" };
+                format!("after:{runs}:{code}:{memory}")
+            }
         }
     }
 }
@@ -230,6 +257,11 @@ mod tests {
         let device = Device::accelerator("npu", 30).lacking(&["ADD", "MUL"]);
         let settings = Settings::new(31)
             .with(device.failing(Fault::Wrong("SOFTMAX".into())))
+            .with(Device::accelerator("old", 31).failing(Fault::After {
+                runs: 3,
+                code: 14,
+                lost: true,
+            }))
             .with(Device::accelerator("gpu", 31).failing(Fault::Fails("copy".into(), 14)))
             .with_accelerator();
         assert_eq!(Settings::parse(&settings.text()), Some(settings));
