@@ -4,6 +4,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt::Debug;
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -141,8 +142,8 @@ enum Owner {
     Lent,
     /// Somebody else's, who is kept with it.
     Kept(Arc<dyn Any + Send + Sync>),
-    /// A mapping that other processes may see too.
-    Mapping { _kept: memmap2::MmapRaw },
+    /// A mapping of a file that other processes may see too.
+    Mapping { _kept: memmap2::MmapRaw, file: File },
 }
 
 // SAFETY: the memory is owned by the buffer and only reachable through `map` and `as_ptr`, whose
@@ -273,8 +274,30 @@ impl HostBuffer {
         }
     }
 
-    /// Makes a shared mapping a buffer. It must be at least as large and as aligned as `desc` says.
-    pub(crate) fn over(desc: BufferDesc, mapping: memmap2::MmapRaw) -> Result<Self, HalError> {
+    /// A buffer over the first bytes of `file`, which others may map too. The file must be at least as large as `desc`
+    /// says, and stay so.
+    ///
+    /// # Errors
+    /// What keeps the file from being mapped; a size or alignment that the mapping has not.
+    pub fn of_file(desc: BufferDesc, file: File) -> Result<Self, HalError> {
+        let failed = |why: std::io::Error| HalError::Vendor {
+            device: "host".into(),
+            call: "map a file".into(),
+            code: why.raw_os_error().unwrap_or(0).into(),
+            text: format!("{} bytes for '{}': {why}", desc.bytes, desc.name),
+        };
+        let size = desc.bytes.max(1);
+        let length = file.metadata().map_err(failed)?.len();
+        if length < size as u64 {
+            return Err(HalError::InvalidUse {
+                call: "HostBuffer::of_file",
+                what: format!("file for '{}'", desc.name),
+                found: format!("{length} bytes"),
+                expected: format!("{size} bytes"),
+            });
+        }
+        let mapping = memmap2::MmapOptions::new().len(size).map_raw(&file);
+        let mapping = mapping.map_err(failed)?;
         let memory = NonNull::new(mapping.as_mut_ptr());
         let align = desc.align.max(HOST_ALIGN);
         let fits = |m: &NonNull<u8>| {
@@ -284,14 +307,25 @@ impl HostBuffer {
             Some(memory) => Ok(HostBuffer {
                 desc,
                 memory,
-                owner: Owner::Mapping { _kept: mapping },
+                owner: Owner::Mapping {
+                    _kept: mapping,
+                    file,
+                },
             }),
             None => Err(HalError::InvalidUse {
-                call: "HostBuffer::over",
+                call: "HostBuffer::of_file",
                 what: format!("mapping for '{}'", desc.name),
                 found: format!("{} bytes", mapping.len()),
                 expected: format!("{} bytes aligned to {align}", desc.bytes),
             }),
+        }
+    }
+
+    /// The file whose first bytes are its memory, if it was made by [`HostBuffer::of_file`].
+    pub fn file(&self) -> Option<&File> {
+        match &self.owner {
+            Owner::Mapping { file, .. } => Some(file),
+            _ => None,
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use memmap2::{MmapOptions, MmapRaw};
 use tempfile::TempPath;
 
 use crate::{BufferDesc, HalError, HostBuffer};
@@ -33,8 +32,8 @@ pub(super) fn create(desc: BufferDesc) -> Result<(HostBuffer, TempPath), HalErro
     file.as_file()
         .set_len(desc.bytes.max(1) as u64)
         .map_err(failed)?;
-    let mapping = map(file.as_file(), desc.bytes).map_err(failed)?;
-    Ok((HostBuffer::over(desc, mapping)?, file.into_temp_path()))
+    let (file, path) = file.into_parts();
+    Ok((HostBuffer::of_file(desc, file)?, path))
 }
 
 /// The buffer over the file that another process made.
@@ -50,15 +49,5 @@ pub(super) fn open(desc: BufferDesc, path: &Path) -> Result<HostBuffer, HalError
         .write(true)
         .open(path)
         .map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
-    if length < desc.bytes as u64 {
-        let short = format!("it has {length} bytes, {} are asked for", desc.bytes);
-        return Err(failed(std::io::Error::other(short)));
-    }
-    let mapping = map(&file, desc.bytes).map_err(failed)?;
-    HostBuffer::over(desc, mapping)
-}
-
-fn map(file: &std::fs::File, bytes: usize) -> std::io::Result<MmapRaw> {
-    MmapOptions::new().len(bytes.max(1)).map_raw(file)
+    HostBuffer::of_file(desc, file)
 }

@@ -104,6 +104,7 @@ fn states_are_in_its_memory_or_the_hosts() {
         return;
     };
     memory::copies_one_row(&placed);
+    memory::files_in_place(&placed);
     memory::states_of_its_own(&placed);
     memory::models_with_own_states(&placed);
     memory::sessions_in_turn(&placed);

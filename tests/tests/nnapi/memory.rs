@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anynpu_hal::{
     Bounds, Buffer, BufferDesc, CompileOptions, Driver, Entry, Extent, ExternalHandle, HalError,
-    MemoryKind, Module, OpenOptions, Scope, StateSupport, Submission, Support, Timeline,
+    HostBuffer, MemoryKind, Module, OpenOptions, Scope, StateSupport, Submission, Support,
+    Timeline,
 };
 use anynpu_ir::{DType, Dim, Graph, Op, Symbol, SymbolValues, TensorType};
 use anynpu_nnapi::NnapiDevice;
@@ -355,6 +356,43 @@ fn negate(
         })
         .unwrap();
     signal.wait(SOON).unwrap();
+}
+
+#[test]
+fn memory_of_files_is_read_and_written_in_place() {
+    files_in_place(&Placed::accelerated(LEVELS[0]));
+}
+
+/// Memory of files, as another process shares it, in runs of the first device of `placed`.
+pub fn files_in_place(placed: &Placed) {
+    let device = opened(placed, StateForm::Host);
+    let module = unary(&*device, anynpu_ir::UnaryOp::Neg);
+    let copied = || {
+        let own = module.as_any().downcast_ref::<NnapiModule>().unwrap();
+        own.copied_bytes()
+    };
+    let over_file = |name: &str| {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16).unwrap();
+        let buffer = HostBuffer::of_file(BufferDesc::host(name, 16), file).unwrap();
+        Arc::new(buffer)
+    };
+    let (x, y) = (over_file("x"), over_file("y"));
+    let imported = |buffer: &Arc<HostBuffer>| {
+        let handle = ExternalHandle::Shared(buffer.clone());
+        device.import(handle, buffer.desc()).unwrap()
+    };
+    let (inner_x, inner_y) = (imported(&x), imported(&y));
+    fill(&*x, &[1.0, 2.0, 3.0, 4.0]);
+    negate(&*device, &module, &inner_x, &inner_y);
+    assert_eq!(copied(), 0);
+    assert_eq!(numbers_of(&*y, 4), [-1.0, -2.0, -3.0, -4.0]);
+    // memory of somebody else that is of no file is copied
+    let plain = Arc::new(HostBuffer::new(BufferDesc::host("plain", 16)).unwrap());
+    let plain = imported(&plain);
+    negate(&*device, &module, &inner_y, &plain);
+    assert_eq!(copied(), 16);
+    assert_eq!(numbers_of(&*plain, 4), [1.0, 2.0, 3.0, 4.0]);
 }
 
 #[test]

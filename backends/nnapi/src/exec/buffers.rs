@@ -17,11 +17,15 @@ const PAGE: usize = 4096;
 
 /// What keeps the memory of a [`HostBuffer`] that the runtime sees too.
 #[derive(Debug)]
-struct Keeper(SharedMemory);
+struct Keeper {
+    memory: SharedMemory,
+    /// The buffer whose memory it is, if that is not its own.
+    _of: Option<Arc<dyn Buffer>>,
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.0.handle().retire();
+        self.memory.handle().retire();
     }
 }
 
@@ -101,14 +105,42 @@ impl Buffers {
         let start = memory
             .as_ptr()
             .map_or(std::ptr::null_mut(), NonNull::as_ptr);
+        let keeper = Arc::new(Keeper { memory, _of: None });
         // SAFETY: the keeper has so many bytes mapped, all written, as long as it lives.
-        unsafe { HostBuffer::kept(desc.clone(), start, Arc::new(Keeper(memory))) }
+        unsafe { HostBuffer::kept(desc.clone(), start, keeper) }
     }
 
-    /// Takes over memory of somebody else: host memory as it is, a hardware buffer as the runtime's memory too.
+    /// Memory of the host that is of a file is the runtime's memory too; other memory is as it is.
+    fn shared(&self, buffer: Arc<dyn Buffer>) -> Result<Arc<dyn Buffer>, HalError> {
+        let any = buffer.as_any().downcast_ref::<HostBuffer>();
+        let Some((host, file)) = any.and_then(|host| Some((host, host.file()?))) else {
+            return Ok(buffer);
+        };
+        let (desc, start) = (host.desc().clone(), host.as_ptr());
+        let memory = SharedMemory::over(&self.runtime, file, desc.bytes.max(1), &desc.name);
+        let memory = match memory {
+            Ok(memory) => memory,
+            Err(e) => {
+                tracing::debug!("'{}' is not shared with the runtime: {e}", desc.name);
+                return Ok(buffer);
+            }
+        };
+        let keeper = Keeper {
+            memory,
+            _of: Some(buffer),
+        };
+        // SAFETY: the keeper holds the buffer, whose memory is so large and initialised.
+        Ok(Arc::new(unsafe {
+            HostBuffer::kept(desc, start, Arc::new(keeper))?
+        }))
+    }
+
+    /// Takes over memory of somebody else: host memory, a hardware buffer as the runtime's memory too.
     pub fn import(&self, handle: ExternalHandle) -> Result<Arc<dyn Buffer>, HalError> {
         match handle {
-            ExternalHandle::Shared(buffer) if buffer.desc().kind == MemoryKind::Host => Ok(buffer),
+            ExternalHandle::Shared(buffer) if buffer.desc().kind == MemoryKind::Host => {
+                self.shared(buffer)
+            }
             ExternalHandle::Shared(buffer) if self.knows(&*buffer) => Ok(buffer),
             ExternalHandle::HardwareBuffer(buffer) => {
                 self.hardware()?;
@@ -164,7 +196,7 @@ pub(super) fn memory_of<'a>(
 ) -> Option<&'a Arc<MemoryHandle>> {
     let any = buffer.as_any();
     let memory = if let Some(host) = any.downcast_ref::<HostBuffer>() {
-        host.keeper()?.downcast_ref::<Keeper>()?.0.handle()
+        host.keeper()?.downcast_ref::<Keeper>()?.memory.handle()
     } else if let Some(state) = any.downcast_ref::<StateBuffer>() {
         state.plain()?
     } else {

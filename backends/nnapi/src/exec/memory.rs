@@ -261,6 +261,30 @@ impl SharedMemory {
         })
     }
 
+    /// The first `size` bytes of `file`, to read and write; this process does not see them here.
+    ///
+    /// # Errors
+    /// The runtime's own.
+    pub(super) fn over(
+        runtime: &Arc<Runtime>,
+        file: &File,
+        size: usize,
+        what: &str,
+    ) -> Result<Self, NnapiError> {
+        let none = |e: std::io::Error| NnapiError::Memory {
+            bytes: size,
+            what: what.into(),
+            why: e.to_string(),
+        };
+        let fd = OwnedFd::from(file.try_clone().map_err(none)?);
+        let all = (libc::PROT_READ | libc::PROT_WRITE, 0, size);
+        Ok(SharedMemory {
+            handle: Arc::new(MemoryHandle::of_fd(runtime, &fd, all, what)?),
+            bytes: None,
+            size,
+        })
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         match self.bytes {
