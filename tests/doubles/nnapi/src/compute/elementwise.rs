@@ -42,11 +42,16 @@ fn place(index: usize, dims: &[usize], own: &[usize]) -> usize {
 /// The largest number of those that are bounded, which infinity becomes, as in Android's own reference.
 const MOST: f64 = f32::MAX as f64;
 
+/// `x` where it is more than 0, and at most the largest; NaN is not.
+fn relu(x: f64) -> f64 {
+    if x > 0.0 { x.min(MOST) } else { 0.0 }
+}
+
 /// What operations end with: a bound, be it that of all numbers.
 pub fn fused(x: f64, code: i64) -> Result<f64, String> {
     match code {
         0 => Ok(x.clamp(-MOST, MOST)),
-        1 => Ok(x.max(0.0).min(MOST)),
+        1 => Ok(relu(x)),
         2 => Ok(x.clamp(-1.0, 1.0)),
         3 => Ok(x.clamp(0.0, 6.0)),
         _ => Err(format!("{code} is no fused activation")),
@@ -112,7 +117,7 @@ pub fn unary(name: &str, x: &Tensor) -> Result<Tensor, String> {
             "FLOOR" => x.floor(),
             "LOGISTIC" => 1.0 / (1.0 + (-x).exp()),
             "TANH" => x.tanh(),
-            "RELU" => x.max(0.0).min(MOST),
+            "RELU" => relu(x),
             "LOGICAL_NOT" => f64::from(u8::from(x == 0.0)),
             _ => x,
         }
