@@ -58,8 +58,8 @@ static double products_f32(const char *unused) { CHAINS_OF(__m256, "vfmadd231ps 
 static double products_int8(const char *unused) { CHAINS_OF(__m512i, "vpdpbusd %2, %1, %0", 128) }
 #endif
 #ifdef __AVX512VNNI__
-// Products of 8 tokens by 32 rows with a scale every 32 columns, from the first-level cache: what a
-// quantised matrix product could do if nothing else had to be done.
+// Products of 8 tokens by 32 rows with a scale every 32 columns, times a power of two of the token's, from the
+// first-level cache: what a quantised matrix product could do if nothing else had to be done.
 enum { TOKENS = 8, GROUPS = 2, BLOCKS = 8 };
 struct weights {
   signed char codes[8][64];
@@ -67,7 +67,7 @@ struct weights {
 };
 struct activations {
   int codes[8][TOKENS];
-  float scale[TOKENS];
+  float power[TOKENS];
 };
 static double products_scaled(const char *unused) {
   _Alignas(64) struct weights w[GROUPS][BLOCKS] = {0};
@@ -85,7 +85,7 @@ static double products_scaled(const char *unused) {
                                                _mm512_set1_epi32(x[b].codes[j][t]));
       _Pragma("GCC unroll 8") for (int t = 0; t < TOKENS; t++)
       _Pragma("GCC unroll 2") for (int g = 0; g < GROUPS; g++) {
-        __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w[g][b].scale), _mm512_set1_ps(x[b].scale[t]));
+        __m512 scale = _mm512_scalef_ps(_mm512_loadu_ps(w[g][b].scale), _mm512_set1_ps(x[b].power[t]));
         sums[2 * t + g] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(whole[2 * t + g]), sums[2 * t + g]);
       }
     }

@@ -15,7 +15,10 @@
 
 use super::buffer::{cast, cast_mut};
 use super::isa::{Isa, XBLOCK_BYTES, XBlock};
-use super::{LEAST_POWER, MOST_POWER, SMALLEST_ACTIVATION};
+use super::{LEAST_POWER, MOST_POWER, SMALLEST_BLOCK, SMALLEST_TOKEN};
+
+/// Columns that are laid out of all tokens, in turn, before the next: they stay in the nearest cache meanwhile.
+const AT_ONCE: usize = 16;
 
 /// The width of the tile that starts when `left` of several tokens are to come.
 #[inline(always)]
@@ -54,35 +57,52 @@ macro_rules! with_width {
 }
 pub(super) use with_width;
 
-/// Quantises the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.
+/// Quantises the rows `x`, of `cols` elements, into the tile `out` of `width` tokens, for weights that have
+/// [`Source::OWN_SCALES`](super::sources::Source::OWN_SCALES) as `OWN` says.
 #[inline(always)]
-pub(super) fn quantise_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+pub(super) fn quantise_tile<I: Isa, const OWN: bool>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    width: usize,
+    out: &mut [u8],
+) {
     if width == 1 {
-        return quantise_rows::<I, 1>(isa, x, cols, out);
+        return quantise_rows::<I, OWN, 1>(isa, x, cols, out);
     }
-    with_width!(I::TILE, width, N => quantise_rows::<I, N>(isa, x, cols, out));
+    with_width!(I::TILE, width, N => quantise_rows::<I, OWN, N>(isa, x, cols, out));
 }
 
 #[inline(always)]
-fn quantise_rows<I: Isa, const N: usize>(isa: I, x: &[f32], cols: usize, out: &mut [u8]) {
+fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    out: &mut [u8],
+) {
     if x.len() < N * cols {
         out.fill(0);
     }
     let (blocks, scales) = out.split_at_mut(N * cols / 32 * XBLOCK_BYTES);
     let (blocks, scales) = (cast_mut::<XBlock<N>>(blocks), cast_mut::<f32>(scales));
-    let mut ranges = [(0.0, 0.0); N];
+    let mut most = [0; N];
     for (t, row) in x.chunks_exact(cols).enumerate() {
-        let mut most = isa.splat_i(0);
-        for x in row.as_chunks::<16>().0 {
-            most = isa.max_i(most, magnitudes(isa, isa.load(x)));
+        if OWN {
+            scales[t] = 1.0;
+            continue;
         }
-        let largest = f32::from_bits(isa.largest_i(most) as u32);
-        (ranges[t], scales[t]) = if !largest.is_finite() {
-            ((largest, 0.0), f32::NAN)
-        } else if largest < SMALLEST_ACTIVATION {
-            ((largest, 0.0), 0.0)
+        let mut largest = isa.splat_i(0);
+        for x in row.as_chunks::<16>().0 {
+            largest = isa.max_i(largest, magnitudes(isa, isa.load(x)));
+        }
+        most[t] = isa.largest_i(largest) as u32;
+        let largest = f32::from_bits(most[t]);
+        scales[t] = if !largest.is_finite() {
+            f32::NAN
+        } else if largest < SMALLEST_TOKEN {
+            0.0
         } else {
-            ((largest, 127.0 / largest), largest / 127.0 * LEAST_POWER)
+            largest / 127.0 * LEAST_POWER
         };
     }
     // A block of all tokens at a time, which stays in the nearest cache meanwhile.
@@ -90,7 +110,75 @@ fn quantise_rows<I: Isa, const N: usize>(isa: I, x: &[f32], cols: usize, out: &m
         for (t, row) in x.chunks_exact(cols).enumerate() {
             let (x, _) = row[32 * b..][..32].as_chunks::<16>();
             let halves = [isa.load(&x[0]), isa.load(&x[1])];
-            quantise_block(isa, halves, ranges[t], t, out);
+            let own = isa.max_i(magnitudes(isa, halves[0]), magnitudes(isa, halves[1]));
+            let own = isa.largest_i(own) as u32;
+            let step = if OWN {
+                Step::own(own)
+            } else {
+                Step::of_token::<I>(own, most[t])
+            };
+            quantise_block(isa, halves, step, t, out);
+        }
+    }
+}
+
+/// How the elements of a block become codes. The formulas are the module [`super`]'s.
+#[derive(Clone, Copy)]
+struct Step {
+    /// What elements are multiplied by; 0 if the block counts as zero.
+    inverse: f32,
+    /// [`XBlock::factor`].
+    factor: f32,
+    /// The same number, as a number.
+    exact: f32,
+}
+
+impl Step {
+    const ZERO: Step = Step {
+        inverse: 0.0,
+        factor: 0.0,
+        exact: 0.0,
+    };
+
+    /// With a scale of its own for a block whose largest magnitude has these bits.
+    #[inline(always)]
+    fn own(most: u32) -> Step {
+        let largest = f32::from_bits(most);
+        if !largest.is_finite() {
+            Step {
+                factor: f32::NAN,
+                exact: f32::NAN,
+                ..Step::ZERO
+            }
+        } else if largest < SMALLEST_BLOCK {
+            Step::ZERO
+        } else {
+            Step {
+                inverse: 127.0 / largest,
+                factor: largest / 127.0,
+                exact: largest / 127.0,
+            }
+        }
+    }
+
+    /// With a scale that is a power of two times the token's, whose largest magnitude has the bits `token`.
+    #[inline(always)]
+    fn of_token<I: Isa>(most: u32, token: u32) -> Step {
+        let largest = f32::from_bits(token);
+        if !largest.is_finite() || largest < SMALLEST_TOKEN {
+            return Step {
+                factor: I::power(0),
+                exact: 1.0,
+                ..Step::ZERO
+            };
+        }
+        // Of bits of positive numbers: the power of two that lies between them, rounded down.
+        let finer = ((token - most) >> 23).min(MOST_POWER);
+        let power = |k: u32| f32::from_bits((127 + k) << 23);
+        Step {
+            inverse: 127.0 / largest * power(finer),
+            factor: I::power(MOST_POWER - finer),
+            exact: power(MOST_POWER - finer),
         }
     }
 }
@@ -101,29 +189,22 @@ fn magnitudes<I: Isa>(isa: I, x: I::F) -> I::I {
     isa.and_i(isa.bits(x), isa.splat_i(i32::MAX))
 }
 
-/// Quantises 32 elements of token `t` of a tile, whose `largest` magnitude of all is given, with 127 divided by
-/// it, or 0 if the token counts as zero. The formula is the module [`super`]'s.
+/// Quantises 32 elements of token `t` of a tile.
 #[inline(always)]
 fn quantise_block<I: Isa, const N: usize>(
     isa: I,
     halves: [I::F; 2],
-    (largest, inverse): (f32, f32),
+    step: Step,
     t: usize,
     out: &mut XBlock<N>,
 ) {
     let mut sums = [0; 2];
-    let mut k = 0;
-    if inverse == 0.0 {
+    if step.inverse == 0.0 {
         for j in 0..8 {
             *out.quad_mut::<I>(j, t) = [0; 4];
         }
     } else {
-        let own = isa.largest_i(isa.max_i(magnitudes(isa, halves[0]), magnitudes(isa, halves[1])));
-        // Of bits of positive numbers: the power of two that lies between them, rounded down.
-        let finer = (largest.to_bits() - own as u32) >> 23;
-        k = MOST_POWER.saturating_sub(finer);
-        let finer = f32::from_bits((127 + MOST_POWER - k) << 23);
-        let inverse = isa.splat(inverse * finer);
+        let inverse = isa.splat(step.inverse);
         let q = [
             isa.round_to_i32(isa.mul(halves[0], inverse)),
             isa.round_to_i32(isa.mul(halves[1], inverse)),
@@ -142,8 +223,8 @@ fn quantise_block<I: Isa, const N: usize>(
         }
     }
     let sum = sums[0] + sums[1];
-    out.power[t] = I::power(k);
-    out.sum[t] = (sum << k) as f32;
+    out.factor[t] = step.factor;
+    out.sum[t] = step.exact * sum as f32;
     out.minus_sum[t] = -(sum << I::SUM_SHIFT);
     out.minus_sum_high[t] = -(sums[1] << I::SUM_SHIFT);
 }
@@ -154,9 +235,11 @@ pub(super) fn interleave_tile(x: &[f32], cols: usize, width: usize, out: &mut [u
     if x.len() < width * cols {
         out.fill(0.0);
     }
-    for (t, row) in x.chunks_exact(cols).enumerate() {
-        for (out, &x) in out.chunks_exact_mut(width).zip(row) {
-            out[t] = x;
+    for (i, out) in out.chunks_mut(AT_ONCE * width).enumerate() {
+        for (t, row) in x.chunks_exact(cols).enumerate() {
+            for (out, &x) in out.chunks_exact_mut(width).zip(&row[AT_ONCE * i..]) {
+                out[t] = x;
+            }
         }
     }
 }
@@ -167,16 +250,17 @@ pub(super) fn round_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, o
     if x.len() < width * cols || cols % 2 == 1 {
         out.fill(0);
     }
-    for (t, row) in x.chunks_exact(cols).enumerate() {
-        let (whole, rest) = row.as_chunks::<16>();
-        for (i, x) in whole.iter().enumerate() {
-            let mut bits = [0; 16];
-            isa.store_i(round_to_bf16(isa, isa.load(x)), &mut bits);
-            place_bf16::<I>(&bits, 16 * i, t, width, out);
+    for from in (0..cols).step_by(AT_ONCE) {
+        for (t, row) in x.chunks_exact(cols).enumerate() {
+            let some = &row[from..cols.min(from + AT_ONCE)];
+            let x = match some.try_into() {
+                Ok(x) => isa.load(x),
+                Err(_) => isa.load_part(some, 0.0),
+            };
+            let mut bits = [0; AT_ONCE];
+            isa.store_i(round_to_bf16(isa, x), &mut bits);
+            place_bf16::<I>(&bits[..some.len()], from, t, width, out);
         }
-        let mut bits = [0; 16];
-        isa.store_i(round_to_bf16(isa, isa.load_part(rest, 0.0)), &mut bits);
-        place_bf16::<I>(&bits[..rest.len()], cols - rest.len(), t, width, out);
     }
 }
 

@@ -36,9 +36,9 @@ use super::sources::Source;
 pub(super) struct XBlock<const N: usize> {
     /// `q[j][t]` are elements `4j .. 4j + 4` of token `t`; but see [`XBlock::quad_mut`].
     pub q: [[[i8; 4]; N]; 8],
-    /// `2ᵏ` of the block's scale, as [`Isa::power`] gives it.
-    pub power: [f32; N],
-    /// `2ᵏ · Σq`.
+    /// What the block's scale is, divided by the token's: `2ᵏ` as [`Isa::power`] gives it, or any number.
+    pub factor: [f32; N],
+    /// That times `Σq`.
     pub sum: [f32; N],
     /// `−Σq · 2^SUM_SHIFT` ([`Isa::SUM_SHIFT`]).
     pub minus_sum: [i32; N],

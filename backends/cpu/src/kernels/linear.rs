@@ -1,6 +1,8 @@
 //! The matrix products as they are called: operands checked, activations laid out, rows shared
 //! out over the threads.
 
+use anynpu_ir::DType;
+
 use super::activations::{
     interleave_tile, padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
 };
@@ -49,7 +51,8 @@ struct Part<'a> {
 struct Call<'a> {
     parts: [Option<Part<'a>>; AT_ONCE],
     tokens: usize,
-    quantised: &'a [u8],
+    /// For weights of up to 6 bits, and for those of 8.
+    quantised: [&'a [u8]; 2],
     plain: &'a [u8],
     rounded: &'a [u8],
 }
@@ -63,14 +66,15 @@ impl<'a> Call<'a> {
 /// Forms of activations that a call's products read.
 #[derive(Clone, Copy, Default)]
 struct Forms {
-    quantised: bool,
+    /// For weights of up to 6 bits, and for those of 8.
+    quantised: [bool; 2],
     plain: bool,
     rounded: bool,
 }
 
 impl Forms {
     const ALL: Forms = Forms {
-        quantised: true,
+        quantised: [true; 2],
         plain: true,
         rounded: true,
     };
@@ -79,15 +83,21 @@ impl Forms {
         if weights.is_rounded() {
             self.rounded = true;
         } else if weights.dtype().is_block() {
-            self.quantised = true;
+            self.quantised[of_8_bits(weights)] = true;
         } else {
             self.plain = true;
         }
     }
 }
 
-/// Where things lie in a call's scratch, quantised activations first.
+/// 1 for weights of 8 bits, whose activations are quantised another way, else 0.
+fn of_8_bits(weights: &PackedMatrix) -> usize {
+    usize::from(weights.dtype() == DType::Q8_0)
+}
+
+/// Where things lie in a call's scratch, activations for weights of up to 6 bits first.
 struct Layout {
+    quantised_8: usize,
     plain: usize,
     rounded: usize,
     panels: usize,
@@ -104,15 +114,17 @@ impl Layout {
             };
             start.checked_add(bytes)?.checked_next_multiple_of(ALIGN)
         };
-        let plain = after(0, forms.quantised, quantised_bytes(cols))?;
+        let quantised_8 = after(0, forms.quantised[0], quantised_bytes(cols))?;
+        let plain = after(quantised_8, forms.quantised[1], quantised_bytes(cols))?;
         let rounded = after(plain, forms.plain, plain_bytes(cols))?;
         let panels = after(rounded, forms.rounded, rounded_bytes(cols))?;
-        let panel_bytes = if forms.quantised {
+        let panel_bytes = if forms.quantised != [false; 2] {
             PANEL_BYTES.checked_mul(threads)?
         } else {
             0
         };
         Some(Layout {
+            quantised_8,
             plain,
             rounded,
             panels,
@@ -202,23 +214,20 @@ impl Kernels {
         let layout = Layout::new(cols, tokens, pool.threads(), forms).ok_or(overflow)?;
         let scratch = scratch.get(layout.total)?;
         let (tiles, panels) = scratch.split_at_mut(layout.panels);
-        let (for_blocks, rest) = tiles.split_at_mut(layout.plain);
+        let (for_6, rest) = tiles.split_at_mut(layout.quantised_8);
+        let (for_8, rest) = rest.split_at_mut(layout.plain - layout.quantised_8);
         let (for_plain, for_rounded) = rest.split_at_mut(layout.rounded - layout.plain);
-        let quantise = self.table.quantise_tile;
-        if forms.quantised {
+        for (i, tiles) in [&mut *for_6, &mut *for_8].into_iter().enumerate() {
+            if !forms.quantised[i] {
+                continue;
+            }
+            let quantise = self.table.quantise_tile[i];
             let token = quantised_bytes(cols);
             let widest = self.table.tile;
-            self.lay_out(
-                pool,
-                x,
-                tokens,
-                for_blocks,
-                (token, widest),
-                |x, width, out| {
-                    // SAFETY: `self.features` proves that the processor has the instructions.
-                    unsafe { quantise(x, cols, width, out) }
-                },
-            );
+            self.lay_out(pool, x, tokens, tiles, (token, widest), |x, width, out| {
+                // SAFETY: `self.features` proves that the processor has the instructions.
+                unsafe { quantise(x, cols, width, out) }
+            });
         }
         if forms.plain {
             let token = plain_bytes(cols);
@@ -267,7 +276,7 @@ impl Kernels {
             let call = Call {
                 parts,
                 tokens,
-                quantised: for_blocks,
+                quantised: [for_6, for_8],
                 plain: for_plain,
                 rounded: for_rounded,
             };
@@ -329,7 +338,7 @@ impl Kernels {
                         weights: part.weights,
                         groups: start - before..stop - before,
                         x: match part.run {
-                            Products::Blocks(_) => call.quantised,
+                            Products::Blocks(_) => call.quantised[of_8_bits(part.weights)],
                             Products::Plain(_) => call.plain,
                             Products::Rounded(_) => call.rounded,
                         },

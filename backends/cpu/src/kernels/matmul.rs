@@ -173,9 +173,9 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
                 }
             }
             let low = isa.dot::<N, G, 0, 4, _>(codes, x, low);
-            add_scaled(isa, d, x, &low, acc);
+            add_scaled::<I, S, N, G>(isa, d, x, &low, acc);
             let high = isa.dot::<N, G, 4, 8, _>(codes, x, init);
-            add_scaled(isa, e, x, &high, acc);
+            add_scaled::<I, S, N, G>(isa, e, x, &high, acc);
         } else {
             if let Some(s) = shift {
                 for t in 0..N {
@@ -183,7 +183,7 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
                 }
             }
             let sums = isa.dot::<N, G, 0, 8, _>(codes, x, init);
-            add_scaled(isa, d, x, &sums, acc);
+            add_scaled::<I, S, N, G>(isa, d, x, &sums, acc);
             if S::MIN {
                 for t in 0..N {
                     let sum = isa.splat(x.sum[t]);
@@ -196,9 +196,9 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
     }
 }
 
-/// `acc = fma(d · 2ᵏ, sums, acc)`.
+/// `acc = fma(d · f, sums, acc)`, `f` being the blocks' factor.
 #[inline(always)]
-fn add_scaled<I: Isa, const N: usize, const G: usize>(
+fn add_scaled<I: Isa, S: Source<I>, const N: usize, const G: usize>(
     isa: I,
     d: [I::F; G],
     x: &XBlock<N>,
@@ -207,7 +207,11 @@ fn add_scaled<I: Isa, const N: usize, const G: usize>(
 ) {
     for g in 0..G {
         for t in 0..N {
-            let d = isa.times_power(d[g], x.power[t]);
+            let d = if S::OWN_SCALES {
+                isa.mul(d[g], isa.splat(x.factor[t]))
+            } else {
+                isa.times_power(d[g], x.factor[t])
+            };
             acc[g][t] = isa.fma(d, isa.to_f32(sums[g][t]), acc[g][t]);
         }
     }

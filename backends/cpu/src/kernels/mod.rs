@@ -10,14 +10,23 @@
 //! order by the size of its work.
 //!
 //! # Products with quantised weights
-//! Activations are quantised in blocks of 32, whose scales are powers of two apart. `A = max |x|` over the token's
-//! columns, `a` over the block's; `k` is 15 less the power of two that lies between them, rounded down, and not less
-//! than 0:
+//! Activations are quantised in blocks of 32, with a scale `X·f`. `A = max |x|` over the token's columns, `a` over the
+//! block's. For weights of 8 bits (Q8_0), whose own error is as small, each block has a scale of its own:
 //!
 //! ```text
-//! X = A / 127 · 2⁻¹⁵    q = round(x · (127 / A · 2¹⁵⁻ᵏ)), half to even        A ≥ 2⁻¹⁰⁰
-//! X = 0                 q = 0, k = 0                                          A < 2⁻¹⁰⁰
-//! X = NaN               q = 0, k = 0                                          A infinite or NaN
+//! X = 1    f = a / 127    q = round(x · (127 / a)), half to even        a ≥ 2⁻¹²⁰
+//!          f = 0          q = 0                                         a < 2⁻¹²⁰
+//!          f = NaN        q = 0                                         a infinite or NaN
+//! ```
+//!
+//! For weights of fewer bits, a token's scales are powers of two apart, as then a unit that is idle while others
+//! multiply integers can scale. `k` is 15 less the power of two that lies between `A` and `a`, rounded down, and not
+//! less than 0:
+//!
+//! ```text
+//! X = A / 127 · 2⁻¹⁵    f = 2ᵏ    q = round(x · (127 / A · 2¹⁵⁻ᵏ)), half to even        A ≥ 2⁻¹⁰⁰
+//! X = 0                 f = 1     q = 0                                                 A < 2⁻¹⁰⁰
+//! X = NaN               f = 1     q = 0                                                 A infinite or NaN
 //! ```
 //!
 //! So a block's scale is at most twice `a / 127`, unless that is below 2⁻¹⁵ of the token's.
@@ -27,13 +36,12 @@
 //! binary32). An output is accumulated in binary32 over the blocks in order, starting at 0:
 //!
 //! ```text
-//! acc = fma(d · 2ᵏ, Σ c·q, acc)                      the sum is an exact integer, the product exact
-//! acc = fma(m, 2ᵏ · Σ q, acc)                        formats with a minimum; the same
+//! acc = fma(d · f, Σ c·q, acc)                       the sum is an exact integer
+//! acc = fma(m, f · Σ q, acc)                         formats with a minimum
 //! ```
 //!
-//! multiplied by `X`, and the bias, if any, is added last. A multiplication by a power of two may be done by a unit
-//! that is idle while others multiply integers. Against the same product with activations that are not
-//! quantised, the error of an output is at most `Σ_blocks X·2ᵏ/2 · Σ_i |w_i|` plus rounding in
+//! multiplied by `X`, and the bias, if any, is added last. Against the same product with activations that are not
+//! quantised, the error of an output is at most `Σ_blocks X·f/2 · Σ_i |w_i|` plus rounding in
 //! binary32: an error of half a step in each activation.
 //!
 //! # Products with F32, F16 and BF16 weights
@@ -84,8 +92,12 @@ pub use pack::PackedMatrix;
 
 use table::Table;
 
-/// Tokens whose largest magnitude is below this count as zero (2⁻¹⁰⁰): above it all scales are normal numbers.
-const SMALLEST_ACTIVATION: f32 = f32::from_bits((127 - 100) << 23);
+/// Tokens whose largest magnitude is below this count as zero (2⁻¹⁰⁰), where scales are powers of two apart: above it all
+/// scales are normal numbers.
+const SMALLEST_TOKEN: f32 = f32::from_bits((127 - 100) << 23);
+/// Blocks whose largest magnitude is below this count as zero (2⁻¹²⁰), where they have scales of their own: above it
+/// `127 / a` is finite.
+const SMALLEST_BLOCK: f32 = f32::from_bits((127 - 120) << 23);
 /// The largest `k` of a block's scale.
 const MOST_POWER: u32 = 15;
 /// `2^−MOST_POWER`.

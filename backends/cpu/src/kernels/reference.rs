@@ -19,45 +19,70 @@ pub(super) struct Quantised {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct QuantisedBlock {
     pub q: [i32; 32],
-    /// `2ᵏ`.
-    pub power: f32,
+    /// `f`.
+    pub factor: f32,
 }
 
-/// Quantises the activations of a token.
-pub(super) fn quantise(x: &[f32]) -> Quantised {
-    let most = |x: &[f32]| {
-        x.iter()
-            .fold(0.0, |a, v| if v.abs() <= a { a } else { v.abs() })
-    };
-    let largest: f32 = most(x);
-    let counts = x.iter().all(|v| v.is_finite()) && largest >= super::SMALLEST_ACTIVATION;
-    let blocks = x.chunks_exact(32).map(|x| {
-        let mut block = QuantisedBlock {
-            q: [0; 32],
-            power: 1.0,
+fn most(x: &[f32]) -> f32 {
+    let larger = |a: f32, v: &f32| if v.abs() <= a { a } else { v.abs() };
+    x.iter().fold(0.0, larger)
+}
+
+fn codes(x: &[f32], inverse: f32) -> [i32; 32] {
+    let mut q = [0; 32];
+    for (q, &x) in q.iter_mut().zip(x) {
+        *q = (x * inverse).round_ties_even() as i32;
+    }
+    q
+}
+
+/// Quantises the activations of a token for weights of `dtype`.
+pub(super) fn quantise(dtype: DType, x: &[f32]) -> Quantised {
+    if dtype == DType::Q8_0 {
+        return Quantised {
+            blocks: x.chunks_exact(32).map(with_a_scale_of_its_own).collect(),
+            scale: 1.0,
         };
-        if counts {
-            let mut finer = 0;
-            let own = most(x);
-            while finer < 15 && own <= largest * 0.5f32.powi(finer + 1) {
-                finer += 1;
-            }
-            block.power = 2f32.powi(15 - finer);
-            let inverse = 127.0 / largest * 2f32.powi(finer);
-            for (q, &x) in block.q.iter_mut().zip(x) {
-                *q = (x * inverse).round_ties_even() as i32;
-            }
+    }
+    let largest = most(x);
+    let finite = x.iter().all(|v| v.is_finite());
+    let counts = finite && largest >= super::SMALLEST_TOKEN;
+    let blocks = x.chunks_exact(32).map(|x| {
+        if !counts {
+            return QuantisedBlock {
+                q: [0; 32],
+                factor: 1.0,
+            };
         }
-        block
+        let (own, mut finer) = (most(x), 0);
+        while finer < 15 && own <= largest * 0.5f32.powi(finer + 1) {
+            finer += 1;
+        }
+        QuantisedBlock {
+            q: codes(x, 127.0 / largest * 2f32.powi(finer)),
+            factor: 2f32.powi(15 - finer),
+        }
     });
     Quantised {
         blocks: blocks.collect(),
         scale: match counts {
             true => largest / 127.0 * 0.5f32.powi(15),
-            false if x.iter().all(|v| v.is_finite()) => 0.0,
+            false if finite => 0.0,
             false => f32::NAN,
         },
     }
+}
+
+fn with_a_scale_of_its_own(x: &[f32]) -> QuantisedBlock {
+    let largest = most(x);
+    let (q, factor) = if !x.iter().all(|v| v.is_finite()) {
+        ([0; 32], f32::NAN)
+    } else if largest < super::SMALLEST_BLOCK {
+        ([0; 32], 0.0)
+    } else {
+        (codes(x, 127.0 / largest), largest / 127.0)
+    };
+    QuantisedBlock { q, factor }
 }
 
 /// `out[t, r] = Σ_k x[t, k] · w[r, k] + bias[r]`, slowly.
@@ -84,7 +109,7 @@ pub fn matmul(
     let mut out = Vec::with_capacity(tokens * rows);
     for t in 0..tokens {
         let x = &x[t * cols..][..cols];
-        let quantised = quantise(x);
+        let quantised = quantise(dtype, x);
         for r in 0..rows {
             let row = weights
                 .get(r * row_bytes..)
@@ -122,14 +147,14 @@ fn quantised_dot(dtype: DType, row: &[u8], x: &Quantised) -> f32 {
         let w = raw::fields(dtype, row, b).decode(dtype);
         let dot = |from: usize, to: usize| (from..to).map(|i| w.q[i] * x.q[i]).sum::<i32>() as f32;
         if dtype == DType::Q6_K {
-            acc = (w.d[0] * x.power).mul_add(dot(0, 16), acc);
-            acc = (w.d[1] * x.power).mul_add(dot(16, 32), acc);
+            acc = (w.d[0] * x.factor).mul_add(dot(0, 16), acc);
+            acc = (w.d[1] * x.factor).mul_add(dot(16, 32), acc);
         } else {
-            acc = (w.d[0] * x.power).mul_add(dot(0, 32), acc);
+            acc = (w.d[0] * x.factor).mul_add(dot(0, 32), acc);
         }
         if raw::has_min(dtype) {
             let sum = x.q.iter().sum::<i32>() as f32;
-            acc = w.m.mul_add(x.power * sum, acc);
+            acc = w.m.mul_add(x.factor * sum, acc);
         }
     }
     acc * x.scale

@@ -28,6 +28,8 @@ pub(super) trait Source<I: Isa>: Copy {
     const OFFSET: Option<u32>;
     /// Whether [`SUPER`] blocks share numbers.
     const SUPERS: bool;
+    /// Whether activations have scales of their own in each block ([`Scaling::Own`]).
+    const OWN_SCALES: bool;
     /// Only the first `blocks` blocks. A loop over just as many pays for no checks of bounds.
     fn first(self, blocks: usize) -> Self;
     /// What the blocks `SUPER · s ..` share, for [`Source::block`]; only where there is any.
@@ -265,6 +267,7 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
     const HALVES: bool = F::Scales::HALVES;
     const OFFSET: Option<u32> = F::OFFSET;
     const SUPERS: bool = F::Scales::SUPERS;
+    const OWN_SCALES: bool = F::BITS == 8;
 
     #[inline(always)]
     fn first(self, blocks: usize) -> Self {
@@ -398,6 +401,7 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
         (PanelCodes::From128, Some(_)) => Some(7),
     };
     const SUPERS: bool = false;
+    const OWN_SCALES: bool = K::BITS == 8;
 
     #[inline(always)]
     fn first(self, blocks: usize) -> Self {

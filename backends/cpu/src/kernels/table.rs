@@ -46,7 +46,8 @@ pub(super) struct Table {
     pub bf16_pairs: bool,
     /// Groups of a panel.
     pub panel_groups: usize,
-    pub quantise_tile: TileFn,
+    /// For weights of up to 6 bits, and for those of 8.
+    pub quantise_tile: [TileFn; 2],
     pub round_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
@@ -110,7 +111,9 @@ macro_rules! table {
             use $crate::kernels::table::{BlockProducts, Table};
             use $crate::kernels::activations;
 
-            table! { @function $(#[$feature])? quantise_tile = $isa, activations::quantise_tile::<$ty>,
+            table! { @function $(#[$feature])? quantise_tile = $isa, activations::quantise_tile::<$ty, false>,
+                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? quantise_tile_8 = $isa, activations::quantise_tile::<$ty, true>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? round_tile = $isa, activations::round_tile::<$ty>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
@@ -148,7 +151,7 @@ macro_rules! table {
                 plain_tile: <$ty as Isa>::PLAIN_TILE,
                 bf16_pairs: <$ty as Isa>::BF16,
                 panel_groups: <$ty as Isa>::PANEL_GROUPS,
-                quantise_tile,
+                quantise_tile: [quantise_tile, quantise_tile_8],
                 round_tile,
                 rms_norm,
                 layer_norm,

@@ -410,13 +410,13 @@ fn quantised_activations_cost_no_more_than_half_a_step_each() {
         let x = activations(cols, Style::Plain, random);
         let out = reference::matmul(dtype, rows, cols, &raw, &x, 1, None).unwrap();
         let row_bytes = dtype.row_bytes(cols).unwrap();
-        let quantised = reference::quantise(&x);
+        let quantised = reference::quantise(dtype, &x);
         for r in 0..rows {
             let (mut exact, mut bound, mut size) = (0.0f64, 0.0f64, 0.0f64);
             for b in 0..cols / 32 {
                 let w = raw::fields(dtype, &raw[r * row_bytes..][..row_bytes], b).decode(dtype);
                 let x = &x[b * 32..][..32];
-                let step = f64::from(quantised.blocks[b].power) * f64::from(quantised.scale);
+                let step = f64::from(quantised.blocks[b].factor) * f64::from(quantised.scale);
                 let largest = f64::from(x.iter().fold(0.0f32, |a, x| a.max(x.abs())));
                 assert!(
                     step <= 2.0 * largest / 127.0 * 1.0001,

@@ -204,10 +204,10 @@ unsafe fn matrix_part<
             }
         });
         for t in (0..4).step_by(2) {
-            let power = twice(&x.power, from + t);
+            let factor = twice(&x.factor, from + t);
             for r in 0..2 {
                 for h in 0..2 {
-                    let d = vmulq_f32(rows_twice(d[FIRST + r], h), power);
+                    let d = vmulq_f32(rows_twice(d[FIRST + r], h), factor);
                     let whole = vcvtq_f32_s32(whole[t][r][h]);
                     sums[t][r][h] = vfmaq_f32(sums[t][r][h], d, whole);
                 }

@@ -320,10 +320,10 @@ unsafe fn part<
         } else {
             widening::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         }
-        let power = numbers(&x.power, from);
+        let factor = numbers(&x.factor, from);
         for t in 0..M {
             for r in 0..COUNT {
-                let d = by_lane!(vmulq_laneq_f32, t, d[FIRST + r], power);
+                let d = by_lane!(vmulq_laneq_f32, t, d[FIRST + r], factor);
                 sums[t][r] = vfmaq_f32(sums[t][r], d, vcvtq_f32_s32(whole[t][r]));
             }
         }
