@@ -14,6 +14,7 @@ mod compare;
 pub mod conformance;
 mod data;
 mod device;
+mod eager;
 pub mod onnx;
 mod report;
 
@@ -21,4 +22,5 @@ pub use case::{Case, Expectation, graph_of, run_reference, type_of};
 pub use compare::{Agreement, Mismatch, Tolerance, compare};
 pub use data::{minilm, test_data};
 pub use device::{adopted, fill, maps_alone, numbers_of, run_on, run_with};
+pub use eager::Eager;
 pub use report::Report;

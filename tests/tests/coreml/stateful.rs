@@ -1,22 +1,16 @@
 //! Sessions whose keys and values are in states of programs, on Core ML's devices that are computed by Apple's definitions of
 //! operations.
 
-use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
 use anynpu_coreml::lower::States;
 use anynpu_coreml::{CoreMlDriver, Precision};
-use anynpu_hal::{
-    Buffer, BufferDesc, Capabilities, ClaimedRates, CompileOptions, Device, DeviceInfo, Driver,
-    Entry, ExposedDevice, ExternalHandle, HalError, MemoryKind, Module, OpenOptions, Queue,
-    StateSupport, Support, Unavailable, WeightSource,
-};
-use anynpu_ir::{DType, Subgraph};
+use anynpu_hal::{Driver, MemoryKind, OpenOptions, StateSupport};
 use anynpu_runtime::{
     KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Runtime, Session, SessionOptions,
 };
-use anynpu_tests::test_data;
+use anynpu_tests::{Eager, test_data};
 
 use crate::computed::Computed;
 use crate::executed::{
@@ -259,86 +253,13 @@ fn numbers_of_16_bits_cross_in_memory_that_the_engine_makes() {
     assert!(e < 0.005, "{e}");
 }
 
-/// Core ML's devices with a claim to be so fast that everything that may go there goes there.
-#[derive(Debug)]
-struct Fast(CoreMlDriver);
-
-#[derive(Debug)]
-struct FastDevice(Arc<dyn Device>, Capabilities);
-
-impl Driver for Fast {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        self.0.enumerate()
-    }
-
-    fn open(
-        &self,
-        device: &ExposedDevice,
-        options: &OpenOptions,
-    ) -> Result<Arc<dyn Device>, HalError> {
-        let inner = self.0.open(device, options)?;
-        let mut capabilities = inner.capabilities().clone();
-        let rates = ClaimedRates::new(vec![(DType::F32, 1e18)], 1e18, 1e-3);
-        capabilities.claimed_rates = Some(rates);
-        Ok(Arc::new(FastDevice(inner, capabilities)))
-    }
-}
-
-impl Device for FastDevice {
-    fn info(&self) -> &DeviceInfo {
-        self.0.info()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.1
-    }
-
-    fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
-        self.0.support(graph)
-    }
-
-    fn compile(
-        &self,
-        entries: &[Entry],
-        options: &CompileOptions,
-        weights: Arc<dyn WeightSource>,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Arc<dyn Module>, HalError> {
-        self.0.compile(entries, options, weights, progress)
-    }
-
-    fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        self.0.allocate(desc)
-    }
-
-    fn import(
-        &self,
-        handle: ExternalHandle,
-        desc: &BufferDesc,
-    ) -> Result<Arc<dyn Buffer>, HalError> {
-        self.0.import(handle, desc)
-    }
-
-    fn queue(&self) -> &dyn Queue {
-        self.0.queue()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
 #[test]
 fn a_session_whose_device_fails_goes_on_with_the_rows_of_its_states() {
     let test = "a_session_whose_device_fails_goes_on_with_the_rows_of_its_states";
     let Some(engine) = Computed::find(test, 15) else {
         return;
     };
-    let driver = Fast(CoreMlDriver::with_engine(Arc::new(engine.clone())));
+    let driver = Eager(CoreMlDriver::with_engine(Arc::new(engine.clone())));
     let drivers: Vec<Box<dyn Driver>> = vec![Box::new(anynpu_cpu::CpuDriver), Box::new(driver)];
     let runtime = Runtime::builder()
         .drivers(drivers)
