@@ -12,6 +12,7 @@
 mod device;
 mod driver;
 mod exec;
+mod fuse;
 pub mod kernels;
 mod lower;
 mod place;

@@ -8,7 +8,10 @@ use anynpu_ir::{
     SymbolValues, TensorType, ValueDef, ValueId, WeightId, rope_frequencies,
 };
 
+use smallvec::SmallVec;
+
 use crate::device::CpuModule;
+use crate::fuse::{Fused, Fusions};
 use crate::kernels::Kernels;
 use crate::kernels::ops::{Arithmetic, MAX_HEAD_DIM};
 use crate::place::{Place, Placement};
@@ -27,6 +30,8 @@ pub(crate) struct Operand {
 pub(crate) struct Target {
     pub weight: WeightId,
     pub bias: Option<WeightId>,
+    /// Added to the product.
+    pub plus: Option<Operand>,
     pub out: Operand,
 }
 
@@ -53,6 +58,15 @@ pub(crate) enum Step {
     Linear {
         x: Operand,
         targets: Vec<Target>,
+    },
+    /// `act(x · gate) · (x · up)`.
+    GatedLinear {
+        act: Activation,
+        x: Operand,
+        /// Of the gate and of what it gates.
+        weights: [WeightId; 2],
+        bias: [Option<WeightId>; 2],
+        out: Operand,
     },
     /// Row `x[t, s]` (or `x[t, 0]` where it has one a token) times the expert `ids[t, s]`.
     Experts {
@@ -155,6 +169,17 @@ pub(crate) enum Step {
     Reference {
         node: NodeId,
     },
+}
+
+impl Step {
+    /// Matrices that it multiplies by whole, with their biases.
+    pub fn matrices(&self) -> SmallVec<[(WeightId, Option<WeightId>); 4]> {
+        match self {
+            Step::Linear { targets, .. } => targets.iter().map(|t| (t.weight, t.bias)).collect(),
+            Step::GatedLinear { weights, bias, .. } => weights.iter().copied().zip(*bias).collect(),
+            _ => SmallVec::new(),
+        }
+    }
 }
 
 /// A [`Step::Attention`].
@@ -324,6 +349,7 @@ struct Lowering<'a> {
     states: Vec<(StateId, DType)>,
     limits: SymbolValues,
     placement: Placement,
+    fusions: Fusions,
     arena_bytes: usize,
     steps: Vec<Step>,
     tables: Vec<RopeTable>,
@@ -340,7 +366,8 @@ impl<'a> Lowering<'a> {
         let run = entry
             .subgraph()
             .map_err(|e| invalid("nodes", &e.to_string(), "nodes of the graph"))?;
-        let placement = Placement::new(&run, &limits).map_err(|e| {
+        let fusions = Fusions::new(&run);
+        let placement = Placement::new(&run, &fusions, &limits).map_err(|e| {
             let value = entry.graph.value(e.0);
             let found = format!("{} as {}", value.name, value.ty);
             invalid("size of a value", &found, "a size that fits in memory")
@@ -353,6 +380,7 @@ impl<'a> Lowering<'a> {
             limits,
             arena_bytes: placement.arena_bytes,
             placement,
+            fusions,
             steps: Vec::new(),
             tables: Vec::new(),
             linear: LinearLimits::default(),
@@ -360,7 +388,16 @@ impl<'a> Lowering<'a> {
     }
 
     fn run(mut self) -> Result<Program, HalError> {
-        for id in self.nodes.clone().map(NodeId) {
+        let mut nodes = self.nodes.clone().map(NodeId).enumerate();
+        while let Some((at, id)) = nodes.next() {
+            if let Some(fused) = self.fusions.begin(at).cloned() {
+                let step = self.fused_step(fused);
+                self.push(step);
+                for _ in at..self.fusions.last(at) {
+                    nodes.next();
+                }
+                continue;
+            }
             let node = &self.graph.nodes()[id.index()];
             match self.kernel_step(node)? {
                 Some(step) => self.push(step),
@@ -389,11 +426,55 @@ impl<'a> Lowering<'a> {
             && x.place == last.place
             && x.ty == last.ty
             && !joined.iter().any(|t| t.out.place == x.place)
+            && joined.iter().chain(targets).all(|t| t.plus.is_none())
         {
             joined.extend(targets.iter().cloned());
             return;
         }
         self.steps.push(step);
+    }
+
+    /// The step of several nodes.
+    fn fused_step(&mut self, fused: Fused) -> Step {
+        match fused {
+            Fused::Gated {
+                act,
+                x,
+                weights,
+                bias,
+                out,
+            } => {
+                let (x, out) = (self.operand(x), self.operand(out));
+                self.note_linear(&x.ty);
+                Step::GatedLinear {
+                    act,
+                    x,
+                    weights,
+                    bias,
+                    out,
+                }
+            }
+            Fused::Added {
+                x,
+                weight,
+                bias,
+                plus,
+                out,
+            } => {
+                let x = self.operand(x);
+                self.note_linear(&x.ty);
+                let target = Target {
+                    weight,
+                    bias,
+                    plus: Some(self.operand(plus)),
+                    out: self.operand(out),
+                };
+                Step::Linear {
+                    x,
+                    targets: vec![target],
+                }
+            }
+        }
     }
 
     /// The kernel step of `node`, or `None` if the reference has to run it.
@@ -424,6 +505,7 @@ impl<'a> Lowering<'a> {
                         let target = Target {
                             weight,
                             bias: bias.flatten(),
+                            plus: None,
                             out,
                         };
                         Some(Step::Linear {
@@ -714,7 +796,7 @@ impl<'a> Lowering<'a> {
         self.linear.tokens = self.linear.tokens.max(lead.iter().product());
     }
 
-    /// Place and type of a value. Every value of the run was placed.
+    /// Place and type of a value. Every value of the run that is not inside a step was placed.
     fn operand(&self, id: ValueId) -> Operand {
         Operand {
             place: self

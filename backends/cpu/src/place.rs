@@ -2,6 +2,8 @@
 
 use anynpu_ir::{Op, Subgraph, SymbolValues, ValueDef, ValueId, WeightId};
 
+use crate::fuse::Fusions;
+
 /// Where a value's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -33,8 +35,12 @@ impl Placement {
     /// Places every value of `run` for symbols up to `limits`.
     ///
     /// Values made and used inside share the arena: two overlap only if one is dead before the
-    /// other is made. A reshape's result is its operand.
-    pub fn new(run: &Subgraph<'_>, limits: &SymbolValues) -> Result<Placement, TooLarge> {
+    /// other is made, by whole steps. A reshape's result is its operand. What lies inside a step of `fusions` has no place.
+    pub fn new(
+        run: &Subgraph<'_>,
+        fusions: &Fusions,
+        limits: &SymbolValues,
+    ) -> Result<Placement, TooLarge> {
         let graph = run.graph();
         let mut places: Vec<Option<Place>> = vec![None; graph.values().len()];
         for (i, &id) in run.inputs().iter().enumerate() {
@@ -47,13 +53,13 @@ impl Placement {
             places[id.index()] = Some(Place::Output(i));
         }
         let roots = reshape_roots(run, &places);
-        let last_use = last_uses(run, &roots);
+        let last_use = last_uses(run, fusions, &roots);
         let mut live: Vec<Block> = Vec::new();
         let mut arena_bytes = 0;
         for (at, (_, node)) in run.nodes().enumerate() {
             live.retain(|b| b.last_use >= at);
             for &id in &node.outputs {
-                if places[id.index()].is_some() {
+                if places[id.index()].is_some() || fusions.inner(id) {
                     continue;
                 }
                 let root = roots[id.index()];
@@ -123,12 +129,12 @@ fn reshape_roots(run: &Subgraph<'_>, places: &[Option<Place>]) -> Vec<ValueId> {
     roots
 }
 
-/// For each root, the index in the run of the last node that reads it or one of its reshapes.
-fn last_uses(run: &Subgraph<'_>, roots: &[ValueId]) -> Vec<usize> {
+/// For each root, the index in the run of the last node of the last step that reads it or one of its reshapes.
+fn last_uses(run: &Subgraph<'_>, fusions: &Fusions, roots: &[ValueId]) -> Vec<usize> {
     let mut last = vec![0; roots.len()];
     for (at, (_, node)) in run.nodes().enumerate() {
         for id in &node.inputs {
-            last[roots[id.index()].index()] = at;
+            last[roots[id.index()].index()] = fusions.last(at);
         }
     }
     last

@@ -143,36 +143,26 @@ pub(crate) fn load_weights(
     let steps = || programs.iter().flat_map(|p| &p.steps);
     let total = steps()
         .map(|s| match s {
-            Step::Linear { targets, .. } => targets.len() as u64,
             Step::Experts { .. } => 1,
-            _ => 0,
+            _ => s.matrices().len() as u64,
         })
         .sum();
     let mut done = 0;
     for step in steps() {
         let mut small: [Option<WeightId>; 2] = [None; 2];
-        match step {
-            Step::Linear { targets, .. } => {
-                for target in targets {
-                    if !progress(done, total) {
-                        return Err(HalError::Cancelled {
-                            what: "packing weights".into(),
-                        });
-                    }
-                    done += 1;
-                    pack(
-                        graph,
-                        source.as_ref(),
-                        target.weight,
-                        packing,
-                        pool,
-                        &mut packed,
-                    )?;
-                    if let Some(bias) = target.bias {
-                        read_vector(graph, source.as_ref(), bias, &mut vectors)?;
-                    }
-                }
+        for (weight, bias) in step.matrices() {
+            if !progress(done, total) {
+                return Err(HalError::Cancelled {
+                    what: "packing weights".into(),
+                });
             }
+            done += 1;
+            pack(graph, source.as_ref(), weight, packing, pool, &mut packed)?;
+            if let Some(bias) = bias {
+                read_vector(graph, source.as_ref(), bias, &mut vectors)?;
+            }
+        }
+        match step {
             Step::Experts { weight, .. } => {
                 if !progress(done, total) {
                     return Err(HalError::Cancelled {
@@ -211,17 +201,15 @@ pub(crate) fn weights_need(graph: &Graph, programs: &[Program], packing: Packing
     for program in programs {
         for step in &program.steps {
             let mut once = |id: WeightId| !std::mem::replace(&mut seen[id.index()], true);
-            match step {
-                Step::Linear { targets, .. } => {
-                    for target in targets {
-                        if once(target.weight) {
-                            packed_need(graph, target.weight, packing, &mut need);
-                        }
-                        if let Some(bias) = target.bias.filter(|&b| once(b)) {
-                            need.resident += vector_bytes(graph, bias);
-                        }
-                    }
+            for (weight, bias) in step.matrices() {
+                if once(weight) {
+                    packed_need(graph, weight, packing, &mut need);
                 }
+                if let Some(bias) = bias.filter(|&b| once(b)) {
+                    need.resident += vector_bytes(graph, bias);
+                }
+            }
+            match step {
                 Step::Experts { weight, .. } if once(*weight) => {
                     packed_need(graph, *weight, packing, &mut need);
                 }

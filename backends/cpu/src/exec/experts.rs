@@ -58,6 +58,7 @@ impl<'a> Frame<'a> {
                     .map(|(out, &id)| Linear {
                         weights: &experts[id as usize],
                         bias: None,
+                        plus: None,
                         out,
                     })
                     .collect();

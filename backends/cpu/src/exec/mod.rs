@@ -11,7 +11,7 @@ use anynpu_hal::{Buffer, BufferDesc, HalError, HostBuffer, Submission};
 use anynpu_ir::{DType, Dim, Shape, Symbol, SymbolValues};
 
 use crate::device::CpuModule;
-use crate::kernels::{KernelError, Kernels, Linear, Scratch, ops};
+use crate::kernels::{GatedLinear, KernelError, Kernels, Linear, Scratch, ops};
 use crate::lower::{Operand, Program, Step};
 use crate::place::Place;
 use crate::pool::Pool;
@@ -267,12 +267,31 @@ impl<'a> Frame<'a> {
                             Ok(Linear {
                                 weights: weights.matrix(t.weight),
                                 bias: t.bias.map(|b| weights.vector(b)),
+                                plus: t.plus.as_ref().map(|p| self.read(p)).transpose()?,
                                 out: self.write::<f32>(&t.out)?,
                             })
                         })
                         .collect::<Result<_, HalError>>()?;
                     kernels
                         .matmul_many(pool, &mut products, x, tokens, scratch)
+                        .map_err(kernel_error)?;
+                }
+                Step::GatedLinear {
+                    act,
+                    x,
+                    weights: of,
+                    bias,
+                    out,
+                } => {
+                    let (tokens, _) = self.rows_cols(&x.ty.shape);
+                    let gated = GatedLinear {
+                        act: *act,
+                        weights: of.map(|w| weights.matrix(w)),
+                        bias: bias.map(|b| b.map(|b| weights.vector(b))),
+                        out: self.write::<f32>(out)?,
+                    };
+                    kernels
+                        .gated_matmul(pool, gated, self.read::<f32>(x)?, tokens, scratch)
                         .map_err(kernel_error)?;
                 }
                 Step::Experts {

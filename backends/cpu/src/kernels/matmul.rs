@@ -35,8 +35,22 @@ pub(super) struct Task<'a> {
     pub x: &'a [u8],
     pub tokens: usize,
     pub bias: Option<&'a [f32]>,
-    /// `[tokens, rows]`; this task writes its groups' rows only.
+    /// Added last, at the places of `out`.
+    pub plus: Option<&'a [f32]>,
+    /// This task writes its groups' rows of its tokens only.
     pub out: Shared<f32>,
+    pub places: Places,
+}
+
+/// Where sums lie: row `r` of the task's token `t` at `first + t · stride + r`, from `row` on.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    /// Of the first token's row `row`.
+    pub first: usize,
+    /// Distance of tokens.
+    pub stride: usize,
+    /// The first row that there is a place for.
+    pub row: usize,
 }
 
 impl Task<'_> {
@@ -49,8 +63,9 @@ impl Task<'_> {
             tokens: width.min(self.tokens - t),
             scales: None,
             bias: self.bias.filter(|_| complete).map(|b| &b[rows.clone()]),
-            at: t * self.weights.rows() + rows.start,
-            stride: self.weights.rows(),
+            plus: self.plus.filter(|_| complete),
+            at: self.places.first + t * self.places.stride + rows.start - self.places.row,
+            stride: self.places.stride,
             rows: rows.len(),
             out: self.out,
         }
@@ -78,6 +93,8 @@ pub(super) struct Sums<'a> {
     pub scales: Option<&'a [f32]>,
     /// Added after that.
     pub bias: Option<&'a [f32]>,
+    /// Added last, from the same places as those of `out`.
+    pub plus: Option<&'a [f32]>,
     pub out: Shared<f32>,
     /// Index of the first token's first row.
     pub at: usize,
@@ -101,8 +118,17 @@ impl Sums<'_> {
                 if let Some(bias) = self.bias {
                     sum = isa.add(sum, isa.load_part(bias, 0.0));
                 }
+                let at = self.at + i * self.stride;
+                if let Some(plus) = self.plus {
+                    let plus = &plus[at..at + self.rows];
+                    let plus = match plus.try_into() {
+                        Ok(plus) => isa.load(plus),
+                        Err(_) => isa.load_part(plus, 0.0),
+                    };
+                    sum = isa.add(plus, sum);
+                }
                 // SAFETY: the caller's contract.
-                let out = unsafe { self.out.slice(self.at + i * self.stride, self.rows) };
+                let out = unsafe { self.out.slice(at, self.rows) };
                 if out.len() == ROWS {
                     isa.store(sum, &mut out.as_chunks_mut::<ROWS>().0[0]);
                 } else {

@@ -68,6 +68,7 @@ mod aarch64;
 mod activations;
 mod buffer;
 mod features;
+mod gated;
 mod generic;
 mod isa;
 mod linear;
@@ -87,6 +88,7 @@ use anynpu_ir::DType;
 
 pub use buffer::Scratch;
 pub use features::{Features, Level};
+pub use gated::GatedLinear;
 pub use linear::Linear;
 pub use pack::PackedMatrix;
 

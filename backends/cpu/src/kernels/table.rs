@@ -5,7 +5,7 @@ use anynpu_ir::{Activation, DType};
 #[cfg(doc)]
 use super::matmul;
 use super::matmul::{PanelTile, Task};
-use super::ops::{Arithmetic, AttendFn, RopeLayout};
+use super::ops::{Arithmetic, AttendFn, GatedRows, RopeLayout};
 use super::pack::PackedMatrix;
 use super::sources::PanelBlock;
 
@@ -55,6 +55,7 @@ pub(super) struct Table {
     pub rope: unsafe fn(&[f32], &[f32], &[f32], &RopeLayout, &mut [f32]),
     pub activation: unsafe fn(Activation, &[f32], &mut [f32]),
     pub gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
+    pub gated_rows: unsafe fn(GatedRows<'_>),
     pub soft_cap: unsafe fn(f32, &[f32], &mut [f32]),
     pub scale: unsafe fn(f32, &[f32], &mut [f32]),
     pub arithmetic: unsafe fn(Arithmetic, &[f32], &[f32], &mut [f32]),
@@ -105,7 +106,7 @@ macro_rules! table {
             use anynpu_ir::Activation;
             use $crate::kernels::isa::Isa;
             use $crate::kernels::matmul::{self, PanelTile, Task};
-            use $crate::kernels::ops::{self, Arithmetic, Attend, RopeLayout};
+            use $crate::kernels::ops::{self, Arithmetic, Attend, GatedRows, RopeLayout};
             use $crate::kernels::pack::PackedMatrix;
             use $crate::kernels::sources::{self, PanelBlock};
             use $crate::kernels::table::{BlockProducts, Table};
@@ -129,6 +130,7 @@ macro_rules! table {
                 (act: Activation, x: &[f32], out: &mut [f32]) }
             table! { @function $(#[$feature])? gated = $isa, ops::gated::<$ty>,
                 (act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) }
+            table! { @function $(#[$feature])? gated_rows = $isa, ops::gated_rows::<$ty>, (task: GatedRows<'_>) }
             table! { @function $(#[$feature])? soft_cap = $isa, ops::soft_cap::<$ty>,
                 (cap: f32, x: &[f32], out: &mut [f32]) }
             table! { @function $(#[$feature])? scale = $isa, ops::scale::<$ty>,
@@ -159,6 +161,7 @@ macro_rules! table {
                 rope,
                 activation,
                 gated,
+                gated_rows,
                 soft_cap,
                 scale,
                 arithmetic,

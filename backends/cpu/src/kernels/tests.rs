@@ -384,6 +384,7 @@ fn many_products_at_once_equal_one_after_another() {
             .map(|(weights, out)| Linear {
                 weights,
                 bias: None,
+                plus: None,
                 out,
             })
             .collect();
@@ -397,6 +398,121 @@ fn many_products_at_once_equal_one_after_another() {
                 .matmul(&pool, weights, &x, tokens, None, &mut one, &mut scratch)
                 .unwrap();
             assert_same("many against one", many, &one);
+        }
+    }
+}
+
+/// A product on one thread with nothing added: what fused ones are held to.
+fn product(
+    kernels: Kernels,
+    weights: &PackedMatrix,
+    x: &[f32],
+    tokens: usize,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let pool = Pool::new(1).unwrap();
+    let mut out = vec![f32::NAN; tokens * weights.rows()];
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    kernels
+        .matmul(&pool, weights, x, tokens, bias, &mut out, &mut scratch)
+        .unwrap();
+    out
+}
+
+#[test]
+fn a_gated_product_equals_two_products_and_the_gate() {
+    use anynpu_ir::Activation;
+    let random = &mut Random(11);
+    let acts = [
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::GeluQuick,
+    ];
+    for (i, dtype) in WEIGHTS.into_iter().enumerate() {
+        // The gate's type and another; rows that fill no group; more tokens than sums are kept of, once.
+        let dtypes = [dtype, WEIGHTS[(i + i % 2) % WEIGHTS.len()]];
+        let (rows, cols) = (16 * (i % 3) * 25 + 21, 256);
+        let tokens = [1, 3, 4, 5, 29, if i == 0 || i == 4 { 1100 } else { 40 }];
+        let threads = [1, 3][i % 2];
+        let pool = Pool::new(threads).unwrap();
+        let matrices = dtypes.map(|dtype| {
+            let raw = weights(dtype, rows * cols / dtype.block_len(), Style::Plain, random);
+            PackedMatrix::pack(&pool, dtype, rows, cols, &raw).unwrap()
+        });
+        let biases = [random.f32s(rows), random.f32s(rows)];
+        let bias = [
+            (i % 2 == 0).then_some(&biases[0][..]),
+            (i % 3 == 0).then_some(&biases[1][..]),
+        ];
+        for kernels in paths() {
+            for tokens in tokens {
+                let act = acts[(i + tokens) % acts.len()];
+                let x = activations(tokens * cols, Style::Plain, random);
+                let [gate, up] =
+                    [0, 1].map(|i| product(kernels, &matrices[i], &x, tokens, bias[i]));
+                let mut expected = vec![f32::NAN; tokens * rows];
+                kernels
+                    .gated_activation(&pool, act, &gate, &up, &mut expected)
+                    .unwrap();
+                let bytes = Kernels::scratch_bytes(&pool, cols, tokens);
+                let mut scratch = Scratch::with_capacity(bytes).unwrap();
+                let capacity = scratch.capacity();
+                let mut out = vec![f32::NAN; tokens * rows];
+                let gated = GatedLinear {
+                    act,
+                    weights: [&matrices[0], &matrices[1]],
+                    bias,
+                    out: &mut out,
+                };
+                kernels
+                    .gated_matmul(&pool, gated, &x, tokens, &mut scratch)
+                    .unwrap();
+                assert_eq!(scratch.capacity(), capacity, "the stated scratch suffices");
+                let what =
+                    format!("{dtypes:?}, {rows} rows, {tokens} tokens, {act:?}, {kernels:?}");
+                assert_same(&what, &out, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_added_to_a_product_is_added_last() {
+    let random = &mut Random(12);
+    for (i, dtype) in WEIGHTS.into_iter().enumerate() {
+        let (rows, cols) = (37, 256);
+        let pool = Pool::new([1, 3][i % 2]).unwrap();
+        let raw = weights(dtype, rows * cols / dtype.block_len(), Style::Plain, random);
+        let weights = PackedMatrix::pack(&pool, dtype, rows, cols, &raw).unwrap();
+        let bias = random.f32s(rows);
+        let bias = (i % 2 == 0).then_some(&bias[..]);
+        for kernels in paths() {
+            for tokens in [1, 4, 13] {
+                let x = activations(tokens * cols, Style::Plain, random);
+                let plus = random.f32s(tokens * rows);
+                let mut expected = product(kernels, &weights, &x, tokens, bias);
+                for (sum, plus) in expected.iter_mut().zip(&plus) {
+                    *sum += plus;
+                }
+                let mut out = vec![f32::NAN; tokens * rows];
+                let linear = Linear {
+                    weights: &weights,
+                    bias,
+                    plus: Some(&plus),
+                    out: &mut out,
+                };
+                let mut scratch = Scratch::with_capacity(0).unwrap();
+                kernels
+                    .matmul_many(&pool, &mut [linear], &x, tokens, &mut scratch)
+                    .unwrap();
+                assert_same(
+                    &format!("{dtype}, {tokens} tokens, {kernels:?}"),
+                    &out,
+                    &expected,
+                );
+            }
         }
     }
 }
@@ -439,6 +555,36 @@ fn quantised_activations_cost_no_more_than_half_a_step_each() {
             );
         }
     }
+}
+
+#[test]
+fn products_over_no_columns_are_what_is_added() {
+    use anynpu_ir::Activation;
+    let pool = Pool::new(1).unwrap();
+    let kernels = Kernels::new(Features::detect());
+    let weights = PackedMatrix::pack(&pool, DType::F32, 2, 0, &[]).unwrap();
+    let mut scratch = Scratch::with_capacity(0).unwrap();
+    let mut out = [f32::NAN; 4];
+    let linear = Linear {
+        weights: &weights,
+        bias: Some(&[1.0, 2.0]),
+        plus: Some(&[10.0, 20.0, 30.0, 40.0]),
+        out: &mut out,
+    };
+    kernels
+        .matmul_many(&pool, &mut [linear], &[], 2, &mut scratch)
+        .unwrap();
+    assert_eq!(out, [11.0, 22.0, 31.0, 42.0]);
+    let gated = GatedLinear {
+        act: Activation::Relu,
+        weights: [&weights; 2],
+        bias: [Some(&[3.0, -1.0]), Some(&[2.0, 2.0])],
+        out: &mut out,
+    };
+    kernels
+        .gated_matmul(&pool, gated, &[], 2, &mut scratch)
+        .unwrap();
+    assert_eq!(out, [6.0, 0.0, 6.0, 0.0]);
 }
 
 #[test]

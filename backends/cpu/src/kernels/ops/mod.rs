@@ -17,7 +17,8 @@ use crate::pool::Pool;
 pub(super) use attend::{Attend, AttendFn, attend};
 pub use attention::{Attention, KvRows, MAX_HEAD_DIM};
 pub(super) use rows::{
-    activation, arithmetic, gated, layer_norm, rms_norm, rope, scale, soft_cap, softmax,
+    GatedRows, activation, arithmetic, gated, gated_rows, layer_norm, rms_norm, rope, scale,
+    soft_cap, softmax,
 };
 
 /// Elements from which sharing a loop between threads is worth a fork.
@@ -111,7 +112,7 @@ pub enum Arithmetic {
 }
 
 /// Whether the kernels know the activation.
-fn check_activation(act: Activation) -> Result<(), KernelError> {
+pub(super) fn check_activation(act: Activation) -> Result<(), KernelError> {
     match act {
         Activation::Relu
         | Activation::Silu

@@ -5,6 +5,7 @@
 
 use anynpu_ir::{Activation, RopeStyle};
 
+use super::super::buffer::Shared;
 use super::super::isa::Isa;
 use super::math;
 use super::{Arithmetic, RopeLayout};
@@ -218,6 +219,38 @@ pub(in crate::kernels) fn gated<I: Isa>(
     let (gate, up) = (&gate[..out.len()], &up[..out.len()]);
     with_activation!(act, f => {
         each_16!(isa, out, |load| isa.mul(f(isa, load!(gate)), load!(up)))
+    });
+}
+
+/// Rows of a [`gated`] that do not follow one another.
+pub(in crate::kernels) struct GatedRows<'a> {
+    pub act: Activation,
+    /// Whole rows of `stride` elements, of which `rows` are used.
+    pub gate: &'a [f32],
+    /// The same.
+    pub up: &'a [f32],
+    pub stride: usize,
+    pub rows: usize,
+    pub out: Shared<f32>,
+    /// Where the first row goes.
+    pub at: usize,
+    /// Distance of rows there.
+    pub out_stride: usize,
+}
+
+/// [`gated`] of every row.
+///
+/// # Safety
+/// No other thread touches the rows of `out` while this runs.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn gated_rows<I: Isa>(isa: I, task: GatedRows<'_>) {
+    let (gates, ups) = (task.gate, task.up);
+    with_activation!(task.act, f => {
+        for (i, (gate, up)) in gates.chunks_exact(task.stride).zip(ups.chunks_exact(task.stride)).enumerate() {
+            // SAFETY: the caller's contract.
+            let out = unsafe { task.out.slice(task.at + i * task.out_stride, task.rows) };
+            each_16!(isa, out, |load| isa.mul(f(isa, load!(gate)), load!(up)))
+        }
     });
 }
 
