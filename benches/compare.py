@@ -54,7 +54,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("types", nargs="*", default=["q4_0", "q8_0", "q4_k_m", "q6_k", "q5_0", "f16", "bf16"])
     parser.add_argument("--shapes", default="billion,half-billion", help="of make_model")
-    parser.add_argument("--engines", default="anynpu,llama.cpp,openvino-genai,candle")
+    parser.add_argument("--engines", default="anynpu,llama.cpp,openvino-genai,onnxruntime,candle")
     parser.add_argument("--threads", default=",".join(map(str, sorted({1, most}))))
     parser.add_argument("--prompts", default="32,128,512")
     parser.add_argument("--generate", default="128", help="tokens, or tokens@depth")
