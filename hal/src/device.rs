@@ -100,8 +100,8 @@ pub trait WeightSource: Debug + Send + Sync {
 pub struct CompileOptions {
     /// Type that states are kept in at their home.
     pub state_dtype: DType,
-    /// A float type, narrower than the weights' own, in which products may be computed as the user permits. A
-    /// device that computes in one type only takes no notice, nor do plugins.
+    /// A float type narrower than F32 in which products may be computed: the model's own, or one that the user permits.
+    /// A device that computes in one type only takes no notice, nor do plugins.
     pub precision: Option<DType>,
     /// Vendor options, `name=value`.
     pub vendor: Vec<(String, String)>,

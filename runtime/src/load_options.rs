@@ -102,6 +102,8 @@ pub enum Precision {
     /// The type of the model's numbers ([`Model::numbers`]).
     #[default]
     Model,
+    /// F32 alone.
+    F32,
     /// BF16 as well.
     Bf16,
     /// F16 as well.
@@ -109,10 +111,12 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// A type narrower than the model's that products may be computed in.
-    pub(crate) fn narrower(self) -> Option<DType> {
+    /// A type narrower than F32 in which products of `model` may be computed by a device that has the choice. It is
+    /// not F16 where that is not asked for, as what a model multiplies its numbers by may be too large for that type.
+    pub(crate) fn of_products(self, model: &Model) -> Option<DType> {
         match self {
-            Precision::Model => None,
+            Precision::Model => Some(model.numbers()).filter(|&n| n == DType::BF16),
+            Precision::F32 => None,
             Precision::Bf16 => Some(DType::BF16),
             Precision::F16 => Some(DType::F16),
         }
@@ -124,7 +128,7 @@ impl Precision {
             DType::F32 => true,
             DType::BF16 if self == Precision::Bf16 => true,
             DType::F16 if self == Precision::F16 => true,
-            dtype => dtype == model.numbers(),
+            dtype => self != Precision::F32 && dtype == model.numbers(),
         }
     }
 }
@@ -135,12 +139,13 @@ impl FromStr for Precision {
     fn from_str(s: &str) -> Result<Self, RuntimeError> {
         match s {
             "model" => Ok(Precision::Model),
+            "f32" => Ok(Precision::F32),
             "bf16" => Ok(Precision::Bf16),
             "f16" => Ok(Precision::F16),
             _ => Err(RuntimeError::Option {
                 option: "precision",
                 found: format!("'{s}'"),
-                expected: "model, bf16 or f16".into(),
+                expected: "model, f32, bf16 or f16".into(),
             }),
         }
     }

@@ -169,7 +169,7 @@ impl Runtime {
         };
         let width = output_width(open.model().graph())?;
         let mut compile = CompileOptions::new(options.kv_type.resolve_for(open.model(), context)?);
-        compile.precision = options.precision.narrower();
+        compile.precision = options.precision.of_products(open.model());
         Ok((Limits::new(chunk, context, width), compile))
     }
 

@@ -93,12 +93,17 @@ impl CpuDevice {
 }
 
 impl CpuDevice {
-    /// BF16 where it is permitted and the processor has instructions for it.
-    fn packing(&self, options: &CompileOptions) -> Packing {
-        if options.precision == Some(DType::BF16) && self.queue.kernels.prefers_bf16() {
-            Packing::Bf16
-        } else {
-            Packing::AsHeld
+    /// BF16 where it is permitted and the processor has instructions for it. Of a model in BF16, what is in a wider
+    /// type is meant to be.
+    fn packing(&self, options: &CompileOptions, entries: &[Entry]) -> Packing {
+        if options.precision != Some(DType::BF16) || !self.queue.kernels.prefers_bf16() {
+            return Packing::AsHeld;
+        }
+        let graphs = entries.iter().map(|e| &e.graph);
+        let mut weights = graphs.flat_map(|g| g.weights().iter().map(|w| g.ty(w.value)));
+        match weights.any(|ty| ty.shape.rank() > 1 && ty.dtype == DType::BF16) {
+            true => Packing::Bf16OfBf16,
+            false => Packing::Bf16,
         }
     }
 }
@@ -127,7 +132,7 @@ impl Device for CpuDevice {
             entries,
             options,
             weights,
-            self.packing(options),
+            self.packing(options, entries),
             &self.queue.pool,
             progress,
         )?;
@@ -149,7 +154,7 @@ impl Device for CpuDevice {
             entries,
             options,
             weights,
-            self.packing(options),
+            self.packing(options, entries),
             &self.queue.pool,
         )
         .map(Some)

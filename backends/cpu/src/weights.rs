@@ -19,16 +19,24 @@ pub(crate) struct Weights {
     vectors: Vec<Option<Vec<f32>>>,
 }
 
-/// How matrices are packed: as they are, or those in float types rounded to BF16.
+/// How matrices are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
+    /// As they are.
     AsHeld,
+    /// For products in BF16, those in float types, rounded to it.
     Bf16,
+    /// For products in BF16, those that are in it.
+    Bf16OfBf16,
 }
 
 impl Packing {
     fn rounds(self, held: DType) -> bool {
-        self == Packing::Bf16 && held.is_float()
+        match self {
+            Packing::AsHeld => false,
+            Packing::Bf16 => held.is_float(),
+            Packing::Bf16OfBf16 => held == DType::BF16,
+        }
     }
 
     /// Bytes that a matrix takes.

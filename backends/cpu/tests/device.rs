@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anynpu_cpu::kernels::Features;
-use anynpu_cpu::reference::{StateStore, TensorRef, evaluate};
+use anynpu_cpu::reference::{StateStore, Tensor, TensorRef, evaluate};
 use anynpu_hal::{
     Buffer, BufferDesc, CompileOptions, Device, HalError, Module, Submission, Support, Timeline,
 };
@@ -16,7 +16,7 @@ use anynpu_ir::{
     SymbolValues, TensorType,
 };
 
-use common::{Numbers, Weights, buffer, contents, open};
+use common::{Numbers, Weights, both_with, buffer, contents, open};
 
 const HIDDEN: u32 = 64;
 const HEADS: u32 = 4;
@@ -279,6 +279,48 @@ fn float_products_are_in_bf16_where_that_is_permitted_and_the_processor_offers_i
             (f - p).abs() < 0.02 * largest,
             "{f} instead of {p} of {largest}"
         );
+    }
+}
+
+#[test]
+fn of_a_model_in_bf16_wider_matrices_are_multiplied_as_they_are() {
+    let mut g = Graph::new("router");
+    let x = g
+        .add_input(
+            "x",
+            TensorType::new(DType::F32, [Dim::TOKENS, Dim::Fixed(64)]),
+        )
+        .unwrap();
+    let mut weights = Weights::default();
+    let mut numbers = Numbers(3);
+    for (name, dtype) in [("rounded", DType::BF16), ("exact", DType::F32)] {
+        let ty = TensorType::new(dtype, Shape::fixed(&[20, 64]));
+        let weight = g.add_weight(name, ty).unwrap();
+        let product = g.add(&format!("{name}_rows"), Op::Linear, &[x, weight]);
+        g.set_output(product.unwrap()).unwrap();
+        let values = (0..20 * 64).map(|_| half::bf16::from_f32(numbers.next()));
+        let bytes = match dtype {
+            DType::BF16 => values.flat_map(|v| v.to_le_bytes()).collect(),
+            _ => values.flat_map(|v| v.to_f32().to_le_bytes()).collect(),
+        };
+        weights.0.insert(name.into(), (dtype, bytes));
+    }
+    let values: Vec<f32> = (0..7 * 64).map(|_| numbers.next()).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let x = Tensor::from_bytes(DType::F32, vec![7, 64], &bytes).unwrap();
+    let inputs = HashMap::from([("x".to_owned(), x)]);
+    let mut options = CompileOptions::new(DType::F32);
+    options.precision = Some(DType::BF16);
+    let symbols = SymbolValues::step(7, 0, 7, 7);
+    let offered = Features::parse("avx512bf16").is_ok();
+    for (name, found, expected) in both_with(&Arc::new(g), &weights, &inputs, &symbols, &options) {
+        let (found, expected) = (found.to_f32().unwrap(), expected.to_f32().unwrap());
+        let largest = expected.iter().fold(0f32, |a, x| a.max(x.abs()));
+        let differences = found.iter().zip(&expected).map(|(f, e)| (f - e).abs());
+        let worst = differences.fold(0f32, f32::max) / largest;
+        let rounds = offered && name == "rounded_rows";
+        assert_eq!(worst > 1e-5, rounds, "{name}: {worst}");
+        assert!(worst < 0.01, "{name}: {worst}");
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anynpu_graphs::import::gguf::Gguf;
 use anynpu_graphs::quant::{Mixture, QuantizeOptions, quantize_gguf};
-use anynpu_runtime::{KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Prompt, Runtime};
+use anynpu_runtime::{
+    KvType, LoadOptions, LoadedModel, ModelSource, OpenModel, Precision, Prompt, Runtime,
+};
 use anynpu_tests::test_data;
 use serde_json::Value;
 
@@ -50,9 +52,14 @@ fn data(name: &str) -> PathBuf {
 }
 
 fn load(path: PathBuf) -> LoadedModel {
+    load_in(path, Precision::F32)
+}
+
+fn load_in(path: PathBuf, precision: Precision) -> LoadedModel {
     let drivers = anynpu_backends::drivers();
     let runtime = Runtime::builder().drivers(drivers).build().unwrap();
-    let options = LoadOptions::new().kv_type(KvType::F32);
+    let mut options = LoadOptions::new().kv_type(KvType::F32);
+    options.precision = precision;
     runtime.load(path, options).unwrap()
 }
 
@@ -91,7 +98,8 @@ fn converted(folder: PathBuf, mixture: Mixture) -> LoadedModel {
     let bytes = written(folder, mixture);
     let drivers = anynpu_backends::drivers();
     let runtime = Runtime::builder().drivers(drivers).build().unwrap();
-    let options = LoadOptions::new().kv_type(KvType::F32);
+    let mut options = LoadOptions::new().kv_type(KvType::F32);
+    options.precision = Precision::F32;
     let gguf = Gguf::from_vec("converted", bytes).unwrap();
     runtime.load(gguf, options).unwrap()
 }
@@ -115,6 +123,25 @@ fn decoders_written_as_gguf_give_the_same_logits() {
         let model = converted(data(name), mixture);
         assert_eq!(model.info().formats[0].dtype, mixture.base().name());
         assert_close(name, &logits(&model, &tokens()), BOUND);
+    }
+}
+
+/// Of the activations 16 significant bits are dropped, of the weights none: what is left of 1e-4 is 2 %.
+#[test]
+fn models_in_bf16_are_multiplied_in_it_where_the_processor_can_unless_f32_is_asked_for() {
+    let test =
+        "models_in_bf16_are_multiplied_in_it_where_the_processor_can_unless_f32_is_asked_for";
+    let offered = anynpu_cpu::kernels::Features::parse("avx512bf16").is_ok();
+    if !offered && cfg!(target_arch = "x86_64") {
+        println!("SKIPPED {test}: this CPU has no avx512bf16 instructions");
+    }
+    for name in ["llama-tied-bf16", "gemma-bf16", "mixtral-bf16"] {
+        let exact = load(data(name));
+        let own = load_in(data(name), Precision::Model);
+        assert!(own.warnings().iter().all(|w| !w.contains("bf16")), "{name}");
+        let (exact, own) = (logits(&exact, &tokens()), logits(&own, &tokens()));
+        assert_eq!(exact != own, offered, "{name}");
+        assert_close(name, &own, 0.02);
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anynpu_graphs::import::gguf::{Gguf, GgufWriter, Tensor, Value};
 use anynpu_graphs::quant::quantize_row;
 use anynpu_ir::{DType, block};
-use anynpu_runtime::{KvType, LoadOptions, LoadedModel, Runtime};
+use anynpu_runtime::{KvType, LoadOptions, LoadedModel, Precision, Runtime};
 
 use crate::logits;
 
@@ -124,7 +124,8 @@ fn widened(source: &Gguf, dtype: DType, decoded: bool) -> Gguf {
 
 fn load(file: Gguf) -> LoadedModel {
     let runtime = Runtime::builder().drivers(anynpu_backends::drivers());
-    let options = LoadOptions::new().kv_type(KvType::F32).context(64);
+    let mut options = LoadOptions::new().kv_type(KvType::F32).context(64);
+    options.precision = Precision::F32;
     runtime.build().unwrap().load(file, options).unwrap()
 }
 

@@ -98,13 +98,24 @@ pub fn both(
     symbols: &SymbolValues,
     kept: DType,
 ) -> Vec<(String, Tensor, Tensor)> {
+    both_with(graph, weights, inputs, symbols, &CompileOptions::new(kept))
+}
+
+/// [`both`] as `options` say.
+pub fn both_with(
+    graph: &Arc<Graph>,
+    weights: &Weights,
+    inputs: &HashMap<String, Tensor>,
+    symbols: &SymbolValues,
+    options: &CompileOptions,
+) -> Vec<(String, Tensor, Tensor)> {
+    let kept = options.state_dtype;
     let device = open(2, None);
     let weights = Arc::new(weights.clone());
-    let options = CompileOptions::new(kept);
     let module = device
         .compile(
             &[entry(graph, symbols)],
-            &options,
+            options,
             weights.clone(),
             &mut |_, _| true,
         )

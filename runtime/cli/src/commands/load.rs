@@ -289,6 +289,7 @@ impl PlacementArgs {
             .cancel(interrupt());
         options.precision = match self.precision {
             args::Precision::Model => Precision::Model,
+            args::Precision::F32 => Precision::F32,
             args::Precision::Bf16 => Precision::Bf16,
             args::Precision::F16 => Precision::F16,
         };
