@@ -27,6 +27,7 @@ macro_rules! intrinsics {
 }
 pub(super) use intrinsics;
 
+use super::activations;
 use super::matmul::{self, Column};
 use super::sources::Source;
 
@@ -214,6 +215,13 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn pair(self, quads: [Self::B; 2]) -> [Self::B; 2] {
         quads
+    }
+
+    /// Quantises the rows `x`, of `cols` elements, into the tile `out` of `N` tokens, as
+    /// [`activations::quantise_tile`] says; what is missing of `N` rows counts as zeros.
+    #[inline(always)]
+    fn quantise<const OWN: bool, const N: usize>(self, x: &[f32], cols: usize, out: &mut [u8]) {
+        activations::quantise_rows::<Self, OWN, N>(self, x, cols, out);
     }
 
     /// `acc[t] += Σₖ w[k] · x[k][t]`, in order.

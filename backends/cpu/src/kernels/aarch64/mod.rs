@@ -3,12 +3,14 @@
 
 mod matrix;
 mod products;
+mod quantise;
 mod tables;
 
 use std::arch::aarch64::*;
 
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
+use super::activations;
 use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
 use super::matmul::{self, Column};
 use super::sources::Source;
@@ -286,6 +288,22 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             unsafe { matrix::pair(quads) }
         } else {
             quads
+        }
+    }
+
+    #[inline(always)]
+    fn quantise<const OWN: bool, const N: usize>(self, x: &[f32], cols: usize, out: &mut [u8]) {
+        // SAFETY: `self` proves NEON; tiles are of one token or a multiple of four.
+        unsafe {
+            if N > 1 && Self::PAIRED {
+                quantise::tokens::<OWN, true, N>(x, cols, out);
+            } else if N > 1 {
+                quantise::tokens::<OWN, false, N>(x, cols, out);
+            } else if cols >= 4 * 32 {
+                quantise::one_token::<OWN>(x, out);
+            } else {
+                activations::quantise_rows::<Self, OWN, N>(self, x, cols, out);
+            }
         }
     }
 

@@ -103,7 +103,7 @@ macro_rules! for_quads {
     };
 }
 
-pub(super) use for_quads;
+pub(super) use {by_lane, for_quads};
 
 /// The numbers of the tokens `t .. t + 4`; of a single token, the same four times.
 ///
