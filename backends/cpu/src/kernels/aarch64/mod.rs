@@ -96,7 +96,7 @@ static SPREAD: [[u8; 16]; 4] = spread(0);
 static SPREAD_HIGH: [[u8; 16]; 4] = spread(3);
 
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
-    const TILE: usize = if LEVEL >= 2 { 8 } else { 4 };
+    const TILE: usize = if LEVEL >= 2 { 12 } else { 4 };
     const PLAIN_TILE: usize = 12;
     const PAIRED: bool = LEVEL >= 2;
     const PANEL_CODES: PanelCodes = PanelCodes::Signed;

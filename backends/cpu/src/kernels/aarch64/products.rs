@@ -193,10 +193,17 @@ pub(super) unsafe fn tile<const LEVEL: u8, const N: usize, S: Source<Neon<LEVEL>
         if N == 1 {
             return by_rows::<LEVEL, N, 1, 0, 4, S>(isa, source, x, acc, 0);
         }
+        if LEVEL >= 2 && N == 12 {
+            for t in [0, 6] {
+                by_matrix::<LEVEL, N, 3, 0, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 3, 2, S>(isa, source, x, acc, t);
+            }
+            return;
+        }
         for t in (0..N).step_by(4) {
             if LEVEL >= 2 {
-                by_matrix::<LEVEL, N, 0, S>(isa, source, x, acc, t);
-                by_matrix::<LEVEL, N, 2, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 2, 0, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 2, 2, S>(isa, source, x, acc, t);
             } else {
                 by_rows::<LEVEL, N, 4, 0, 2, S>(isa, source, x, acc, t);
                 by_rows::<LEVEL, N, 4, 2, 2, S>(isa, source, x, acc, t);
