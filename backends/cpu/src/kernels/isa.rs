@@ -28,7 +28,7 @@ macro_rules! intrinsics {
 pub(super) use intrinsics;
 
 use super::activations;
-use super::matmul::{self, Column};
+use super::matmul::{self, Column, PlainPair};
 use super::sources::Source;
 
 /// Token-interleaved quantised activations of one block of 32 for `N` tokens.
@@ -106,6 +106,9 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     const PANEL_CODES: PanelCodes = PanelCodes::AsPacked;
     /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
     const SUM_SHIFT: u32 = 0;
+
+    /// Whether plain weights for many tokens are first brought into the form that [`Isa::plain_pairs`] takes.
+    const PLAIN_PAIRS: bool = false;
 
     /// Whether activations for rounded weights are pairs of bfloat16, for [`Isa::dot_bf16`]; else they are
     /// binary32 after rounding.
@@ -233,6 +236,21 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         acc: &mut [Self::F; N],
     ) {
         matmul::plain_tile(self, w, x, acc);
+    }
+
+    /// [`Isa::plain_tile`] for pairs of columns.
+    #[inline(always)]
+    fn plain_pairs<const N: usize>(
+        self,
+        w: &[PlainPair],
+        x: &[[f32; N]],
+        acc: &mut [Self::F; N],
+    ) {
+        for (w, x) in w.iter().zip(x.as_chunks::<2>().0) {
+            let [first, second] = w.load(self);
+            self.fma_each(first, &x[0], acc);
+            self.fma_each(second, &x[1], acc);
+        }
     }
 
     /// `fma(w₀, x₀, fma(w₁, x₁, acc))` for the pairs of bfloat16 in each lane, the first in its low half.

@@ -35,9 +35,9 @@ pub(super) trait Source<I: Isa>: Copy {
     /// What the blocks `SUPER · s ..` share, for [`Source::block`]; only where there is any.
     fn supers(self, isa: I, s: usize) -> [I::F; 2];
     fn block(self, isa: I, b: usize, supers: [I::F; 2]) -> Block<I, Self::Codes>;
-    /// Block `b` where it lies unpacked, if it does.
+    /// The blocks where they lie unpacked, if they do.
     #[inline(always)]
-    fn unpacked(&self, _b: usize) -> Option<&PanelBlock> {
+    fn unpacked(&self) -> Option<&[PanelBlock]> {
         None
     }
     /// Asks for what comes some blocks after block `b` to be read.
@@ -445,8 +445,8 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
     }
 
     #[inline(always)]
-    fn unpacked(&self, b: usize) -> Option<&PanelBlock> {
-        Some(&self.blocks[b])
+    fn unpacked(&self) -> Option<&[PanelBlock]> {
+        Some(self.blocks)
     }
 }
 

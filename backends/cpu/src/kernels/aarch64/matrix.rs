@@ -4,6 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::hint::black_box;
 
+use super::panels::{At, add_three_pairs, add_two_pairs, settle};
 use super::products::{for_quads, starts};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
@@ -29,17 +30,17 @@ unsafe fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// The number of token `t` twice, then that of `t + 1` twice; of `P` pairs of tokens from `t` on.
+/// The first number twice, then the second twice; of `P` pairs of numbers.
 ///
 /// # Safety
-/// The processor has NEON, and `t + 2·P ≤ N`.
+/// The processor has NEON, and `2·P` numbers may be read.
 #[inline(always)]
-unsafe fn twice<const N: usize, const P: usize>(of: &[f32; N], t: usize) -> [float32x4_t; P] {
-    // SAFETY: the caller's contract keeps the loads inside `of`.
+unsafe fn twice<const P: usize>(of: *const f32) -> [float32x4_t; P] {
+    // SAFETY: the caller's contract.
     unsafe {
         let mut pairs = [vdupq_n_f32(0.0); P];
         for p in (0..P).step_by(2) {
-            let at = of.as_ptr().add(t + 2 * p);
+            let at = of.add(2 * p);
             if p + 1 < P {
                 let four = vld1q_f32(at);
                 pairs[p] = vzip1q_f32(four, four);
@@ -74,15 +75,15 @@ unsafe fn rows_twice(of: [float32x4_t; 2]) -> [[float32x4_t; 2]; 2] {
     }
 }
 
-/// [`rows_twice`] of the eight numbers from `first` on.
+/// [`rows_twice`] of the eight numbers there.
 ///
 /// # Safety
-/// The processor has NEON, and `first ≤ 8`.
+/// The processor has NEON, and eight numbers may be read.
 #[inline(always)]
-unsafe fn load_rows_twice(of: &[f32; 16], first: usize) -> [[float32x4_t; 2]; 2] {
-    // SAFETY: the caller's contract keeps the load inside `of`; it needs no alignment.
+unsafe fn load_rows_twice(of: *const f32) -> [[float32x4_t; 2]; 2] {
+    // SAFETY: the caller's contract; the load needs no alignment.
     unsafe {
-        let pairs = vld4q_dup_f64(of.as_ptr().add(first).cast());
+        let pairs = vld4q_dup_f64(of.cast());
         [
             [vreinterpretq_f32_f64(pairs.0), vreinterpretq_f32_f64(pairs.1)],
             [vreinterpretq_f32_f64(pairs.2), vreinterpretq_f32_f64(pairs.3)],
@@ -115,7 +116,7 @@ type Pairs<T, const P: usize> = [[[T; 2]; 2]; P];
 /// twelve products fill the registers.
 ///
 /// # Safety
-/// As [`tile`](super::products::tile), and `from + 2·P ≤ N`; of three pairs, the source is a panel.
+/// As [`tile`](super::products::tile), and `from + 2·P ≤ N`; `P` is 2 or 3.
 #[inline(always)]
 pub(super) unsafe fn by_matrix<
     const LEVEL: u8,
@@ -141,30 +142,10 @@ pub(super) unsafe fn by_matrix<
                 sums[p][r] = halves(acc[t][FIRST + r], acc[t + 1][FIRST + r]);
             }
         }
-        let mut supers = [isa.splat(0.0); 2];
-        for (b, x) in x.iter().enumerate() {
-            if P == 3
-                && let Some(block) = source.unpacked(b)
-            {
-                panel_block::<LEVEL, N, P, FIRST, S>(block, x, from, &mut sums);
-                continue;
-            }
-            supers = next_supers(isa, source, b, supers);
-            let block = source.block(isa, b, supers);
-            let rows = |of: &F| rows_twice([of[FIRST], of[FIRST + 1]]);
-            let (d, e) = (rows(&block.d), rows(&block.e));
-            if S::HALVES {
-                let low = quads::<LEVEL, N, P, FIRST, 0, 4, S>(isa, block.codes, x, from);
-                add_scaled(&low, d, x, from, &mut sums);
-                let high = quads::<LEVEL, N, P, FIRST, 4, 8, S>(isa, block.codes, x, from);
-                add_scaled(&high, e, x, from, &mut sums);
-            } else {
-                let whole = quads::<LEVEL, N, P, FIRST, 0, 8, S>(isa, block.codes, x, from);
-                add_scaled(&whole, d, x, from, &mut sums);
-            }
-            if S::MIN {
-                add_minimum(e, x, from, &mut sums);
-            }
+        if let Some(panel) = source.unpacked() {
+            from_panel::<LEVEL, N, P, FIRST, S>(panel, x, from, &mut sums);
+        } else {
+            from_packed::<LEVEL, N, P, FIRST, S>(isa, source, x, from, &mut sums);
         }
         for p in 0..P {
             for r in 0..2 {
@@ -176,42 +157,115 @@ pub(super) unsafe fn by_matrix<
     }
 }
 
-/// One block of [`by_matrix`] from a panel, whose scales and codes are read where they lie.
+/// The blocks of [`by_matrix`] from packed codes.
 ///
 /// # Safety
 /// As [`by_matrix`].
 #[inline(always)]
-unsafe fn panel_block<
+unsafe fn from_packed<
     const LEVEL: u8,
     const N: usize,
     const P: usize,
     const FIRST: usize,
     S: Source<Neon<LEVEL>>,
 >(
-    block: &PanelBlock,
-    x: &XBlock<N>,
+    isa: Neon<LEVEL>,
+    source: S,
+    x: &[XBlock<N>],
     from: usize,
     sums: &mut Pairs<float32x4_t, P>,
 ) {
-    // Without offset, which panels' codes do not have, sums start at 0.
-    debug_assert!(S::OFFSET.is_none());
-    // SAFETY: the caller's contract; a register of rows has four numbers.
+    // SAFETY: the caller's contract keeps the tokens inside of `N`.
     unsafe {
-        if S::HALVES {
-            let low = panel_quads::<N, P, FIRST, 0, 2>(block, x, from);
-            let d = load_rows_twice(&block.d, 4 * FIRST);
-            add_scaled(&low, d, x, from, sums);
-            let high = panel_quads::<N, P, FIRST, 2, 4>(block, x, from);
-            let e = load_rows_twice(&block.e, 4 * FIRST);
-            add_scaled(&high, e, x, from, sums);
-        } else {
-            let whole = panel_quads::<N, P, FIRST, 0, 4>(block, x, from);
-            let d = load_rows_twice(&block.d, 4 * FIRST);
-            add_scaled(&whole, d, x, from, sums);
+        let mut supers = [isa.splat(0.0); 2];
+        for (b, x) in x.iter().enumerate() {
+            supers = next_supers(isa, source, b, supers);
+            let block = source.block(isa, b, supers);
+            let rows = |of: &F| rows_twice([of[FIRST], of[FIRST + 1]]);
+            let (d, e) = (rows(&block.d), rows(&block.e));
+            let factor = twice(x.factor.as_ptr().add(from));
+            if S::HALVES {
+                let low = quads::<LEVEL, N, P, FIRST, 0, 4, S>(isa, block.codes, x, from);
+                add_scaled(&low, d, factor, sums);
+                let high = quads::<LEVEL, N, P, FIRST, 4, 8, S>(isa, block.codes, x, from);
+                add_scaled(&high, e, factor, sums);
+            } else {
+                let whole = quads::<LEVEL, N, P, FIRST, 0, 8, S>(isa, block.codes, x, from);
+                add_scaled(&whole, d, factor, sums);
+            }
+            if S::MIN {
+                add_minimum(e, twice(x.sum.as_ptr().add(from)), sums);
+            }
         }
-        if S::MIN {
-            let e = load_rows_twice(&block.e, 4 * FIRST);
-            add_minimum(e, x, from, sums);
+    }
+}
+
+/// The blocks of [`by_matrix`] from a panel, whose scales and codes are read where they lie.
+///
+/// # Safety
+/// As [`by_matrix`], and the source is the panel.
+#[inline(always)]
+unsafe fn from_panel<
+    const LEVEL: u8,
+    const N: usize,
+    const P: usize,
+    const FIRST: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    panel: &[PanelBlock],
+    x: &[XBlock<N>],
+    from: usize,
+    sums: &mut Pairs<float32x4_t, P>,
+) {
+    // SAFETY: the caller's contract; the panel has a block for each of the tile's, and a register of rows has four
+    // numbers.
+    unsafe {
+        let mut at = At::new::<FIRST, N>(panel, x, 8 * from);
+        for _ in 0..x.len() {
+            let mut low: Pairs<int32x4_t, P> = [[[vdupq_n_s32(0); 2]; 2]; P];
+            half_block::<N, P>(&mut at, &mut low);
+            let mut high = low;
+            if S::HALVES {
+                let factor = at.factors(8 * from).wrapping_add(16 / 4 * N + from);
+                let d = load_rows_twice(at.scales_from_half::<FIRST>());
+                add_scaled(&low, d, twice(factor), sums);
+                settle(sums.as_flattened_mut().as_flattened_mut());
+                high = [[[vdupq_n_s32(0); 2]; 2]; P];
+            }
+            half_block::<N, P>(&mut at, &mut high);
+            let factor = at.factors(8 * from).wrapping_add(from);
+            if S::HALVES {
+                let e = load_rows_twice(at.scales::<FIRST, true>());
+                add_scaled(&high, e, twice(factor), sums);
+            } else {
+                let d = load_rows_twice(at.scales::<FIRST, false>());
+                add_scaled(&high, d, twice(factor), sums);
+            }
+            if S::MIN {
+                settle(sums.as_flattened_mut().as_flattened_mut());
+                let e = load_rows_twice(at.scales::<FIRST, true>());
+                add_minimum(e, twice(factor.wrapping_add(N)), sums);
+            }
+            at = at.next::<N>();
+        }
+    }
+}
+
+/// Adds the products of the next 16 columns, in [`from_panel`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn half_block<const N: usize, const P: usize>(
+    at: &mut At,
+    sums: &mut Pairs<int32x4_t, P>,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if let Ok(two) = sums.as_mut_slice().try_into() {
+            add_two_pairs::<N>(at, two);
+        } else if let Ok(three) = sums.as_mut_slice().try_into() {
+            add_three_pairs::<N>(at, three);
         }
     }
 }
@@ -221,16 +275,14 @@ unsafe fn panel_block<
 /// # Safety
 /// As [`by_matrix`].
 #[inline(always)]
-unsafe fn add_scaled<const N: usize, const P: usize>(
+unsafe fn add_scaled<const P: usize>(
     whole: &Pairs<int32x4_t, P>,
     d: [[float32x4_t; 2]; 2],
-    x: &XBlock<N>,
-    from: usize,
+    factor: [float32x4_t; P],
     sums: &mut Pairs<float32x4_t, P>,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        let factor = twice::<N, P>(&x.factor, from);
         for p in 0..P {
             for r in 0..2 {
                 for h in 0..2 {
@@ -248,15 +300,13 @@ unsafe fn add_scaled<const N: usize, const P: usize>(
 /// # Safety
 /// As [`by_matrix`].
 #[inline(always)]
-unsafe fn add_minimum<const N: usize, const P: usize>(
+unsafe fn add_minimum<const P: usize>(
     e: [[float32x4_t; 2]; 2],
-    x: &XBlock<N>,
-    from: usize,
+    sum: [float32x4_t; P],
     sums: &mut Pairs<float32x4_t, P>,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        let sum = twice::<N, P>(&x.sum, from);
         for p in 0..P {
             for r in 0..2 {
                 for h in 0..2 {
@@ -309,97 +359,6 @@ unsafe fn quads<
                 }
             }
         });
-        whole
-    }
-}
-
-/// Adds the products of eight columns of eight rows, at `{w}`, with those of six tokens, at `{x}`; and goes on to the
-/// next columns.
-macro_rules! eight_columns {
-    () => {
-        concat!(
-            "ld1 {{v0.16b-v3.16b}}, [{w}], {to_next_w}\n",
-            "ld1 {{v4.16b-v6.16b}}, [{x}], {to_next_x}\n",
-            "smmla {a0:v}.4s, v4.16b, v0.16b\n",
-            "smmla {a1:v}.4s, v4.16b, v1.16b\n",
-            "smmla {a2:v}.4s, v4.16b, v2.16b\n",
-            "smmla {a3:v}.4s, v4.16b, v3.16b\n",
-            "smmla {b0:v}.4s, v5.16b, v0.16b\n",
-            "smmla {b1:v}.4s, v5.16b, v1.16b\n",
-            "smmla {b2:v}.4s, v5.16b, v2.16b\n",
-            "smmla {b3:v}.4s, v5.16b, v3.16b\n",
-            "smmla {c0:v}.4s, v6.16b, v0.16b\n",
-            "smmla {c1:v}.4s, v6.16b, v1.16b\n",
-            "smmla {c2:v}.4s, v6.16b, v2.16b\n",
-            "smmla {c3:v}.4s, v6.16b, v3.16b",
-        )
-    };
-}
-
-/// The product of the columns `8·FROM .. 8·TO` of a panel's block with three pairs of tokens, in [`by_matrix`]. As one
-/// piece of assembly, in which one instruction loads eight rows, and one six tokens.
-///
-/// # Safety
-/// As [`by_matrix`].
-#[inline(always)]
-unsafe fn panel_quads<
-    const N: usize,
-    const P: usize,
-    const FIRST: usize,
-    const FROM: usize,
-    const TO: usize,
->(
-    block: &PanelBlock,
-    x: &XBlock<N>,
-    from: usize,
-) -> Pairs<int32x4_t, P> {
-    debug_assert!(TO - FROM == 4 || TO - FROM == 2);
-    // SAFETY: eight columns of a panel are 64 bytes for the first eight rows and as many for the others, and those of
-    // the tokens 8 bytes each; so what is read lies inside of `block.codes` and, by the caller's contract, of `x.q`.
-    // Beside that only the named registers are read and written.
-    unsafe {
-        let zero = vdupq_n_s32(0);
-        let mut whole: Pairs<int32x4_t, P> = [[[zero; 2]; 2]; P];
-        let [[[a0, a1], [a2, a3]], [[b0, b1], [b2, b3]], [[c0, c1], [c2, c3]]] =
-            &mut whole[..] else { unreachable!() };
-        let w = block.codes.as_ptr().add(2 * FROM + FIRST / 2);
-        let x = x.q.as_ptr().cast::<i8>().add(8 * (FROM * N + from));
-        macro_rules! columns {
-            ($($eight:expr),*) => {
-                asm!(
-                    $($eight,)*
-                    w = inout(reg) w => _,
-                    x = inout(reg) x => _,
-                    to_next_w = in(reg) 2 * size_of::<[u8; 64]>(),
-                    to_next_x = in(reg) 8 * N,
-                    a0 = inout(vreg) *a0,
-                    a1 = inout(vreg) *a1,
-                    a2 = inout(vreg) *a2,
-                    a3 = inout(vreg) *a3,
-                    b0 = inout(vreg) *b0,
-                    b1 = inout(vreg) *b1,
-                    b2 = inout(vreg) *b2,
-                    b3 = inout(vreg) *b3,
-                    c0 = inout(vreg) *c0,
-                    c1 = inout(vreg) *c1,
-                    c2 = inout(vreg) *c2,
-                    c3 = inout(vreg) *c3,
-                    out("v0") _,
-                    out("v1") _,
-                    out("v2") _,
-                    out("v3") _,
-                    out("v4") _,
-                    out("v5") _,
-                    out("v6") _,
-                    options(pure, readonly, nostack, preserves_flags),
-                )
-            };
-        }
-        if TO - FROM == 4 {
-            columns!(eight_columns!(), eight_columns!(), eight_columns!(), eight_columns!());
-        } else {
-            columns!(eight_columns!(), eight_columns!());
-        }
         whole
     }
 }

@@ -2,6 +2,8 @@
 //! dot products or by 8-bit matrix products.
 
 mod matrix;
+mod panels;
+mod plain;
 mod products;
 mod quantise;
 mod tables;
@@ -12,7 +14,7 @@ pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
 use super::activations;
 use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
-use super::matmul::{self, Column};
+use super::matmul::{self, Column, PlainPair};
 use super::sources::Source;
 
 /// NEON; from `LEVEL` 1 on with the dot product instructions, from 2 on with the 8-bit matrix
@@ -98,6 +100,7 @@ static SPREAD_HIGH: [[u8; 16]; 4] = spread(3);
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     const TILE: usize = if LEVEL >= 2 { 12 } else { 4 };
     const PLAIN_TILE: usize = 12;
+    const PLAIN_PAIRS: bool = true;
     const PAIRED: bool = LEVEL >= 2;
     const PANEL_CODES: PanelCodes = PanelCodes::Signed;
     type F = F;
@@ -283,11 +286,14 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
 
     #[inline(always)]
     fn pair(self, quads: [B; 2]) -> [B; 2] {
-        if Self::PAIRED {
+        match LEVEL {
+            0 => quads,
+            1 => {
+                let [a, b] = quads;
+                [[a[0], a[1], b[0], b[1]], [a[2], a[3], b[2], b[3]]]
+            }
             // SAFETY: `self` proves NEON.
-            unsafe { matrix::pair(quads) }
-        } else {
-            quads
+            _ => unsafe { matrix::pair(quads) },
         }
     }
 
@@ -321,6 +327,16 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         unsafe {
             products::plain::<LEVEL, N, 0, C>(self, w, x, acc);
             products::plain::<LEVEL, N, 2, C>(self, w, x, acc);
+        }
+    }
+
+    #[inline(always)]
+    fn plain_pairs<const N: usize>(self, w: &[PlainPair], x: &[[f32; N]], acc: &mut [F; N]) {
+        let x = &x[..2 * w.len()];
+        // SAFETY: `self` proves NEON; tiles of plain weights with several tokens are of 4, 8 or 12.
+        unsafe {
+            plain::pairs::<N, 0>(w, x, acc);
+            plain::pairs::<N, 2>(w, x, acc);
         }
     }
 

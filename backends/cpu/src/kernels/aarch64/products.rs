@@ -12,10 +12,11 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use super::matrix::by_matrix;
+use super::panels::{At, add_four_tokens, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
 use crate::kernels::matmul::Column;
-use crate::kernels::sources::{Source, next_supers};
+use crate::kernels::sources::{PanelBlock, Source, next_supers};
 
 /// `acc[i] + Σ_c w[4i + c] · x[4·LANE + c]`.
 ///
@@ -242,6 +243,43 @@ unsafe fn by_rows<
                 sums[t][r] = acc[from + t][FIRST + r];
             }
         }
+        if LEVEL == 1
+            && let Some(panel) = source.unpacked()
+            && let Ok(sums) = sums.as_flattened_mut().try_into()
+        {
+            from_panel::<LEVEL, N, FIRST, S>(panel, x, sums);
+        } else {
+            from_packed::<LEVEL, N, M, FIRST, COUNT, S>(isa, source, x, from, &mut sums);
+        }
+        for t in 0..M {
+            for r in 0..COUNT {
+                acc[from + t][FIRST + r] = sums[t][r];
+            }
+        }
+    }
+}
+
+/// The blocks of [`by_rows`] as the source gives them.
+///
+/// # Safety
+/// As [`by_rows`].
+#[inline(always)]
+unsafe fn from_packed<
+    const LEVEL: u8,
+    const N: usize,
+    const M: usize,
+    const FIRST: usize,
+    const COUNT: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    isa: Neon<LEVEL>,
+    source: S,
+    x: &[XBlock<N>],
+    from: usize,
+    sums: &mut [[float32x4_t; COUNT]; M],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
         let mut supers = [isa.splat(0.0); 2];
         for (b, x) in x.iter().enumerate() {
             supers = next_supers(isa, source, b, supers);
@@ -253,7 +291,7 @@ unsafe fn by_rows<
                     &block.d,
                     x,
                     from,
-                    &mut sums,
+                    sums,
                 );
                 part::<LEVEL, N, M, FIRST, COUNT, 4, 8, S>(
                     isa,
@@ -261,7 +299,7 @@ unsafe fn by_rows<
                     &block.e,
                     x,
                     from,
-                    &mut sums,
+                    sums,
                 );
             } else {
                 part::<LEVEL, N, M, FIRST, COUNT, 0, 8, S>(
@@ -270,7 +308,7 @@ unsafe fn by_rows<
                     &block.d,
                     x,
                     from,
-                    &mut sums,
+                    sums,
                 );
             }
             if S::MIN {
@@ -283,9 +321,79 @@ unsafe fn by_rows<
                 }
             }
         }
-        for t in 0..M {
-            for r in 0..COUNT {
-                acc[from + t][FIRST + r] = sums[t][r];
+    }
+}
+
+/// The blocks of [`by_rows`] from a panel, of all four tokens of a tile and of eight rows, whose scales and codes are
+/// read where they lie: `sums[2t + r]` is of the token `t` and of register `FIRST + r` of rows.
+///
+/// # Safety
+/// As [`by_rows`], and the source is the panel, in the layout of [`Neon<1>`]; `N` is 4.
+#[inline(always)]
+unsafe fn from_panel<
+    const LEVEL: u8,
+    const N: usize,
+    const FIRST: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    panel: &[PanelBlock],
+    x: &[XBlock<N>],
+    sums: &mut [float32x4_t; 8],
+) {
+    // SAFETY: the caller's contract; the panel has a block for each of the tile's.
+    unsafe {
+        let mut at = At::new::<FIRST, N>(panel, x, 0);
+        for _ in 0..x.len() {
+            let mut low = [[vdupq_n_s32(0); 2]; 4];
+            add_four_tokens(&mut at, &mut low);
+            let mut high = low;
+            if S::HALVES {
+                let factor = vld1q_f32(at.factors(0).wrapping_add(16));
+                let d = vld1q_f32_x2(at.scales_from_half::<FIRST>());
+                add_scaled(&low, [d.0, d.1], factor, sums);
+                settle(sums);
+                high = [[vdupq_n_s32(0); 2]; 4];
+            }
+            add_four_tokens(&mut at, &mut high);
+            let factor = vld1q_f32(at.factors(0));
+            let d = if S::HALVES {
+                vld1q_f32_x2(at.scales::<FIRST, true>())
+            } else {
+                vld1q_f32_x2(at.scales::<FIRST, false>())
+            };
+            add_scaled(&high, [d.0, d.1], factor, sums);
+            if S::MIN {
+                let sum = vld1q_f32(at.factors(0).wrapping_add(4));
+                let m = vld1q_f32_x2(at.scales::<FIRST, true>());
+                for t in 0..4 {
+                    for (r, m) in [m.0, m.1].into_iter().enumerate() {
+                        let i = 2 * t + r;
+                        sums[i] = by_lane!(vfmaq_laneq_f32, t, sums[i], m, sum);
+                    }
+                }
+            }
+            at = at.next::<N>();
+        }
+    }
+}
+
+/// `sums = fma(d · f, whole, sums)`, in [`from_panel`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_scaled(
+    whole: &[[int32x4_t; 2]; 4],
+    d: [float32x4_t; 2],
+    factor: float32x4_t,
+    sums: &mut [float32x4_t; 8],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for t in 0..4 {
+            for r in 0..2 {
+                let d = by_lane!(vmulq_laneq_f32, t, d[r], factor);
+                sums[2 * t + r] = vfmaq_f32(sums[2 * t + r], d, vcvtq_f32_s32(whole[t][r]));
             }
         }
     }
