@@ -240,7 +240,14 @@ fn quantise_block<I: Isa, const N: usize>(
 }
 
 /// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.
-pub(super) fn interleave_tile(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+#[inline(always)]
+pub(super) fn interleave_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    isa.interleave(x, cols, width, out);
+}
+
+/// [`Isa::interleave`] an element at a time.
+#[inline(always)]
+pub(super) fn interleave_elements(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
     let out = cast_mut::<f32>(out);
     if x.len() < width * cols {
         out.fill(0.0);

@@ -107,6 +107,9 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
     const SUM_SHIFT: u32 = 0;
 
+    /// What a byte that counts 1 becomes in [`Isa::load_u8_as_f32`], a power of two.
+    const BYTE_UNIT: f32 = 1.0;
+
     /// Whether plain weights for many tokens are first brought into the form that [`Isa::plain_pairs`] takes.
     const PLAIN_PAIRS: bool = false;
 
@@ -189,7 +192,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// Nearest, half to even.
     fn to_f32(self, a: Self::I) -> Self::F;
 
-    /// From 16 bytes without sign.
+    /// From 16 bytes without sign, times [`Isa::BYTE_UNIT`].
     #[inline(always)]
     fn load_u8_as_f32(self, x: &[u8; 16]) -> Self::F {
         self.to_f32(self.load_u8(x))
@@ -225,6 +228,13 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn quantise<const OWN: bool, const N: usize>(self, x: &[f32], cols: usize, out: &mut [u8]) {
         activations::quantise_rows::<Self, OWN, N>(self, x, cols, out);
+    }
+
+    /// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens, as
+    /// [`activations::interleave_tile`] says; what is missing of `width` rows counts as zeros.
+    #[inline(always)]
+    fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+        activations::interleave_elements(x, cols, width, out);
     }
 
     /// `acc[t] += Σₖ w[k] · x[k][t]`, in order.

@@ -4,7 +4,7 @@
 use anynpu_ir::DType;
 
 use super::activations::{
-    interleave_tile, padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
+    padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
 };
 use super::buffer::{ALIGN, Scratch, Shared, cast, cast_mut};
 use super::isa::XBLOCK_BYTES;
@@ -230,6 +230,7 @@ impl Kernels {
             });
         }
         if forms.plain {
+            let interleave = self.table.interleave_tile;
             let token = plain_bytes(cols);
             let widest = self.table.plain_tile;
             self.lay_out(
@@ -239,7 +240,8 @@ impl Kernels {
                 for_plain,
                 (token, widest),
                 |x, width, out| {
-                    interleave_tile(x, cols, width, out);
+                    // SAFETY: `self.features` proves that the processor has the instructions.
+                    unsafe { interleave(x, cols, width, out) }
                 },
             );
         }

@@ -121,7 +121,13 @@ impl Scales for SuperMin {
     const SUPERS: bool = true;
     #[inline(always)]
     fn supers<I: Isa>(isa: I, record: &[[u16; 16]; 2]) -> [I::F; 2] {
-        [isa.load_f16(&record[0]), isa.load_f16(&record[1])]
+        let [d, m] = [isa.load_f16(&record[0]), isa.load_f16(&record[1])];
+        if I::BYTE_UNIT == 1.0 {
+            return [d, m];
+        }
+        // Exact, as it is a power of two.
+        let unit = isa.splat(1.0 / I::BYTE_UNIT);
+        [isa.mul(d, unit), isa.mul(m, unit)]
     }
     #[inline(always)]
     fn block<I: Isa>(isa: I, record: &[[u8; 16]; 2], [d, m]: [I::F; 2]) -> (I::F, I::F) {

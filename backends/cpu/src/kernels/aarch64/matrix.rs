@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::hint::black_box;
 
-use super::panels::{At, add_three_pairs, add_two_pairs, settle};
+use super::panels::{At, add_three_pairs, add_two_pairs, scale_pair, settle};
 use super::products::{for_quads, starts};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
@@ -226,14 +226,14 @@ unsafe fn from_panel<
             half_block::<N, P>(&mut at, &mut low);
             let mut high = low;
             if S::HALVES {
-                let factor = at.factors(8 * from).wrapping_add(16 / 4 * N + from);
+                let factor = at.factors(4 * from).wrapping_add(4 * N);
                 let d = load_rows_twice(at.scales_from_half::<FIRST>());
                 add_scaled(&low, d, twice(factor), sums);
                 settle(sums.as_flattened_mut().as_flattened_mut());
                 high = [[[vdupq_n_s32(0); 2]; 2]; P];
             }
             half_block::<N, P>(&mut at, &mut high);
-            let factor = at.factors(8 * from).wrapping_add(from);
+            let factor = at.factors(4 * from);
             if S::HALVES {
                 let e = load_rows_twice(at.scales::<FIRST, true>());
                 add_scaled(&high, e, twice(factor), sums);
@@ -284,13 +284,7 @@ unsafe fn add_scaled<const P: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         for p in 0..P {
-            for r in 0..2 {
-                for h in 0..2 {
-                    let d = vmulq_f32(d[r][h], factor[p]);
-                    let whole = vcvtq_f32_s32(whole[p][r][h]);
-                    sums[p][r][h] = vfmaq_f32(sums[p][r][h], d, whole);
-                }
-            }
+            scale_pair(&whole[p], &d, factor[p], &mut sums[p]);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::arch::aarch64::*;
 
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
-use super::activations;
+use super::activations::{self, with_width};
 use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
 use super::matmul::{self, Column, PlainPair};
 use super::sources::Source;
@@ -84,18 +84,17 @@ unsafe fn transpose_4(r: [float32x4_t; 4]) -> [float32x4_t; 4] {
     }
 }
 
-/// Table indices that put byte `4r + i` at byte `at` of lane `i`, and zeros beside it.
-const fn spread(at: usize) -> [[u8; 16]; 4] {
+/// Table indices that put byte `4r + i` at the highest byte of lane `i`, and zeros below it.
+const fn spread_high() -> [[u8; 16]; 4] {
     let mut indices = [[0xff; 16]; 4];
     let mut byte = 0;
     while byte < 16 {
-        indices[byte / 4][byte % 4 * 4 + at] = byte as u8;
+        indices[byte / 4][byte % 4 * 4 + 3] = byte as u8;
         byte += 1;
     }
     indices
 }
-static SPREAD: [[u8; 16]; 4] = spread(0);
-static SPREAD_HIGH: [[u8; 16]; 4] = spread(3);
+static SPREAD_HIGH: [[u8; 16]; 4] = spread_high();
 
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     const TILE: usize = if LEVEL >= 2 { 12 } else { 4 };
@@ -103,6 +102,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     const PLAIN_PAIRS: bool = true;
     const PAIRED: bool = LEVEL >= 2;
     const PANEL_CODES: PanelCodes = PanelCodes::Signed;
+    const BYTE_UNIT: f32 = f32::from_bits((127 - 24) << 23);
     type F = F;
     type I = I;
     type B = B;
@@ -212,15 +212,19 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             vgetq_lane_f32::<0>(a) + vgetq_lane_f32::<1>(a)
         }
 
-        // One table lookup puts a byte into each lane, its other bytes zero.
+        // A byte with zeros above it is a subnormal binary16, of as many 2⁻²⁴ths: `BYTE_UNIT`.
         fn load_u8_as_f32(self, x: &[u8; 16]) -> F {
-            let x = vld1q_u8(x.as_ptr());
-            four!(r => {
-                let spread = vqtbl1q_u8(x, vld1q_u8(SPREAD[r].as_ptr()));
-                vcvtq_f32_u32(vreinterpretq_u32_u8(spread))
-            })
+            let (x, zero) = (vld1q_u8(x.as_ptr()), vdupq_n_u8(0));
+            let low = vreinterpretq_f16_u8(vzip1q_u8(x, zero));
+            let high = vreinterpretq_f16_u8(vzip2q_u8(x, zero));
+            [
+                vcvt_f32_f16(vget_low_f16(low)),
+                vcvt_high_f32_f16(low),
+                vcvt_f32_f16(vget_low_f16(high)),
+                vcvt_high_f32_f16(high),
+            ]
         }
-        // The same with the byte at the top of its lane, as a number of 2⁻²⁴ths.
+        // One table lookup puts a byte at the top of each lane, zeros below it; that is a number of 2⁻²⁴ths.
         fn load_i8_as_f32(self, x: &[u8; 16]) -> F {
             let x = vld1q_u8(x.as_ptr());
             four!(r => {
@@ -311,6 +315,17 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
                 activations::quantise_rows::<Self, OWN, N>(self, x, cols, out);
             }
         }
+    }
+
+    #[inline(always)]
+    fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+        if width == 1 {
+            return activations::interleave_elements(x, cols, width, out);
+        }
+        with_width!(12, width, N => {
+            // SAFETY: `self` proves NEON.
+            unsafe { plain::interleave::<N>(x, cols, out) }
+        });
     }
 
     #[inline(always)]

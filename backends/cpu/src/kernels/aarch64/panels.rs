@@ -50,7 +50,8 @@ impl At {
         At { w, ..self }.scales::<FIRST, false>()
     }
 
-    /// After all columns of a block: the factors of a tile's tokens, `offset` bytes behind whose start it began.
+    /// After all columns of a block: the factors of a tile's tokens from the one on with whose columns it began, which
+    /// is the `offset / 4`th.
     #[inline(always)]
     pub(super) fn factors(self, offset: usize) -> *const f32 {
         self.x.wrapping_sub(offset).cast()
@@ -122,6 +123,56 @@ macro_rules! assembly {
             options(readonly, nostack, preserves_flags),
         )
     };
+}
+
+/// `sums = fma(d · factor, whole, sums)`. As assembly, in this order: a compiler that multiplies all scales first has no
+/// registers left.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+pub(super) unsafe fn scale_pair(
+    whole: &[[int32x4_t; 2]; 2],
+    d: &[[float32x4_t; 2]; 2],
+    factor: float32x4_t,
+    sums: &mut [[float32x4_t; 2]; 2],
+) {
+    let [[w0, w1], [w2, w3]] = *whole;
+    let [[d0, d1], [d2, d3]] = *d;
+    let [[s0, s1], [s2, s3]] = sums;
+    // SAFETY: it reads and writes the named registers only.
+    unsafe {
+        asm!(
+            "fmul {t:v}.4s, {d0:v}.4s, {f:v}.4s",
+            "fmul {u:v}.4s, {d1:v}.4s, {f:v}.4s",
+            "scvtf {w0:v}.4s, {w0:v}.4s",
+            "scvtf {w1:v}.4s, {w1:v}.4s",
+            "scvtf {w2:v}.4s, {w2:v}.4s",
+            "scvtf {w3:v}.4s, {w3:v}.4s",
+            "fmla {s0:v}.4s, {w0:v}.4s, {t:v}.4s",
+            "fmul {t:v}.4s, {d2:v}.4s, {f:v}.4s",
+            "fmla {s1:v}.4s, {w1:v}.4s, {u:v}.4s",
+            "fmul {u:v}.4s, {d3:v}.4s, {f:v}.4s",
+            "fmla {s2:v}.4s, {w2:v}.4s, {t:v}.4s",
+            "fmla {s3:v}.4s, {w3:v}.4s, {u:v}.4s",
+            f = in(vreg) factor,
+            d0 = in(vreg) d0,
+            d1 = in(vreg) d1,
+            d2 = in(vreg) d2,
+            d3 = in(vreg) d3,
+            w0 = inout(vreg) w0 => _,
+            w1 = inout(vreg) w1 => _,
+            w2 = inout(vreg) w2 => _,
+            w3 = inout(vreg) w3 => _,
+            s0 = inout(vreg) *s0,
+            s1 = inout(vreg) *s1,
+            s2 = inout(vreg) *s2,
+            s3 = inout(vreg) *s3,
+            t = out(vreg) _,
+            u = out(vreg) _,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
 }
 
 /// Adds the products of the next 16 columns with two pairs of tokens: `sums[p][r][h]` is of the pair `p` and the rows

@@ -4,7 +4,8 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::hint::black_box;
 
-use super::F;
+use super::{F, transpose_4};
+use crate::kernels::buffer::cast_mut;
 use crate::kernels::matmul::PlainPair;
 
 /// From the eight rows of a pair of columns to those of the next: between them lie the other eight rows.
@@ -149,5 +150,42 @@ pub(super) unsafe fn pairs<const N: usize, const FIRST: usize>(
     }
     for t in 0..N {
         [acc[t][FIRST], acc[t][FIRST + 1]] = sums[t];
+    }
+}
+
+/// [`Isa::interleave`](crate::kernels::isa::Isa::interleave) for `N` tokens, four of them by four columns at a time.
+///
+/// # Safety
+/// The processor has NEON; `N` is a multiple of 4.
+#[inline(always)]
+pub(super) unsafe fn interleave<const N: usize>(x: &[f32], cols: usize, out: &mut [u8]) {
+    if x.len() < N * cols {
+        out.fill(0);
+    }
+    let out = cast_mut::<[f32; N]>(out);
+    let tokens = x.len() / cols;
+    let mut done = 0;
+    if cols.is_multiple_of(4) {
+        let (out, _) = out.as_chunks_mut::<4>();
+        while done + 4 <= tokens {
+            let row = |i: usize| x[(done + i) * cols..][..cols].as_chunks::<4>().0;
+            let rows = row(0).iter().zip(row(1)).zip(row(2)).zip(row(3));
+            for (columns, (((a, b), c), d)) in out.iter_mut().zip(rows) {
+                // SAFETY: the caller's contract; loads and stores are of four numbers each.
+                unsafe {
+                    let load = |of: &[f32; 4]| vld1q_f32(of.as_ptr());
+                    let four = transpose_4([load(a), load(b), load(c), load(d)]);
+                    for i in 0..4 {
+                        vst1q_f32(columns[i][done..][..4].as_mut_ptr(), four[i]);
+                    }
+                }
+            }
+            done += 4;
+        }
+    }
+    for (t, row) in x.chunks_exact(cols).enumerate().skip(done) {
+        for (column, &x) in out.iter_mut().zip(row) {
+            column[t] = x;
+        }
     }
 }

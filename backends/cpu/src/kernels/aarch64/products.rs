@@ -194,7 +194,8 @@ pub(super) unsafe fn tile<const LEVEL: u8, const N: usize, S: Source<Neon<LEVEL>
         if N == 1 {
             return by_rows::<LEVEL, N, 1, 0, 4, S>(isa, source, x, acc, 0);
         }
-        if LEVEL >= 2 && N == 12 {
+        // With scales of halves, of six tokens more numbers wait to be scaled than there are registers.
+        if LEVEL >= 2 && N == 12 && !S::HALVES {
             for t in [0, 6] {
                 by_matrix::<LEVEL, N, 3, 0, S>(isa, source, x, acc, t);
                 by_matrix::<LEVEL, N, 3, 2, S>(isa, source, x, acc, t);
