@@ -241,7 +241,13 @@ fn quantise_block<I: Isa, const N: usize>(
 
 /// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.
 #[inline(always)]
-pub(super) fn interleave_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+pub(super) fn interleave_tile<I: Isa>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    width: usize,
+    out: &mut [u8],
+) {
     isa.interleave(x, cols, width, out);
 }
 

@@ -76,6 +76,12 @@ pub(super) trait Quads<I: Isa>: Copy {
     /// Vectors `j` (even) and `j + 1` as [`Isa::pair`] leaves them. Where that changes them, quads
     /// of a panel are read this way only.
     fn pair(self, isa: I, j: usize) -> [I::B; 2];
+    /// The memory of codes that are packed in 4 bits each: the quad `j` in the lower halves of the `j`th 64 bytes, the
+    /// quad `j + 4` in their upper halves.
+    #[inline(always)]
+    fn nibbles(&self) -> Option<&[[u8; 64]; 4]> {
+        None
+    }
 }
 
 /// How panels hold codes that count from another number than 0.
@@ -250,12 +256,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
 
     /// [`Isa::plain_tile`] for pairs of columns.
     #[inline(always)]
-    fn plain_pairs<const N: usize>(
-        self,
-        w: &[PlainPair],
-        x: &[[f32; N]],
-        acc: &mut [Self::F; N],
-    ) {
+    fn plain_pairs<const N: usize>(self, w: &[PlainPair], x: &[[f32; N]], acc: &mut [Self::F; N]) {
         for (w, x) in w.iter().zip(x.as_chunks::<2>().0) {
             let [first, second] = w.load(self);
             self.fma_each(first, &x[0], acc);

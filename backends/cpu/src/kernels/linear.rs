@@ -3,9 +3,7 @@
 
 use anynpu_ir::DType;
 
-use super::activations::{
-    padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
-};
+use super::activations::{padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width};
 use super::buffer::{ALIGN, Scratch, Shared, cast, cast_mut};
 use super::isa::XBLOCK_BYTES;
 use super::matmul::{

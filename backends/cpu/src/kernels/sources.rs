@@ -245,15 +245,17 @@ impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
         }
         // Those of the lower and of the upper halves of bytes move together.
         let vectors = self.codes.as_ref();
-        let [a, b] = isa.pair([
-            isa.load_b(&vectors[j % 4]),
-            isa.load_b(&vectors[j % 4 + 1]),
-        ]);
+        let [a, b] = isa.pair([isa.load_b(&vectors[j % 4]), isa.load_b(&vectors[j % 4 + 1])]);
         if j < 4 {
             [isa.and_b(a, 0x0f), isa.and_b(b, 0x0f)]
         } else {
             [isa.shr_and_b(a, 4, 0x0f), isa.shr_and_b(b, 4, 0x0f)]
         }
+    }
+
+    #[inline(always)]
+    fn nibbles(&self) -> Option<&[[u8; 64]; 4]> {
+        self.codes.as_ref().try_into().ok()
     }
 }
 

@@ -85,8 +85,14 @@ unsafe fn load_rows_twice(of: *const f32) -> [[float32x4_t; 2]; 2] {
     unsafe {
         let pairs = vld4q_dup_f64(of.cast());
         [
-            [vreinterpretq_f32_f64(pairs.0), vreinterpretq_f32_f64(pairs.1)],
-            [vreinterpretq_f32_f64(pairs.2), vreinterpretq_f32_f64(pairs.3)],
+            [
+                vreinterpretq_f32_f64(pairs.0),
+                vreinterpretq_f32_f64(pairs.1),
+            ],
+            [
+                vreinterpretq_f32_f64(pairs.2),
+                vreinterpretq_f32_f64(pairs.3),
+            ],
         ]
     }
 }
@@ -228,7 +234,7 @@ unsafe fn from_panel<
             if S::HALVES {
                 let factor = at.factors(4 * from).wrapping_add(4 * N);
                 let d = load_rows_twice(at.scales_from_half::<FIRST>());
-                add_scaled(&low, d, twice(factor), sums);
+                add_scaled_in_turn(&low, d, twice(factor), sums);
                 settle(sums.as_flattened_mut().as_flattened_mut());
                 high = [[[vdupq_n_s32(0); 2]; 2]; P];
             }
@@ -236,10 +242,10 @@ unsafe fn from_panel<
             let factor = at.factors(4 * from);
             if S::HALVES {
                 let e = load_rows_twice(at.scales::<FIRST, true>());
-                add_scaled(&high, e, twice(factor), sums);
+                add_scaled_in_turn(&high, e, twice(factor), sums);
             } else {
                 let d = load_rows_twice(at.scales::<FIRST, false>());
-                add_scaled(&high, d, twice(factor), sums);
+                add_scaled_in_turn(&high, d, twice(factor), sums);
             }
             if S::MIN {
                 settle(sums.as_flattened_mut().as_flattened_mut());
@@ -256,10 +262,7 @@ unsafe fn from_panel<
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn half_block<const N: usize, const P: usize>(
-    at: &mut At,
-    sums: &mut Pairs<int32x4_t, P>,
-) {
+unsafe fn half_block<const N: usize, const P: usize>(at: &mut At, sums: &mut Pairs<int32x4_t, P>) {
     // SAFETY: the caller's contract.
     unsafe {
         if let Ok(two) = sums.as_mut_slice().try_into() {
@@ -276,6 +279,31 @@ unsafe fn half_block<const N: usize, const P: usize>(
 /// As [`by_matrix`].
 #[inline(always)]
 unsafe fn add_scaled<const P: usize>(
+    whole: &Pairs<int32x4_t, P>,
+    d: [[float32x4_t; 2]; 2],
+    factor: [float32x4_t; P],
+    sums: &mut Pairs<float32x4_t, P>,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for p in 0..P {
+            for r in 0..2 {
+                for h in 0..2 {
+                    let d = vmulq_f32(d[r][h], factor[p]);
+                    let whole = vcvtq_f32_s32(whole[p][r][h]);
+                    sums[p][r][h] = vfmaq_f32(sums[p][r][h], d, whole);
+                }
+            }
+        }
+    }
+}
+
+/// [`add_scaled`] where the sums leave no registers for a compiler's order of it.
+///
+/// # Safety
+/// As [`by_matrix`].
+#[inline(always)]
+unsafe fn add_scaled_in_turn<const P: usize>(
     whole: &Pairs<int32x4_t, P>,
     d: [[float32x4_t; 2]; 2],
     factor: [float32x4_t; P],

@@ -1,5 +1,6 @@
-//! The products of a panel's blocks with tiles of tokens, as pieces of assembly in which one instruction loads eight
-//! columns of eight rows, and one those of the tokens. Each leaves its pointers behind what it has read.
+//! Products of codes with tokens as pieces of assembly, in which one instruction loads four registers. Most are of a
+//! panel's blocks with tiles of tokens: there one loads eight columns of eight rows, one those of the tokens, and the
+//! pointers are left behind what was read.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -73,7 +74,11 @@ pub(super) fn settle(sums: &mut [float32x4_t]) {
     for sum in sums {
         // SAFETY: it executes nothing.
         unsafe {
-            asm!("/* {sum:v} */", sum = inout(vreg) *sum, options(nomem, nostack, preserves_flags));
+            asm!(
+                "/* {sum:v} */",
+                sum = inout(vreg) * sum,
+                options(nomem, nostack, preserves_flags)
+            );
         }
     }
 }
@@ -82,10 +87,26 @@ pub(super) fn settle(sums: &mut [float32x4_t]) {
 macro_rules! pair_products {
     ($x:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
         concat!(
-            "smmla {", $a, ":v}.4s, ", $x, ".16b, v0.16b\n",
-            "smmla {", $b, ":v}.4s, ", $x, ".16b, v1.16b\n",
-            "smmla {", $c, ":v}.4s, ", $x, ".16b, v2.16b\n",
-            "smmla {", $d, ":v}.4s, ", $x, ".16b, v3.16b",
+            "smmla {",
+            $a,
+            ":v}.4s, ",
+            $x,
+            ".16b, v0.16b\n",
+            "smmla {",
+            $b,
+            ":v}.4s, ",
+            $x,
+            ".16b, v1.16b\n",
+            "smmla {",
+            $c,
+            ":v}.4s, ",
+            $x,
+            ".16b, v2.16b\n",
+            "smmla {",
+            $d,
+            ":v}.4s, ",
+            $x,
+            ".16b, v3.16b",
         )
     };
 }
@@ -94,10 +115,34 @@ macro_rules! pair_products {
 macro_rules! token_products {
     ($x:literal, $y:literal, $t:literal, $a:literal, $b:literal) => {
         concat!(
-            "sdot {", $a, ":v}.4s, v0.16b, ", $x, ".4b[", $t, "]\n",
-            "sdot {", $b, ":v}.4s, v1.16b, ", $x, ".4b[", $t, "]\n",
-            "sdot {", $a, ":v}.4s, v2.16b, ", $y, ".4b[", $t, "]\n",
-            "sdot {", $b, ":v}.4s, v3.16b, ", $y, ".4b[", $t, "]",
+            "sdot {",
+            $a,
+            ":v}.4s, v0.16b, ",
+            $x,
+            ".4b[",
+            $t,
+            "]\n",
+            "sdot {",
+            $b,
+            ":v}.4s, v1.16b, ",
+            $x,
+            ".4b[",
+            $t,
+            "]\n",
+            "sdot {",
+            $a,
+            ":v}.4s, v2.16b, ",
+            $y,
+            ".4b[",
+            $t,
+            "]\n",
+            "sdot {",
+            $b,
+            ":v}.4s, v3.16b, ",
+            $y,
+            ".4b[",
+            $t,
+            "]",
         )
     };
 }
@@ -182,7 +227,10 @@ pub(super) unsafe fn scale_pair(
 /// The processor has the 8-bit matrix product instructions. As many columns lie at `at`, of a panel and of a tile of
 /// `N` tokens, both of which are paired ([`Isa::PAIRED`](crate::kernels::isa::Isa::PAIRED)).
 #[inline(always)]
-pub(super) unsafe fn add_two_pairs<const N: usize>(at: &mut At, sums: &mut [[[int32x4_t; 2]; 2]; 2]) {
+pub(super) unsafe fn add_two_pairs<const N: usize>(
+    at: &mut At,
+    sums: &mut [[[int32x4_t; 2]; 2]; 2],
+) {
     let [[[a0, a1], [a2, a3]], [[b0, b1], [b2, b3]]] = sums;
     macro_rules! columns {
         () => {
@@ -220,7 +268,11 @@ pub(super) unsafe fn add_three_pairs<const N: usize>(
     at: &mut At,
     sums: &mut [[[int32x4_t; 2]; 2]; 3],
 ) {
-    let [[[a0, a1], [a2, a3]], [[b0, b1], [b2, b3]], [[c0, c1], [c2, c3]]] = sums;
+    let [
+        [[a0, a1], [a2, a3]],
+        [[b0, b1], [b2, b3]],
+        [[c0, c1], [c2, c3]],
+    ] = sums;
     macro_rules! columns {
         () => {
             concat!(
@@ -278,6 +330,85 @@ pub(super) unsafe fn add_four_tokens(at: &mut At, sums: &mut [[int32x4_t; 2]; 4]
             ],
             [a0, a1, b0, b1, c0, c1, d0, d1],
             "v7"
+        );
+    }
+}
+
+/// The products of the four columns of 16 rows in the lower halves of 64 bytes with the lane `$j` of `{low}`, and of
+/// those in the upper halves with that of `{high}`.
+macro_rules! nibble_products {
+    ($j:literal) => {
+        concat!(
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
+            "and v4.16b, v0.16b, {mask:v}.16b\n",
+            "and v5.16b, v1.16b, {mask:v}.16b\n",
+            "and v6.16b, v2.16b, {mask:v}.16b\n",
+            "and v7.16b, v3.16b, {mask:v}.16b\n",
+            "ushr v0.16b, v0.16b, #4\n",
+            "ushr v1.16b, v1.16b, #4\n",
+            "ushr v2.16b, v2.16b, #4\n",
+            "ushr v3.16b, v3.16b, #4\n",
+            "sdot {a:v}.4s, v4.16b, {low:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {b:v}.4s, v5.16b, {low:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {c:v}.4s, v6.16b, {low:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {d:v}.4s, v7.16b, {low:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {a:v}.4s, v0.16b, {high:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {b:v}.4s, v1.16b, {high:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {c:v}.4s, v2.16b, {high:v}.4b[",
+            $j,
+            "]\n",
+            "sdot {d:v}.4s, v3.16b, {high:v}.4b[",
+            $j,
+            "]",
+        )
+    };
+}
+
+/// Adds the products of a block of 16 rows, packed in 4 bits a code, with the quads `x` of a single token.
+///
+/// # Safety
+/// The processor has the dot product instructions.
+#[inline(always)]
+pub(super) unsafe fn add_nibbles(w: &[[u8; 64]; 4], x: &[[i8; 4]], sums: &mut [int32x4_t; 4]) {
+    let x = &x[..8];
+    let [a, b, c, d] = sums;
+    // SAFETY: the loads are of four quads each, and the assembly's of the four times 64 bytes; beside that it reads
+    // and writes the named registers only.
+    unsafe {
+        asm!(
+            nibble_products!("0"),
+            nibble_products!("1"),
+            nibble_products!("2"),
+            nibble_products!("3"),
+            w = inout(reg) w.as_ptr() => _,
+            mask = in(vreg) vdupq_n_u8(0x0f),
+            low = in(vreg) vld1q_s8(x.as_ptr().cast()),
+            high = in(vreg) vld1q_s8(x.as_ptr().add(4).cast()),
+            a = inout(vreg) *a,
+            b = inout(vreg) *b,
+            c = inout(vreg) *c,
+            d = inout(vreg) *d,
+            out("v0") _,
+            out("v1") _,
+            out("v2") _,
+            out("v3") _,
+            out("v4") _,
+            out("v5") _,
+            out("v6") _,
+            out("v7") _,
+            options(pure, readonly, nostack, preserves_flags),
         );
     }
 }

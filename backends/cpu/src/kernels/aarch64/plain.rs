@@ -65,11 +65,24 @@ unsafe fn add_pair(w: &mut *const f32, x: &mut *const f32, sums: &mut [[float32x
                 x,
                 "v0.4s",
                 16,
-                [four_tokens!("v3", "v4", "v0", "0" "a" "b", "1" "c" "d", "2" "e" "f", "3" "g" "h")],
-                [four_tokens!("v5", "v6", "v0", "0" "a" "b", "1" "c" "d", "2" "e" "f", "3" "g" "h")],
+                [
+                    four_tokens!("v3", "v4", "v0", "0" "a" "b", "1" "c" "d", "2" "e" "f", "3" "g" "h")
+                ],
+                [
+                    four_tokens!("v5", "v6", "v0", "0" "a" "b", "1" "c" "d", "2" "e" "f", "3" "g" "h")
+                ],
                 [a, b, c, d, e, f, g, h]
             ),
-            [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l], [m, n], [o, p]] => pair_of_columns!(
+            [
+                [a, b],
+                [c, d],
+                [e, f],
+                [g, h],
+                [i, j],
+                [k, l],
+                [m, n],
+                [o, p],
+            ] => pair_of_columns!(
                 w,
                 x,
                 "v0.4s-v1.4s",
@@ -112,7 +125,9 @@ unsafe fn add_pair(w: &mut *const f32, x: &mut *const f32, sums: &mut [[float32x
                     four_tokens!("v5", "v6", "v1", "0" "i" "j", "1" "k" "l", "2" "m" "n", "3" "o" "p"),
                     four_tokens!("v5", "v6", "v2", "0" "q" "r", "1" "s" "t", "2" "u" "v", "3" "y" "z")
                 ],
-                [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, y, z]
+                [
+                    a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, y, z
+                ]
             ),
             _ => unreachable!("no such tile width"),
         }

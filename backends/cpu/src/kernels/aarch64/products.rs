@@ -12,7 +12,7 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use super::matrix::by_matrix;
-use super::panels::{At, add_four_tokens, settle};
+use super::panels::{At, add_four_tokens, add_nibbles, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
 use crate::kernels::matmul::Column;
@@ -286,32 +286,14 @@ unsafe fn from_packed<
             supers = next_supers(isa, source, b, supers);
             let block = source.block(isa, b, supers);
             if S::HALVES {
-                part::<LEVEL, N, M, FIRST, COUNT, 0, 4, S>(
-                    isa,
-                    block.codes,
-                    &block.d,
-                    x,
-                    from,
-                    sums,
-                );
-                part::<LEVEL, N, M, FIRST, COUNT, 4, 8, S>(
-                    isa,
-                    block.codes,
-                    &block.e,
-                    x,
-                    from,
-                    sums,
-                );
-            } else {
-                part::<LEVEL, N, M, FIRST, COUNT, 0, 8, S>(
-                    isa,
-                    block.codes,
-                    &block.d,
-                    x,
-                    from,
-                    sums,
-                );
+                let low = whole::<LEVEL, N, M, FIRST, COUNT, 0, 4, S>(isa, block.codes, x, from);
+                add_block::<N, M, FIRST, COUNT>(&low, &block.d, x, from, sums);
+                let high = whole::<LEVEL, N, M, FIRST, COUNT, 4, 8, S>(isa, block.codes, x, from);
+                add_block::<N, M, FIRST, COUNT>(&high, &block.e, x, from, sums);
+                continue;
             }
+            let whole = whole::<LEVEL, N, M, FIRST, COUNT, 0, 8, S>(isa, block.codes, x, from);
+            add_block::<N, M, FIRST, COUNT>(&whole, &block.d, x, from, sums);
             if S::MIN {
                 let sum = numbers(&x.sum, from);
                 for t in 0..M {
@@ -400,12 +382,12 @@ unsafe fn add_scaled(
     }
 }
 
-/// Adds the product of the quads `FROM..TO` of a block, scaled by `d`, in [`by_rows`].
+/// The product of the quads `FROM..TO` of a block, in [`by_rows`].
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn part<
+unsafe fn whole<
     const LEVEL: u8,
     const N: usize,
     const M: usize,
@@ -417,11 +399,9 @@ unsafe fn part<
 >(
     isa: Neon<LEVEL>,
     codes: S::Codes,
-    d: &F,
     x: &XBlock<N>,
     from: usize,
-    sums: &mut [[float32x4_t; COUNT]; M],
-) {
+) -> [[int32x4_t; COUNT]; M] {
     // SAFETY: the caller's contract.
     unsafe {
         let mut whole = [[vdupq_n_s32(0); COUNT]; M];
@@ -431,11 +411,35 @@ unsafe fn part<
                 whole[t][r] = by_lane!(vdupq_laneq_s32, t, start);
             }
         }
-        if LEVEL >= 1 {
+        if N == 1
+            && LEVEL >= 1
+            && let Some(codes) = codes.nibbles()
+            && let Ok(sums) = whole.as_flattened_mut().try_into()
+        {
+            add_nibbles(codes, x.q.as_flattened(), sums);
+        } else if LEVEL >= 1 {
             dot::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         } else {
             widening::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         }
+        whole
+    }
+}
+
+/// Adds a block's product, scaled by `d`, in [`by_rows`].
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn add_block<const N: usize, const M: usize, const FIRST: usize, const COUNT: usize>(
+    whole: &[[int32x4_t; COUNT]; M],
+    d: &F,
+    x: &XBlock<N>,
+    from: usize,
+    sums: &mut [[float32x4_t; COUNT]; M],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
         let factor = numbers(&x.factor, from);
         for t in 0..M {
             for r in 0..COUNT {
