@@ -78,6 +78,7 @@ pub(super) trait Quads<I: Isa>: Copy {
     fn pair(self, isa: I, j: usize) -> [I::B; 2];
     /// The memory of codes that are packed in 4 bits each: the quad `j` in the lower halves of the `j`th 64 bytes, the
     /// quad `j + 4` in their upper halves.
+    #[allow(dead_code)] // not every architecture reads it
     #[inline(always)]
     fn nibbles(&self) -> Option<&[[u8; 64]; 4]> {
         None

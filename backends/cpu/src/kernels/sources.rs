@@ -36,6 +36,7 @@ pub(super) trait Source<I: Isa>: Copy {
     fn supers(self, isa: I, s: usize) -> [I::F; 2];
     fn block(self, isa: I, b: usize, supers: [I::F; 2]) -> Block<I, Self::Codes>;
     /// The blocks where they lie unpacked, if they do.
+    #[allow(dead_code)] // not every architecture reads them
     #[inline(always)]
     fn unpacked(&self) -> Option<&[PanelBlock]> {
         None
