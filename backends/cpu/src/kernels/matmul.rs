@@ -3,8 +3,9 @@
 //! A task computes some groups of 16 rows for all tokens. With few tokens it reads the packed
 //! codes as they lie ([`direct`]). With many it unpacks part of a group into a panel that stays in
 //! the cache ([`sources::unpack`](super::sources::unpack)) and reads that for every tile of tokens ([`panel_tile`]); formats whose
-//! panels look alike share that code. Either way each output runs through the same operations in
-//! the same order.
+//! panels look alike share that code. Plain weights are brought into binary32 once for many tokens where a
+//! processor has to convert them by themselves ([`PlainPair`]). Either way each output runs through the
+//! same operations in the same order.
 
 use std::ops::Range;
 

@@ -292,6 +292,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     fn pair(self, quads: [B; 2]) -> [B; 2] {
         match LEVEL {
             0 => quads,
+            // Eight rows of both, then the other eight: what one instruction loads.
             1 => {
                 let [a, b] = quads;
                 [[a[0], a[1], b[0], b[1]], [a[2], a[3], b[2], b[3]]]

@@ -1,7 +1,8 @@
 //! [`Isa::tile`](crate::kernels::isa::Isa::tile) in the instructions of each level.
 //!
 //! 16 rows by four tokens would need all 32 registers for binary32 sums and as many again for the
-//! integer ones; so several tokens are done by eight rows at a time, and both stay in registers.
+//! integer ones; so several tokens are done by eight rows at a time, and both stay in registers. What
+//! is read from panels, and the 4-bit codes for a single token, are pieces of assembly in [`panels`](super::panels).
 //!
 //! The dot and matrix product instructions are written as inline assembly: their intrinsics are
 //! not stable. So are the widening multiplications: of their intrinsics the compiler makes moves of
