@@ -68,13 +68,24 @@ pub(super) fn quantise_tile<I: Isa, const OWN: bool>(
     out: &mut [u8],
 ) {
     if width == 1 {
-        return quantise_rows::<I, OWN, 1>(isa, x, cols, out);
+        return isa.quantise::<OWN, 1>(x, cols, out);
     }
-    with_width!(I::TILE, width, N => quantise_rows::<I, OWN, N>(isa, x, cols, out));
+    with_width!(I::TILE, width, N => isa.quantise::<OWN, N>(x, cols, out));
 }
 
+/// The parts of a quantised tile of `N` tokens with so many blocks each: these, and the tokens' scales.
 #[inline(always)]
-fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
+pub(super) fn quantised_parts<const N: usize>(
+    tile: &mut [u8],
+    blocks: usize,
+) -> (&mut [XBlock<N>], &mut [f32]) {
+    let (blocks, scales) = tile.split_at_mut(N * blocks * XBLOCK_BYTES);
+    (cast_mut(blocks), cast_mut(scales))
+}
+
+/// [`Isa::quantise`] in terms of [`Isa`]'s arithmetic.
+#[inline(always)]
+pub(super) fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
     isa: I,
     x: &[f32],
     cols: usize,
@@ -83,8 +94,7 @@ fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
     if x.len() < N * cols {
         out.fill(0);
     }
-    let (blocks, scales) = out.split_at_mut(N * cols / 32 * XBLOCK_BYTES);
-    let (blocks, scales) = (cast_mut::<XBlock<N>>(blocks), cast_mut::<f32>(scales));
+    let (blocks, scales) = quantised_parts::<N>(out, cols / 32);
     let mut most = [0; N];
     for (t, row) in x.chunks_exact(cols).enumerate() {
         if OWN {
@@ -230,7 +240,20 @@ fn quantise_block<I: Isa, const N: usize>(
 }
 
 /// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens.
-pub(super) fn interleave_tile(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+#[inline(always)]
+pub(super) fn interleave_tile<I: Isa>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    width: usize,
+    out: &mut [u8],
+) {
+    isa.interleave(x, cols, width, out);
+}
+
+/// [`Isa::interleave`] an element at a time.
+#[inline(always)]
+pub(super) fn interleave_elements(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
     let out = cast_mut::<f32>(out);
     if x.len() < width * cols {
         out.fill(0.0);

@@ -27,7 +27,8 @@ macro_rules! intrinsics {
 }
 pub(super) use intrinsics;
 
-use super::matmul::{self, Column};
+use super::activations;
+use super::matmul::{self, Column, PlainPair};
 use super::sources::Source;
 
 /// Token-interleaved quantised activations of one block of 32 for `N` tokens.
@@ -75,6 +76,13 @@ pub(super) trait Quads<I: Isa>: Copy {
     /// Vectors `j` (even) and `j + 1` as [`Isa::pair`] leaves them. Where that changes them, quads
     /// of a panel are read this way only.
     fn pair(self, isa: I, j: usize) -> [I::B; 2];
+    /// The memory of codes that are packed in 4 bits each: the quad `j` in the lower halves of the `j`th 64 bytes, the
+    /// quad `j + 4` in their upper halves.
+    #[allow(dead_code)] // not every architecture reads it
+    #[inline(always)]
+    fn nibbles(&self) -> Option<&[[u8; 64]; 4]> {
+        None
+    }
 }
 
 /// How panels hold codes that count from another number than 0.
@@ -105,6 +113,12 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     const PANEL_CODES: PanelCodes = PanelCodes::AsPacked;
     /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
     const SUM_SHIFT: u32 = 0;
+
+    /// What a byte that counts 1 becomes in [`Isa::load_u8_as_f32`], a power of two.
+    const BYTE_UNIT: f32 = 1.0;
+
+    /// Whether plain weights for many tokens are first brought into the form that [`Isa::plain_pairs`] takes.
+    const PLAIN_PAIRS: bool = false;
 
     /// Whether activations for rounded weights are pairs of bfloat16, for [`Isa::dot_bf16`]; else they are
     /// binary32 after rounding.
@@ -185,7 +199,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// Nearest, half to even.
     fn to_f32(self, a: Self::I) -> Self::F;
 
-    /// From 16 bytes without sign.
+    /// From 16 bytes without sign, times [`Isa::BYTE_UNIT`].
     #[inline(always)]
     fn load_u8_as_f32(self, x: &[u8; 16]) -> Self::F {
         self.to_f32(self.load_u8(x))
@@ -216,6 +230,20 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         quads
     }
 
+    /// Quantises the rows `x`, of `cols` elements, into the tile `out` of `N` tokens, as
+    /// [`activations::quantise_tile`] says; what is missing of `N` rows counts as zeros.
+    #[inline(always)]
+    fn quantise<const OWN: bool, const N: usize>(self, x: &[f32], cols: usize, out: &mut [u8]) {
+        activations::quantise_rows::<Self, OWN, N>(self, x, cols, out);
+    }
+
+    /// Interleaves the rows `x`, of `cols` elements, into the tile `out` of `width` tokens, as
+    /// [`activations::interleave_tile`] says; what is missing of `width` rows counts as zeros.
+    #[inline(always)]
+    fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+        activations::interleave_elements(x, cols, width, out);
+    }
+
     /// `acc[t] += Σₖ w[k] · x[k][t]`, in order.
     #[inline(always)]
     fn plain_tile<C: Column<Self>, const N: usize>(
@@ -225,6 +253,16 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         acc: &mut [Self::F; N],
     ) {
         matmul::plain_tile(self, w, x, acc);
+    }
+
+    /// [`Isa::plain_tile`] for pairs of columns.
+    #[inline(always)]
+    fn plain_pairs<const N: usize>(self, w: &[PlainPair], x: &[[f32; N]], acc: &mut [Self::F; N]) {
+        for (w, x) in w.iter().zip(x.as_chunks::<2>().0) {
+            let [first, second] = w.load(self);
+            self.fma_each(first, &x[0], acc);
+            self.fma_each(second, &x[1], acc);
+        }
     }
 
     /// `fma(w₀, x₀, fma(w₁, x₁, acc))` for the pairs of bfloat16 in each lane, the first in its low half.

@@ -9,9 +9,7 @@ use std::ops::Range;
 
 use anynpu_ir::DType;
 
-use super::activations::{
-    interleave_tile, padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
-};
+use super::activations::{padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width};
 use super::buffer::{ALIGN, Scratch, Shared, cast, cast_mut};
 use super::gated::MOST_SUMS_BYTES;
 use super::isa::XBLOCK_BYTES;
@@ -312,9 +310,11 @@ impl Kernels {
             });
         }
         if forms.plain {
+            let interleave = self.table.interleave_tile;
             let of = (plain_bytes(cols), self.table.plain_tile);
             lay_out(pool, x, tokens, for_plain, of, |x, width, out| {
-                interleave_tile(x, cols, width, out);
+                // SAFETY: `self.features` proves that the processor has the instructions.
+                unsafe { interleave(x, cols, width, out) }
             });
         }
         if forms.rounded {

@@ -3,8 +3,9 @@
 //! A task computes some groups of 16 rows for all tokens. With few tokens it reads the packed
 //! codes as they lie ([`direct`]). With many it unpacks part of a group into a panel that stays in
 //! the cache ([`sources::unpack`](super::sources::unpack)) and reads that for every tile of tokens ([`panel_tile`]); formats whose
-//! panels look alike share that code. Either way each output runs through the same operations in
-//! the same order.
+//! panels look alike share that code. Plain weights are brought into binary32 once for many tokens where a
+//! processor has to convert them by themselves ([`PlainPair`]). Either way each output runs through the
+//! same operations in the same order.
 
 use std::ops::Range;
 
@@ -396,6 +397,96 @@ impl<I: Isa> Column<I> for Bf16Column {
     }
 }
 
+/// Two columns of 16 plain weights in binary32: of the first eight rows, then of the others.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct PlainPair([[[f32; 8]; 2]; 2]);
+// SAFETY: the same layout as its array.
+unsafe impl Pod for PlainPair {}
+
+impl PlainPair {
+    const ZERO: PlainPair = PlainPair([[[0.0; 8]; 2]; 2]);
+
+    #[inline(always)]
+    fn new<I: Isa, C: Column<I>>(isa: I, columns: &[C; 2]) -> PlainPair {
+        let mut pair = PlainPair::ZERO;
+        for c in 0..2 {
+            let mut column = [0.0; ROWS];
+            isa.store(columns[c].load(isa), &mut column);
+            let (halves, _) = column.as_chunks();
+            (pair.0[0][c], pair.0[1][c]) = (halves[0], halves[1]);
+        }
+        pair
+    }
+
+    /// The columns.
+    #[inline(always)]
+    pub(super) fn load<I: Isa>(&self, isa: I) -> [I::F; 2] {
+        let mut columns = [[0.0; ROWS]; 2];
+        for c in 0..2 {
+            columns[c][..8].copy_from_slice(&self.0[0][c]);
+            columns[c][8..].copy_from_slice(&self.0[1][c]);
+        }
+        [isa.load(&columns[0]), isa.load(&columns[1])]
+    }
+}
+
+/// Pairs of columns that are kept in binary32 at a time: 64 KiB, part of a second-level cache.
+const PLAIN_PAIRS: usize = 512;
+/// From this many tokens on it is worth that.
+const PLAIN_PAIR_TOKENS: usize = 12;
+
+/// The sums of group `g` for the tokens `start..end`, with weights brought into the form of [`PlainPair`] once for all
+/// of them.
+///
+/// # Safety
+/// As [`plain`].
+#[inline(always)]
+unsafe fn plain_by_pairs<I: Isa, C: Column<I>>(
+    isa: I,
+    task: &Task<'_>,
+    g: usize,
+    (start, end): (usize, usize),
+    pairs: &mut [PlainPair; PLAIN_PAIRS],
+) {
+    let cols = task.weights.cols();
+    let column = &cast::<C>(task.weights.group(g).0)[..cols];
+    let (whole, odd) = column.as_chunks::<2>();
+    let mut first = 0;
+    loop {
+        let count = PLAIN_PAIRS.min(whole.len() - first);
+        let last = first + count == whole.len();
+        let pairs = &mut pairs[..count];
+        for (pair, columns) in pairs.iter_mut().zip(&whole[first..]) {
+            *pair = PlainPair::new(isa, columns);
+        }
+        let mut t = start;
+        while t < end {
+            let width = tile_width(end - t, I::PLAIN_TILE);
+            with_width!(I::PLAIN_TILE, width, N => {
+                let x = activations::plain_tile::<N>(task.x, t, cols);
+                let sums = task.sums(g, t, N, last);
+                let mut acc = [isa.splat(0.0); N];
+                if first > 0 {
+                    // SAFETY: the caller's contract.
+                    acc = unsafe { sums.read(isa) };
+                }
+                isa.plain_pairs(pairs, &x[2 * first..][..2 * count], &mut acc);
+                if last && !odd.is_empty() {
+                    isa.plain_tile(odd, &x[cols - 1..], &mut acc);
+                }
+                // SAFETY: as above.
+                unsafe { sums.write(isa, &acc) };
+            });
+            t += width;
+        }
+        first += count;
+        if last {
+            return;
+        }
+    }
+}
+
 /// A task over plain weights.
 ///
 /// # Safety
@@ -441,6 +532,17 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
         return;
     }
     let chunk = chunk_tokens(cols * 4, I::PLAIN_TILE);
+    if I::PLAIN_PAIRS && task.tokens >= PLAIN_PAIR_TOKENS {
+        let mut pairs = [PlainPair::ZERO; PLAIN_PAIRS];
+        for start in (0..task.tokens).step_by(chunk) {
+            let end = task.tokens.min(start + chunk);
+            for g in task.groups.clone() {
+                // SAFETY: the caller's contract.
+                unsafe { plain_by_pairs::<I, C>(isa, &task, g, (start, end), &mut pairs) };
+            }
+        }
+        return;
+    }
     let mut start = 0;
     while start < task.tokens {
         let end = task.tokens.min(start + chunk);

@@ -35,6 +35,12 @@ pub(super) trait Source<I: Isa>: Copy {
     /// What the blocks `SUPER · s ..` share, for [`Source::block`]; only where there is any.
     fn supers(self, isa: I, s: usize) -> [I::F; 2];
     fn block(self, isa: I, b: usize, supers: [I::F; 2]) -> Block<I, Self::Codes>;
+    /// The blocks where they lie unpacked, if they do.
+    #[allow(dead_code)] // not every architecture reads them
+    #[inline(always)]
+    fn unpacked(&self) -> Option<&[PanelBlock]> {
+        None
+    }
     /// Asks for what comes some blocks after block `b` to be read.
     #[inline(always)]
     fn prefetch(self, _isa: I, _b: usize) {}
@@ -116,7 +122,13 @@ impl Scales for SuperMin {
     const SUPERS: bool = true;
     #[inline(always)]
     fn supers<I: Isa>(isa: I, record: &[[u16; 16]; 2]) -> [I::F; 2] {
-        [isa.load_f16(&record[0]), isa.load_f16(&record[1])]
+        let [d, m] = [isa.load_f16(&record[0]), isa.load_f16(&record[1])];
+        if I::BYTE_UNIT == 1.0 {
+            return [d, m];
+        }
+        // Exact, as it is a power of two.
+        let unit = isa.splat(1.0 / I::BYTE_UNIT);
+        [isa.mul(d, unit), isa.mul(m, unit)]
     }
     #[inline(always)]
     fn block<I: Isa>(isa: I, record: &[[u8; 16]; 2], [d, m]: [I::F; 2]) -> (I::F, I::F) {
@@ -229,7 +241,22 @@ impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
 
     #[inline(always)]
     fn pair(self, isa: I, j: usize) -> [I::B; 2] {
-        isa.pair([self.quad(isa, j), self.quad(isa, j + 1)])
+        if F::BITS != 4 {
+            return isa.pair([self.quad(isa, j), self.quad(isa, j + 1)]);
+        }
+        // Those of the lower and of the upper halves of bytes move together.
+        let vectors = self.codes.as_ref();
+        let [a, b] = isa.pair([isa.load_b(&vectors[j % 4]), isa.load_b(&vectors[j % 4 + 1])]);
+        if j < 4 {
+            [isa.and_b(a, 0x0f), isa.and_b(b, 0x0f)]
+        } else {
+            [isa.shr_and_b(a, 4, 0x0f), isa.shr_and_b(b, 4, 0x0f)]
+        }
+    }
+
+    #[inline(always)]
+    fn nibbles(&self) -> Option<&[[u8; 64]; 4]> {
+        self.codes.as_ref().try_into().ok()
     }
 }
 
@@ -309,9 +336,9 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
 #[repr(C)]
 pub(super) struct PanelBlock {
     /// The quads, each two that follow one another as [`Isa::pair`] leaves them.
-    codes: [[u8; 64]; 8],
-    d: [f32; 16],
-    e: [f32; 16],
+    pub codes: [[u8; 64]; 8],
+    pub d: [f32; 16],
+    pub e: [f32; 16],
 }
 
 // SAFETY: arrays of bytes and of f32 whose sizes leave no padding; any bits are values.
@@ -425,6 +452,11 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
             e: isa.load(&block.e),
         }
     }
+
+    #[inline(always)]
+    fn unpacked(&self) -> Option<&[PanelBlock]> {
+        Some(self.blocks)
+    }
 }
 
 /// Unpacks blocks `first ..` of group `g` into `panel`; `first` is a multiple of [`SUPER`]. Codes become
@@ -442,7 +474,7 @@ pub(super) fn unpack<I: Isa, F: Format>(
     for (i, out) in panel.iter_mut().enumerate() {
         supers = next_supers(isa, group, first + i, supers);
         let block = group.block(isa, first + i, supers);
-        for j in [0, 2, 4, 6] {
+        for j in [0, 4, 2, 6] {
             let mut pair = block.codes.pair(isa, j);
             let less = match (I::PANEL_CODES, F::OFFSET) {
                 (PanelCodes::AsPacked, _) | (_, None) => 0,

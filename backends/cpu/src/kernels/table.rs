@@ -48,6 +48,7 @@ pub(super) struct Table {
     pub panel_groups: usize,
     /// For weights of up to 6 bits, and for those of 8.
     pub quantise_tile: [TileFn; 2],
+    pub interleave_tile: TileFn,
     pub round_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
@@ -116,6 +117,8 @@ macro_rules! table {
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? quantise_tile_8 = $isa, activations::quantise_tile::<$ty, true>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? interleave_tile = $isa, activations::interleave_tile::<$ty>,
+                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? round_tile = $isa, activations::round_tile::<$ty>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? rms_norm = $isa, ops::rms_norm::<$ty>,
@@ -154,6 +157,7 @@ macro_rules! table {
                 bf16_pairs: <$ty as Isa>::BF16,
                 panel_groups: <$ty as Isa>::PANEL_GROUPS,
                 quantise_tile: [quantise_tile, quantise_tile_8],
+                interleave_tile,
                 round_tile,
                 rms_norm,
                 layer_norm,

@@ -2,15 +2,19 @@
 //! dot products or by 8-bit matrix products.
 
 mod matrix;
+mod panels;
+mod plain;
 mod products;
+mod quantise;
 mod tables;
 
 use std::arch::aarch64::*;
 
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
+use super::activations::{self, with_width};
 use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
-use super::matmul::{self, Column};
+use super::matmul::{self, Column, PlainPair};
 use super::sources::Source;
 
 /// NEON; from `LEVEL` 1 on with the dot product instructions, from 2 on with the 8-bit matrix
@@ -80,24 +84,25 @@ unsafe fn transpose_4(r: [float32x4_t; 4]) -> [float32x4_t; 4] {
     }
 }
 
-/// Table indices that put byte `4r + i` at byte `at` of lane `i`, and zeros beside it.
-const fn spread(at: usize) -> [[u8; 16]; 4] {
+/// Table indices that put byte `4r + i` at the highest byte of lane `i`, and zeros below it.
+const fn spread_high() -> [[u8; 16]; 4] {
     let mut indices = [[0xff; 16]; 4];
     let mut byte = 0;
     while byte < 16 {
-        indices[byte / 4][byte % 4 * 4 + at] = byte as u8;
+        indices[byte / 4][byte % 4 * 4 + 3] = byte as u8;
         byte += 1;
     }
     indices
 }
-static SPREAD: [[u8; 16]; 4] = spread(0);
-static SPREAD_HIGH: [[u8; 16]; 4] = spread(3);
+static SPREAD_HIGH: [[u8; 16]; 4] = spread_high();
 
 impl<const LEVEL: u8> Isa for Neon<LEVEL> {
-    const TILE: usize = if LEVEL >= 2 { 8 } else { 4 };
+    const TILE: usize = if LEVEL >= 2 { 12 } else { 4 };
     const PLAIN_TILE: usize = 12;
+    const PLAIN_PAIRS: bool = true;
     const PAIRED: bool = LEVEL >= 2;
     const PANEL_CODES: PanelCodes = PanelCodes::Signed;
+    const BYTE_UNIT: f32 = f32::from_bits((127 - 24) << 23);
     type F = F;
     type I = I;
     type B = B;
@@ -207,15 +212,19 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
             vgetq_lane_f32::<0>(a) + vgetq_lane_f32::<1>(a)
         }
 
-        // One table lookup puts a byte into each lane, its other bytes zero.
+        // A byte with zeros above it is a subnormal binary16, of as many 2⁻²⁴ths: `BYTE_UNIT`.
         fn load_u8_as_f32(self, x: &[u8; 16]) -> F {
-            let x = vld1q_u8(x.as_ptr());
-            four!(r => {
-                let spread = vqtbl1q_u8(x, vld1q_u8(SPREAD[r].as_ptr()));
-                vcvtq_f32_u32(vreinterpretq_u32_u8(spread))
-            })
+            let (x, zero) = (vld1q_u8(x.as_ptr()), vdupq_n_u8(0));
+            let low = vreinterpretq_f16_u8(vzip1q_u8(x, zero));
+            let high = vreinterpretq_f16_u8(vzip2q_u8(x, zero));
+            [
+                vcvt_f32_f16(vget_low_f16(low)),
+                vcvt_high_f32_f16(low),
+                vcvt_f32_f16(vget_low_f16(high)),
+                vcvt_high_f32_f16(high),
+            ]
         }
-        // The same with the byte at the top of its lane, as a number of 2⁻²⁴ths.
+        // One table lookup puts a byte at the top of each lane, zeros below it; that is a number of 2⁻²⁴ths.
         fn load_i8_as_f32(self, x: &[u8; 16]) -> F {
             let x = vld1q_u8(x.as_ptr());
             four!(r => {
@@ -281,12 +290,43 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
 
     #[inline(always)]
     fn pair(self, quads: [B; 2]) -> [B; 2] {
-        if Self::PAIRED {
+        match LEVEL {
+            0 => quads,
+            // Eight rows of both, then the other eight: what one instruction loads.
+            1 => {
+                let [a, b] = quads;
+                [[a[0], a[1], b[0], b[1]], [a[2], a[3], b[2], b[3]]]
+            }
             // SAFETY: `self` proves NEON.
-            unsafe { matrix::pair(quads) }
-        } else {
-            quads
+            _ => unsafe { matrix::pair(quads) },
         }
+    }
+
+    #[inline(always)]
+    fn quantise<const OWN: bool, const N: usize>(self, x: &[f32], cols: usize, out: &mut [u8]) {
+        // SAFETY: `self` proves NEON; tiles are of one token or a multiple of four.
+        unsafe {
+            if N > 1 && Self::PAIRED {
+                quantise::tokens::<OWN, true, N>(x, cols, out);
+            } else if N > 1 {
+                quantise::tokens::<OWN, false, N>(x, cols, out);
+            } else if cols >= 4 * 32 {
+                quantise::one_token::<OWN>(x, out);
+            } else {
+                activations::quantise_rows::<Self, OWN, N>(self, x, cols, out);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+        if width == 1 {
+            return activations::interleave_elements(x, cols, width, out);
+        }
+        with_width!(12, width, N => {
+            // SAFETY: `self` proves NEON.
+            unsafe { plain::interleave::<N>(x, cols, out) }
+        });
     }
 
     #[inline(always)]
@@ -303,6 +343,16 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         unsafe {
             products::plain::<LEVEL, N, 0, C>(self, w, x, acc);
             products::plain::<LEVEL, N, 2, C>(self, w, x, acc);
+        }
+    }
+
+    #[inline(always)]
+    fn plain_pairs<const N: usize>(self, w: &[PlainPair], x: &[[f32; N]], acc: &mut [F; N]) {
+        let x = &x[..2 * w.len()];
+        // SAFETY: `self` proves NEON; tiles of plain weights with several tokens are of 4, 8 or 12.
+        unsafe {
+            plain::pairs::<N, 0>(w, x, acc);
+            plain::pairs::<N, 2>(w, x, acc);
         }
     }
 

@@ -1,7 +1,8 @@
 //! [`Isa::tile`](crate::kernels::isa::Isa::tile) in the instructions of each level.
 //!
 //! 16 rows by four tokens would need all 32 registers for binary32 sums and as many again for the
-//! integer ones; so several tokens are done by eight rows at a time, and both stay in registers.
+//! integer ones; so several tokens are done by eight rows at a time, and both stay in registers. What
+//! is read from panels, and the 4-bit codes for a single token, are pieces of assembly in [`panels`](super::panels).
 //!
 //! The dot and matrix product instructions are written as inline assembly: their intrinsics are
 //! not stable. So are the widening multiplications: of their intrinsics the compiler makes moves of
@@ -12,10 +13,11 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use super::matrix::by_matrix;
+use super::panels::{At, add_four_tokens, add_nibbles, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
 use crate::kernels::matmul::Column;
-use crate::kernels::sources::{Source, next_supers};
+use crate::kernels::sources::{PanelBlock, Source, next_supers};
 
 /// `acc[i] + Σ_c w[4i + c] · x[4·LANE + c]`.
 ///
@@ -103,7 +105,7 @@ macro_rules! for_quads {
     };
 }
 
-pub(super) use for_quads;
+pub(super) use {by_lane, for_quads};
 
 /// The numbers of the tokens `t .. t + 4`; of a single token, the same four times.
 ///
@@ -193,10 +195,18 @@ pub(super) unsafe fn tile<const LEVEL: u8, const N: usize, S: Source<Neon<LEVEL>
         if N == 1 {
             return by_rows::<LEVEL, N, 1, 0, 4, S>(isa, source, x, acc, 0);
         }
+        // With scales of halves, of six tokens more numbers wait to be scaled than there are registers.
+        if LEVEL >= 2 && N == 12 && !S::HALVES {
+            for t in [0, 6] {
+                by_matrix::<LEVEL, N, 3, 0, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 3, 2, S>(isa, source, x, acc, t);
+            }
+            return;
+        }
         for t in (0..N).step_by(4) {
             if LEVEL >= 2 {
-                by_matrix::<LEVEL, N, 0, S>(isa, source, x, acc, t);
-                by_matrix::<LEVEL, N, 2, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 2, 0, S>(isa, source, x, acc, t);
+                by_matrix::<LEVEL, N, 2, 2, S>(isa, source, x, acc, t);
             } else {
                 by_rows::<LEVEL, N, 4, 0, 2, S>(isa, source, x, acc, t);
                 by_rows::<LEVEL, N, 4, 2, 2, S>(isa, source, x, acc, t);
@@ -235,37 +245,56 @@ unsafe fn by_rows<
                 sums[t][r] = acc[from + t][FIRST + r];
             }
         }
+        if LEVEL == 1
+            && let Some(panel) = source.unpacked()
+            && let Ok(sums) = sums.as_flattened_mut().try_into()
+        {
+            from_panel::<LEVEL, N, FIRST, S>(panel, x, sums);
+        } else {
+            from_packed::<LEVEL, N, M, FIRST, COUNT, S>(isa, source, x, from, &mut sums);
+        }
+        for t in 0..M {
+            for r in 0..COUNT {
+                acc[from + t][FIRST + r] = sums[t][r];
+            }
+        }
+    }
+}
+
+/// The blocks of [`by_rows`] as the source gives them.
+///
+/// # Safety
+/// As [`by_rows`].
+#[inline(always)]
+unsafe fn from_packed<
+    const LEVEL: u8,
+    const N: usize,
+    const M: usize,
+    const FIRST: usize,
+    const COUNT: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    isa: Neon<LEVEL>,
+    source: S,
+    x: &[XBlock<N>],
+    from: usize,
+    sums: &mut [[float32x4_t; COUNT]; M],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
         let mut supers = [isa.splat(0.0); 2];
         for (b, x) in x.iter().enumerate() {
             supers = next_supers(isa, source, b, supers);
             let block = source.block(isa, b, supers);
             if S::HALVES {
-                part::<LEVEL, N, M, FIRST, COUNT, 0, 4, S>(
-                    isa,
-                    block.codes,
-                    &block.d,
-                    x,
-                    from,
-                    &mut sums,
-                );
-                part::<LEVEL, N, M, FIRST, COUNT, 4, 8, S>(
-                    isa,
-                    block.codes,
-                    &block.e,
-                    x,
-                    from,
-                    &mut sums,
-                );
-            } else {
-                part::<LEVEL, N, M, FIRST, COUNT, 0, 8, S>(
-                    isa,
-                    block.codes,
-                    &block.d,
-                    x,
-                    from,
-                    &mut sums,
-                );
+                let low = whole::<LEVEL, N, M, FIRST, COUNT, 0, 4, S>(isa, block.codes, x, from);
+                add_block::<N, M, FIRST, COUNT>(&low, &block.d, x, from, sums);
+                let high = whole::<LEVEL, N, M, FIRST, COUNT, 4, 8, S>(isa, block.codes, x, from);
+                add_block::<N, M, FIRST, COUNT>(&high, &block.e, x, from, sums);
+                continue;
             }
+            let whole = whole::<LEVEL, N, M, FIRST, COUNT, 0, 8, S>(isa, block.codes, x, from);
+            add_block::<N, M, FIRST, COUNT>(&whole, &block.d, x, from, sums);
             if S::MIN {
                 let sum = numbers(&x.sum, from);
                 for t in 0..M {
@@ -276,20 +305,90 @@ unsafe fn by_rows<
                 }
             }
         }
-        for t in 0..M {
-            for r in 0..COUNT {
-                acc[from + t][FIRST + r] = sums[t][r];
+    }
+}
+
+/// The blocks of [`by_rows`] from a panel, of all four tokens of a tile and of eight rows, whose scales and codes are
+/// read where they lie: `sums[2t + r]` is of the token `t` and of register `FIRST + r` of rows.
+///
+/// # Safety
+/// As [`by_rows`], and the source is the panel, in the layout of [`Neon<1>`]; `N` is 4.
+#[inline(always)]
+unsafe fn from_panel<
+    const LEVEL: u8,
+    const N: usize,
+    const FIRST: usize,
+    S: Source<Neon<LEVEL>>,
+>(
+    panel: &[PanelBlock],
+    x: &[XBlock<N>],
+    sums: &mut [float32x4_t; 8],
+) {
+    // SAFETY: the caller's contract; the panel has a block for each of the tile's.
+    unsafe {
+        let mut at = At::new::<FIRST, N>(panel, x, 0);
+        for _ in 0..x.len() {
+            let mut low = [[vdupq_n_s32(0); 2]; 4];
+            add_four_tokens(&mut at, &mut low);
+            let mut high = low;
+            if S::HALVES {
+                let factor = vld1q_f32(at.factors(0).wrapping_add(16));
+                let d = vld1q_f32_x2(at.scales_from_half::<FIRST>());
+                add_scaled(&low, [d.0, d.1], factor, sums);
+                settle(sums);
+                high = [[vdupq_n_s32(0); 2]; 4];
+            }
+            add_four_tokens(&mut at, &mut high);
+            let factor = vld1q_f32(at.factors(0));
+            let d = if S::HALVES {
+                vld1q_f32_x2(at.scales::<FIRST, true>())
+            } else {
+                vld1q_f32_x2(at.scales::<FIRST, false>())
+            };
+            add_scaled(&high, [d.0, d.1], factor, sums);
+            if S::MIN {
+                let sum = vld1q_f32(at.factors(0).wrapping_add(4));
+                let m = vld1q_f32_x2(at.scales::<FIRST, true>());
+                for t in 0..4 {
+                    for (r, m) in [m.0, m.1].into_iter().enumerate() {
+                        let i = 2 * t + r;
+                        sums[i] = by_lane!(vfmaq_laneq_f32, t, sums[i], m, sum);
+                    }
+                }
+            }
+            at = at.next::<N>();
+        }
+    }
+}
+
+/// `sums = fma(d · f, whole, sums)`, in [`from_panel`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_scaled(
+    whole: &[[int32x4_t; 2]; 4],
+    d: [float32x4_t; 2],
+    factor: float32x4_t,
+    sums: &mut [float32x4_t; 8],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for t in 0..4 {
+            for r in 0..2 {
+                let d = by_lane!(vmulq_laneq_f32, t, d[r], factor);
+                sums[2 * t + r] = vfmaq_f32(sums[2 * t + r], d, vcvtq_f32_s32(whole[t][r]));
             }
         }
     }
 }
 
-/// Adds the product of the quads `FROM..TO` of a block, scaled by `d`, in [`by_rows`].
+/// The product of the quads `FROM..TO` of a block, in [`by_rows`].
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn part<
+unsafe fn whole<
     const LEVEL: u8,
     const N: usize,
     const M: usize,
@@ -301,11 +400,9 @@ unsafe fn part<
 >(
     isa: Neon<LEVEL>,
     codes: S::Codes,
-    d: &F,
     x: &XBlock<N>,
     from: usize,
-    sums: &mut [[float32x4_t; COUNT]; M],
-) {
+) -> [[int32x4_t; COUNT]; M] {
     // SAFETY: the caller's contract.
     unsafe {
         let mut whole = [[vdupq_n_s32(0); COUNT]; M];
@@ -315,11 +412,35 @@ unsafe fn part<
                 whole[t][r] = by_lane!(vdupq_laneq_s32, t, start);
             }
         }
-        if LEVEL >= 1 {
+        if N == 1
+            && LEVEL >= 1
+            && let Some(codes) = codes.nibbles()
+            && let Ok(sums) = whole.as_flattened_mut().try_into()
+        {
+            add_nibbles(codes, x.q.as_flattened(), sums);
+        } else if LEVEL >= 1 {
             dot::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         } else {
             widening::<LEVEL, N, M, FIRST, COUNT, FROM, TO, _>(isa, codes, x, from, &mut whole);
         }
+        whole
+    }
+}
+
+/// Adds a block's product, scaled by `d`, in [`by_rows`].
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn add_block<const N: usize, const M: usize, const FIRST: usize, const COUNT: usize>(
+    whole: &[[int32x4_t; COUNT]; M],
+    d: &F,
+    x: &XBlock<N>,
+    from: usize,
+    sums: &mut [[float32x4_t; COUNT]; M],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
         let factor = numbers(&x.factor, from);
         for t in 0..M {
             for r in 0..COUNT {
