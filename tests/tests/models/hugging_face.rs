@@ -126,7 +126,7 @@ fn decoders_written_as_gguf_give_the_same_logits() {
     }
 }
 
-/// Of the activations 16 significant bits are dropped, of the weights none: what is left of 1e-4 is 2 %.
+/// Activations keep 8 significant bits, weights all of theirs.
 #[test]
 fn models_in_bf16_are_multiplied_in_it_where_the_processor_can_unless_f32_is_asked_for() {
     let test =
@@ -141,7 +141,10 @@ fn models_in_bf16_are_multiplied_in_it_where_the_processor_can_unless_f32_is_ask
         assert!(own.warnings().iter().all(|w| !w.contains("bf16")), "{name}");
         let (exact, own) = (logits(&exact, &tokens()), logits(&own, &tokens()));
         assert_eq!(exact != own, offered, "{name}");
-        assert_close(name, &own, 0.02);
+        let largest = exact.iter().fold(0f32, |a, x| a.max(x.abs()));
+        let differences = own.iter().zip(&exact).map(|(o, e)| (o - e).abs());
+        let worst = differences.fold(0f32, f32::max) / largest;
+        assert!(worst < 0.02, "{name}: {worst} of the largest logit");
     }
 }
 
