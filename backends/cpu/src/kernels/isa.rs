@@ -28,7 +28,7 @@ macro_rules! intrinsics {
 pub(super) use intrinsics;
 
 use super::activations;
-use super::matmul::{self, Column, PlainPair};
+use super::plain::{self, Column, PlainPair};
 use super::sources::Source;
 
 /// Token-interleaved quantised activations of one block of 32 for `N` tokens.
@@ -252,7 +252,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         x: &[[f32; N]],
         acc: &mut [Self::F; N],
     ) {
-        matmul::plain_tile(self, w, x, acc);
+        plain::plain_tile(self, w, x, acc);
     }
 
     /// [`Isa::plain_tile`] for pairs of columns.

@@ -75,6 +75,7 @@ mod linear;
 mod matmul;
 pub mod ops;
 mod pack;
+mod plain;
 mod raw;
 pub mod reference;
 mod sources;

@@ -109,6 +109,7 @@ macro_rules! table {
             use $crate::kernels::matmul::{self, PanelTile, Task};
             use $crate::kernels::ops::{self, Arithmetic, Attend, GatedRows, RopeLayout};
             use $crate::kernels::pack::PackedMatrix;
+            use $crate::kernels::plain;
             use $crate::kernels::sources::{self, PanelBlock};
             use $crate::kernels::table::{BlockProducts, Table};
             use $crate::kernels::activations;
@@ -142,10 +143,10 @@ macro_rules! table {
                 (op: Arithmetic, a: &[f32], b: &[f32], out: &mut [f32]) }
             table! { @function $(#[$feature])? attend = $isa, ops::attend::<$ty>,
                 (task: Attend<'_>) -> bool }
-            table! { @function $(#[$feature])? f32 = $isa, matmul::plain::<$ty, matmul::F32Column>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? f16 = $isa, matmul::plain::<$ty, matmul::F16Column>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? bf16 = $isa, matmul::plain::<$ty, matmul::Bf16Column>, (task: Task<'_>) }
-            table! { @function $(#[$feature])? rounded = $isa, matmul::rounded::<$ty>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? f32 = $isa, plain::plain::<$ty, plain::F32Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? f16 = $isa, plain::plain::<$ty, plain::F16Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? bf16 = $isa, plain::plain::<$ty, plain::Bf16Column>, (task: Task<'_>) }
+            table! { @function $(#[$feature])? rounded = $isa, plain::rounded::<$ty>, (task: Task<'_>) }
             table! { @panel $(#[$feature])? offset_8 = $isa, $ty, Offset8 }
             table! { @panel $(#[$feature])? offset_16 = $isa, $ty, Offset16 }
             table! { @panel $(#[$feature])? signed = $isa, $ty, Signed }

@@ -14,7 +14,7 @@ pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
 
 use super::activations::{self, with_width};
 use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
-use super::matmul::{self, Column, PlainPair};
+use super::plain::{self as plain_products, Column, PlainPair};
 use super::sources::Source;
 
 /// NEON; from `LEVEL` 1 on with the dot product instructions, from 2 on with the 8-bit matrix
@@ -337,7 +337,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         acc: &mut [F; N],
     ) {
         if N <= 4 {
-            return matmul::plain_tile(self, w, x, acc);
+            return plain_products::plain_tile(self, w, x, acc);
         }
         // SAFETY: `self` proves NEON; such tiles are of 8 or 12 tokens.
         unsafe {

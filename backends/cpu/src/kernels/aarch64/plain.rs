@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use super::{F, transpose_4};
 use crate::kernels::buffer::cast_mut;
-use crate::kernels::matmul::PlainPair;
+use crate::kernels::plain::PlainPair;
 
 /// From the eight rows of a pair of columns to those of the next: between them lie the other eight rows.
 const TO_NEXT_W: usize = size_of::<PlainPair>();

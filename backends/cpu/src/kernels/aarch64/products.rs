@@ -16,7 +16,7 @@ use super::matrix::by_matrix;
 use super::panels::{At, add_four_tokens, add_nibbles, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
-use crate::kernels::matmul::Column;
+use crate::kernels::plain::Column;
 use crate::kernels::sources::{PanelBlock, Source, next_supers};
 
 /// `acc[i] + Σ_c w[4i + c] · x[4·LANE + c]`.
