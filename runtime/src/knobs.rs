@@ -71,7 +71,7 @@ macro_rules! knobs {
 
 knobs! {
     /// Threads of devices that use the host's, where the program gives no number.
-    threads: Option<Positive> = "ANYNPU_THREADS", None, "all cores";
+    threads: Option<Positive> = "ANYNPU_THREADS", None, "the fast cores";
     /// Most tokens processed at once while reading a prompt.
     prefill_chunk: Positive = "ANYNPU_PREFILL_CHUNK", Positive(256), "256";
     /// Longest time one step of a device may take before it counts as hung.

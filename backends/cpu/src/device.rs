@@ -14,6 +14,7 @@ use anynpu_hal::{
 use anynpu_ir::{DType, Subgraph};
 use parking_lot::Mutex;
 
+use crate::cores::Cores;
 use crate::exec::Workspace;
 use crate::kernels::{Features, Kernels};
 use crate::lower::{Program, lower, memory_need};
@@ -73,7 +74,7 @@ impl CpuDevice {
             bytes: 0,
             what,
         };
-        let pool = Pool::new(threads);
+        let pool = Pool::on(threads, Cores::detect().set_for(threads));
         let pool = pool.map_err(|e| out_of_memory(format!("{threads} threads ({e})")))?;
         let workspace = Workspace::new().map_err(|e| out_of_memory(e.to_string()))?;
         Ok(CpuDevice {

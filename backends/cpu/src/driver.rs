@@ -7,6 +7,7 @@ use anynpu_hal::{
 };
 
 use crate::CpuDevice;
+use crate::cores::Cores;
 use crate::kernels::Features;
 
 /// Driver of the one device `cpu`, which is always there.
@@ -43,7 +44,9 @@ impl Driver for CpuDriver {
         if let Some(name) = options.options.keys().find(|&k| k != "features") {
             return Err(invalid(name, "given".into(), "only 'features'".into()));
         }
-        let threads = options.threads.unwrap_or_else(default_threads);
+        let threads = options
+            .threads
+            .unwrap_or_else(|| Cores::detect().default_threads(cores()));
         if !(1..=MAX_THREADS).contains(&threads) {
             let expected = format!("1 to {MAX_THREADS}");
             return Err(invalid("threads", threads.to_string(), expected));
@@ -58,7 +61,7 @@ impl Driver for CpuDriver {
 
 const MAX_THREADS: usize = 256;
 
-fn default_threads() -> usize {
+fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
@@ -68,7 +71,7 @@ fn info(features: &Features) -> DeviceInfo {
         name: "cpu".into(),
         driver: "cpu".into(),
         kind: DeviceKind::Cpu,
-        description: format!("{model}, {} cores, kernels {features}", default_threads()),
+        description: format!("{model}, {} cores, kernels {features}", cores()),
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The three main types: [`CpuDriver`], [`CpuDevice`], [`kernels::PackedMatrix`].
 
+mod cores;
 mod device;
 mod driver;
 mod exec;
@@ -18,6 +19,7 @@ mod lower;
 mod place;
 pub mod pool;
 pub mod reference;
+mod sys;
 mod weights;
 
 pub use device::CpuDevice;

@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::cores::CoreSet;
+
 /// How long a worker looks for the next job before it parks.
 const WORKER_SPIN: Duration = Duration::from_micros(60);
 /// How long the caller looks for the last worker to leave before it parks.
@@ -115,6 +117,12 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] if `threads` is 0 or above 1024, or a thread cannot be started.
     pub fn new(threads: usize) -> Result<Pool, PoolError> {
+        Pool::on(threads, None)
+    }
+
+    /// As [`Pool::new`], with all threads but the caller's kept on `cores`. Where the system does not do so, they run
+    /// where it likes.
+    pub(crate) fn on(threads: usize, cores: Option<CoreSet>) -> Result<Pool, PoolError> {
         if threads == 0 || threads > MAX_THREADS {
             return Err(PoolError::ThreadCount { asked: threads });
         }
@@ -144,10 +152,16 @@ impl Pool {
             turn: Mutex::new(()),
         };
         for index in 1..threads {
-            let shared = Arc::clone(&pool.shared);
+            let (shared, cores) = (Arc::clone(&pool.shared), cores.clone());
+            let work = move || {
+                if let Some(Err(error)) = cores.map(|cores| cores.keep_thread()) {
+                    tracing::warn!(%error, "a thread is not kept on the fastest cores");
+                }
+                shared.work(index)
+            };
             let handle = std::thread::Builder::new()
                 .name(format!("anynpu-cpu-{index}"))
-                .spawn(move || shared.work(index))
+                .spawn(work)
                 .map_err(|source| PoolError::Spawn { index, source })?;
             pool.workers.push(handle);
         }

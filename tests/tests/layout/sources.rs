@@ -15,7 +15,7 @@ const MAX_LINES: usize = 900;
 const UNSAFE: &[(&str, &str)] = &[
     ("hal/src/**", "mapped memory, loaded libraries"),
     ("hal/abi/**", "the C interface"),
-    ("backends/*/src/sys.rs", "vendors' interfaces"),
+    ("backends/*/src/sys.rs", "vendors' and systems' interfaces"),
     ("backends/*/src/sys/**", "vendors' interfaces"),
     ("backends/*/src/exec.rs", "running on a device"),
     ("backends/*/src/exec/**", "running on a device"),
