@@ -76,6 +76,11 @@ impl Runtime {
         &self.inner.cost
     }
 
+    /// Threads that devices were to use, if they were told; else each has as many as it likes.
+    pub fn threads(&self) -> Option<usize> {
+        self.inner.options.values().find_map(|o| o.threads)
+    }
+
     /// Opens a device in use once more, as it was opened.
     pub(crate) fn open_again(&self, name: &str) -> Result<Arc<dyn Device>, RuntimeError> {
         let options = self.inner.options.get(name).cloned().unwrap_or_default();

@@ -14,6 +14,7 @@ use anynpu_hal::driver::record::RecordDriver;
 
 pub use anynpu_coreml as coreml;
 pub use anynpu_coreml::CoreMlDriver;
+pub use anynpu_cpu::default_threads;
 pub use anynpu_hal::driver::record::Recorder;
 pub use anynpu_nnapi::lower::{
     Numbers as NnapiNumbers, Ranges as NnapiRanges, StateForm as NnapiStateForm,

@@ -44,9 +44,7 @@ impl Driver for CpuDriver {
         if let Some(name) = options.options.keys().find(|&k| k != "features") {
             return Err(invalid(name, "given".into(), "only 'features'".into()));
         }
-        let threads = options
-            .threads
-            .unwrap_or_else(|| Cores::detect().default_threads(cores()));
+        let threads = options.threads.unwrap_or_else(default_threads);
         if !(1..=MAX_THREADS).contains(&threads) {
             let expected = format!("1 to {MAX_THREADS}");
             return Err(invalid("threads", threads.to_string(), expected));
@@ -60,6 +58,11 @@ impl Driver for CpuDriver {
 }
 
 const MAX_THREADS: usize = 256;
+
+/// Threads of the CPU where none are asked for: one for each core that is at least half as fast as the fastest.
+pub fn default_threads() -> usize {
+    Cores::detect().default_threads(cores())
+}
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())

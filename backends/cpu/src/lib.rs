@@ -23,4 +23,4 @@ mod sys;
 mod weights;
 
 pub use device::CpuDevice;
-pub use driver::CpuDriver;
+pub use driver::{CpuDriver, default_threads};

@@ -296,7 +296,7 @@ fn of_a_model_in_bf16_wider_matrices_are_multiplied_as_they_are() {
     for (name, dtype) in [("rounded", DType::BF16), ("exact", DType::F32)] {
         let ty = TensorType::new(dtype, Shape::fixed(&[20, 64]));
         let weight = g.add_weight(name, ty).unwrap();
-        let product = g.add(&format!("{name}_rows"), Op::Linear, &[x, weight]);
+        let product = g.add(format!("{name}_rows"), Op::Linear, &[x, weight]);
         g.set_output(product.unwrap()).unwrap();
         let values = (0..20 * 64).map(|_| half::bf16::from_f32(numbers.next()));
         let bytes = match dtype {

@@ -273,7 +273,7 @@ pub struct PlacementArgs {
     /// Run every driver but the CPU's in a process of its own, so that one that crashes ends only that
     #[arg(long)]
     pub isolate: bool,
-    /// Threads of the CPU; all its cores if left out
+    /// Threads of the CPU; if left out, one for each core at least half as fast as the fastest
     #[arg(long, short = 't', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,
     /// Use only these CPU kernels, e.g. 'generic' or 'avx2'

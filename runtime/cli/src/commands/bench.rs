@@ -149,10 +149,9 @@ impl Test {
             n_prompt: self.n_prompt,
             n_gen: self.n_gen,
             n_depth: self.depth,
-            n_threads: args.placement.threads.map_or_else(
-                || std::thread::available_parallelism().map_or(1, |n| n.get()),
-                |t| t as usize,
-            ),
+            n_threads: runtime
+                .threads()
+                .unwrap_or_else(anynpu_backends::default_threads),
             kv_type: model.kv_dtype().name(),
             avg_ts: mean,
             stddev_ts: deviation,
