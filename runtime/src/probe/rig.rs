@@ -116,7 +116,10 @@ impl Rig {
                     .with(Symbol::CAPACITY, extent(capacity)),
             })
             .collect();
-        let options = CompileOptions::new(state_dtype);
+        let mut options = CompileOptions::new(state_dtype);
+        // As a model in it is compiled where nothing else is asked for.
+        let mut types = graph.weights().iter().map(|w| graph.ty(w.value).dtype);
+        options.precision = types.find(|&dtype| dtype == DType::BF16);
         let module = device.compile(&entries, &options, weights, &mut |_, _| true)?;
         let mut rig = Rig {
             device: device.clone(),
