@@ -393,6 +393,7 @@ impl Kernels {
             groups,
             x: &x[tokens.start * token..],
             tokens: tokens.len(),
+            single: tiles.tokens == 1,
             bias: part.bias,
             plus: part.plus,
             out: part.out,

@@ -30,6 +30,8 @@ pub(super) struct Task<'a> {
     /// Tiles, quantised for block formats and plain otherwise.
     pub x: &'a [u8],
     pub tokens: usize,
+    /// Whether there is one token in all, whose tile is of one: the last of many has a wider one.
+    pub single: bool,
     pub bias: Option<&'a [f32]>,
     /// Added last, at the places of `out`.
     pub plus: Option<&'a [f32]>,
@@ -332,7 +334,7 @@ pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
     for g in task.groups.clone() {
         let source = Direct::<F>::group(task.weights, g);
         let mut sums = task.sums(g, 0, DIRECT_TOKENS, true);
-        if task.tokens == 1 {
+        if task.single {
             let (x, scales) = quantised_tile::<1>(task.x, 0, cols);
             sums.scales = Some(scales);
             let mut acc = [[isa.splat(0.0); 1]];

@@ -155,7 +155,7 @@ unsafe fn plain_by_pairs<I: Isa, C: Column<I>>(
 pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
     let cols = task.weights.cols();
     let column = |g: usize| cast::<C>(task.weights.group(g).0);
-    if task.tokens == 1 {
+    if task.single {
         let x = activations::plain_tile::<1>(task.x, 0, cols);
         let mut g = task.groups.start;
         while g + PLAIN_GROUPS <= task.groups.end {
@@ -229,7 +229,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
 /// No other thread touches the task's rows of `out` while this runs.
 #[inline(always)]
 pub(super) unsafe fn rounded<I: Isa>(isa: I, task: Task<'_>) {
-    if task.tokens == 1 {
+    if task.single {
         let mut g = task.groups.start;
         while g + PLAIN_GROUPS <= task.groups.end {
             // SAFETY: the caller's contract.

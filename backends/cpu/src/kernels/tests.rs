@@ -478,6 +478,53 @@ fn a_gated_product_equals_two_products_and_the_gate() {
     }
 }
 
+/// A token that is left over by itself lies in a tile of several.
+#[test]
+fn a_gated_product_of_one_token_more_than_is_kept_at_a_time_equals_the_same_token_alone() {
+    let random = &mut Random(13);
+    let pool = Pool::new(1).unwrap();
+    let (rows, cols) = (21, 4096);
+    for dtype in [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::Q4_0,
+        DType::Q8_0,
+    ] {
+        let raw = weights(dtype, rows * cols / dtype.block_len(), Style::Plain, random);
+        let mut packed = vec![PackedMatrix::pack(&pool, dtype, rows, cols, &raw).unwrap()];
+        if dtype.is_float() {
+            packed.push(PackedMatrix::round(&pool, dtype, rows, cols, &raw).unwrap());
+        }
+        for kernels in paths() {
+            // Whole tiles of both kinds, once and as often as the chunks of any of the types.
+            let widest = kernels.table.tile * kernels.table.plain_tile;
+            for tokens in [1, 2, 3].map(|chunks| chunks * widest + 1) {
+                let x = activations(tokens * cols, Style::Plain, random);
+                for weights in &packed {
+                    let run = |x: &[f32], tokens: usize| {
+                        let mut out = vec![f32::NAN; tokens * rows];
+                        let gated = GatedLinear {
+                            act: anynpu_ir::Activation::Silu,
+                            weights: [weights; 2],
+                            bias: [None; 2],
+                            out: &mut out,
+                        };
+                        let mut scratch = Scratch::with_capacity(0).unwrap();
+                        kernels
+                            .gated_matmul(&pool, gated, x, tokens, &mut scratch)
+                            .unwrap();
+                        out
+                    };
+                    let (all, last) = (run(&x, tokens), run(&x[(tokens - 1) * cols..], 1));
+                    let what = format!("{dtype}, {tokens} tokens, {kernels:?}");
+                    assert_same(&what, &all[(tokens - 1) * rows..], &last);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_added_to_a_product_is_added_last() {
     let random = &mut Random(12);
