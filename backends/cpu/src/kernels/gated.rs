@@ -63,27 +63,24 @@ impl Kernels {
         }
         let sums = sums_bytes(tokens);
         let (tiles, room) = self.lay_out_all(pool, x, cols, tokens, forms, sums, scratch)?;
-        let mut parts = [None; 2];
-        for (i, part) in parts.iter_mut().enumerate() {
-            *part = Some(Part {
+        let part = |i: usize| {
+            Ok::<_, KernelError>(Part {
                 weights: gated.weights[i],
                 bias: gated.bias[i],
                 plus: None,
                 out: Shared::new(&mut []),
                 run: self.products(gated.weights[i])?,
-            });
-        }
-        let [Some(gate), Some(up)] = parts else {
-            return Ok(());
+            })
         };
+        let parts = [part(0)?, part(1)?];
         let out = Shared::new(gated.out);
-        let groups = gate.weights.groups();
+        let groups = parts[0].weights.groups();
         let share = share_of(groups, pool);
         pool.run_indexed(groups.div_ceil(share), |thread, task| {
             // SAFETY: no two tasks run with the same thread index at a time.
             let room = unsafe { room.of(thread) };
             let groups = task * share..groups.min((task + 1) * share);
-            self.gated_groups(gated.act, [gate, up], groups, &tiles, out, room);
+            self.gated_groups(gated.act, parts, groups, &tiles, out, room);
         });
         Ok(())
     }
@@ -101,15 +98,16 @@ impl Kernels {
         let rows = parts[0].weights.rows();
         let (most_tokens, groups_at_once) = at_once(tiles.tokens);
         // Whole tiles of both kinds that a cache holds.
-        let widest = self.table.tile * self.table.plain_tile;
-        let mut tokens_at_once = most_tokens;
-        for part in &parts {
-            let (_, token) = tiles.of(part.weights, part.run);
-            tokens_at_once = tokens_at_once.min(chunk_tokens(token, widest));
-        }
-        if tokens_at_once < tiles.tokens {
-            tokens_at_once = (tokens_at_once / widest).max(1) * widest;
-        }
+        let [(gate_token, gate_widest), (up_token, up_widest)] = parts.map(|p| self.tile_of(&p));
+        let widest = match gate_widest == up_widest {
+            true => gate_widest,
+            false => gate_widest * up_widest,
+        };
+        let chunk = chunk_tokens(gate_token.max(up_token), widest);
+        let tokens_at_once = match most_tokens.min(chunk) {
+            all if all == tiles.tokens => all,
+            some => (some / widest).max(1) * widest,
+        };
         let (gates, ups) = sums.split_at_mut(sums.len() / 2);
         for start in (0..tiles.tokens).step_by(tokens_at_once) {
             let tokens = start..tiles.tokens.min(start + tokens_at_once);

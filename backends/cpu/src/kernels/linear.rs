@@ -274,6 +274,16 @@ impl Kernels {
             .ok_or(KernelError::DType { dtype })
     }
 
+    /// Bytes of activations of a token that are in use at a time, and the widest tile of tokens.
+    pub(super) fn tile_of(&self, part: &Part<'_>) -> (usize, usize) {
+        let cols = part.weights.cols();
+        match part.run {
+            Products::Blocks(_) => (PANEL_BLOCKS.min(cols / 32) * XBLOCK_BYTES, self.table.tile),
+            Products::Plain(_) => (plain_bytes(cols), self.table.plain_tile),
+            Products::Rounded(_) => (rounded_bytes(cols), self.table.plain_tile),
+        }
+    }
+
     /// Lays out `x`, of at least one column and token, in all `forms`; gives the rest of the scratch, with `sums`
     /// bytes of sums for each thread.
     #[allow(clippy::too_many_arguments)] // the operation's operands

@@ -497,9 +497,10 @@ fn a_gated_product_of_one_token_more_than_is_kept_at_a_time_equals_the_same_toke
             packed.push(PackedMatrix::round(&pool, dtype, rows, cols, &raw).unwrap());
         }
         for kernels in paths() {
-            // Whole tiles of both kinds, once and as often as the chunks of any of the types.
-            let widest = kernels.table.tile * kernels.table.plain_tile;
-            for tokens in [1, 2, 3].map(|chunks| chunks * widest + 1) {
+            let plain = matmul::chunk_tokens(cols * 4, kernels.table.plain_tile);
+            let blocks = cols / 32 * isa::XBLOCK_BYTES;
+            let blocks = matmul::chunk_tokens(blocks, kernels.table.tile);
+            for tokens in [plain + 1, 2 * plain + 1, blocks + 1] {
                 let x = activations(tokens * cols, Style::Plain, random);
                 for weights in &packed {
                     let run = |x: &[f32], tokens: usize| {
