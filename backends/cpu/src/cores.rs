@@ -1,7 +1,8 @@
 //! Which cores threads run on, where a processor has faster and slower ones.
 //!
 //! All threads of a pool wait for the last, so a slow core holds up the fast ones: by default there is a thread for each
-//! core that is at least half as fast as the fastest, and threads stay on the fastest cores that are enough for them.
+//! core that is at least half as fast as the fastest, and all but the caller's stay on the fastest cores that
+//! are enough.
 
 use std::io;
 use std::path::Path;
