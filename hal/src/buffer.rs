@@ -1,14 +1,13 @@
 //! Memory that devices read and write.
 #![allow(unsafe_code)] // mapping hands out raw memory; see `Buffer::map`
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt::Debug;
 use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::HalError;
+use crate::{HalError, ZeroedMemory};
 
 /// Least alignment of host buffers, in bytes: a cache line, and the widest vector.
 pub const HOST_ALIGN: usize = 64;
@@ -134,10 +133,10 @@ const GUARD: u8 = 0xa5;
 /// What keeps the memory of a [`HostBuffer`].
 #[derive(Debug)]
 enum Owner {
-    /// The buffer allocated it so.
-    Allocation(Layout),
-    /// It allocated more: this many bytes of guards before its memory, and as many after it.
-    Guarded(Layout, usize),
+    /// The buffer.
+    Own { _kept: ZeroedMemory },
+    /// The buffer, with this many bytes of guards before it, and as many after it.
+    Guarded { _kept: ZeroedMemory, guard: usize },
     /// Somebody else's, who keeps it as long as the buffer lives.
     Lent,
     /// Somebody else's, who is kept with it.
@@ -168,15 +167,12 @@ impl HostBuffer {
             bytes: desc.bytes as u64,
             what: desc.name.clone(),
         };
-        let align = desc.align.max(HOST_ALIGN);
-        let layout =
-            Layout::from_size_align(desc.bytes.max(1), align).map_err(|_| out_of_memory())?;
-        // SAFETY: the layout's size is at least 1.
-        let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
+        let own = ZeroedMemory::new(desc.bytes, desc.align.max(HOST_ALIGN));
+        let own = own.ok_or_else(out_of_memory)?;
         Ok(HostBuffer {
             desc,
-            memory,
-            owner: Owner::Allocation(layout),
+            memory: own.start(),
+            owner: Owner::Own { _kept: own },
         })
     }
 
@@ -188,23 +184,25 @@ impl HostBuffer {
     pub fn guarded(desc: BufferDesc) -> Result<Self, HalError> {
         let guard = desc.align.max(HOST_ALIGN);
         let wanted = desc.bytes.checked_add(2 * guard);
-        let mut whole = HostBuffer::new(BufferDesc {
-            bytes: wanted.unwrap_or(usize::MAX),
-            ..desc.clone()
+        let whole = wanted.and_then(|bytes| ZeroedMemory::new(bytes, guard));
+        let mut whole = whole.ok_or_else(|| HalError::OutOfMemory {
+            device: "host".into(),
+            bytes: desc.bytes as u64,
+            what: desc.name.clone(),
         })?;
-        let Owner::Allocation(layout) = whole.owner else {
-            return Ok(whole);
-        };
-        let start = whole.as_ptr();
-        // SAFETY: the allocation has both guards and the buffer between them.
-        whole.memory = unsafe {
-            start.write_bytes(GUARD, guard);
-            start.add(guard + desc.bytes).write_bytes(GUARD, guard);
-            NonNull::new_unchecked(start.add(guard))
-        };
-        whole.owner = Owner::Guarded(layout, guard);
-        whole.desc = desc;
-        Ok(whole)
+        let memory = whole.as_mut_slice();
+        memory[..guard].fill(GUARD);
+        memory[guard + desc.bytes..].fill(GUARD);
+        // SAFETY: the memory has a guard before the buffer.
+        let memory = unsafe { whole.start().add(guard) };
+        Ok(HostBuffer {
+            desc,
+            memory,
+            owner: Owner::Guarded {
+                _kept: whole,
+                guard,
+            },
+        })
     }
 
     /// Where the first byte of the guards is that was written, counted from the buffer's own first byte; `None` if none
@@ -213,7 +211,7 @@ impl HostBuffer {
     /// # Safety
     /// Nothing may write the buffer meanwhile.
     pub unsafe fn overwritten(&self) -> Option<isize> {
-        let Owner::Guarded(_, guard) = self.owner else {
+        let Owner::Guarded { guard, .. } = self.owner else {
             return None;
         };
         let end = self.desc.bytes as isize;
@@ -342,20 +340,6 @@ impl HostBuffer {
     /// Whether the size is 0.
     pub fn is_empty(&self) -> bool {
         self.desc.bytes == 0
-    }
-}
-
-impl Drop for HostBuffer {
-    fn drop(&mut self) {
-        match &self.owner {
-            // SAFETY: `memory` was allocated with exactly this layout and is freed once.
-            Owner::Allocation(layout) => unsafe { dealloc(self.memory.as_ptr(), *layout) },
-            // SAFETY: likewise, and the allocation began a guard before it.
-            Owner::Guarded(layout, guard) => unsafe {
-                dealloc(self.memory.as_ptr().sub(*guard), *layout);
-            },
-            Owner::Lent | Owner::Kept(_) | Owner::Mapping { .. } => {}
-        }
     }
 }
 

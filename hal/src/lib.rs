@@ -30,6 +30,7 @@ mod queue;
 mod registry;
 mod support;
 mod timeline;
+mod zeroed;
 
 pub use buffer::{
     Access, Buffer, BufferDesc, ExternalHandle, HOST_ALIGN, HostBuffer, MemoryKind, read_bytes,
@@ -54,3 +55,4 @@ pub use queue::{Counters, Queue, Submission};
 pub use registry::{Registry, RegistryError};
 pub use support::{Reason, ReasonCode, Support};
 pub use timeline::{Point, Signalled, Timeline};
+pub use zeroed::ZeroedMemory;

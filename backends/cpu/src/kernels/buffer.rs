@@ -1,78 +1,21 @@
 //! Aligned memory for packed weights and scratch.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ptr::NonNull;
+use anynpu_hal::ZeroedMemory;
 
 use super::KernelError;
 
 /// Alignment of every buffer: a cache line and the widest vector.
 pub(crate) const ALIGN: usize = 64;
-/// Buffers from this size on are aligned to huge pages, and the system is asked to use those.
-const HUGE_PAGE: usize = 2 << 20;
 
-/// Zero-initialised bytes, aligned to 64.
-pub(crate) struct Buffer {
-    ptr: NonNull<u8>,
-    len: usize,
-    layout: Layout,
-}
-
-// SAFETY: the memory is owned by the buffer and has no interior mutability.
-unsafe impl Send for Buffer {}
-// SAFETY: as above; shared access only reads.
-unsafe impl Sync for Buffer {}
-
-impl Buffer {
-    /// `len` zero bytes.
-    pub(crate) fn zeroed(len: usize) -> Result<Buffer, KernelError> {
-        let align = if len >= 2 * HUGE_PAGE {
-            HUGE_PAGE
-        } else {
-            ALIGN
-        };
-        let failed = KernelError::OutOfMemory { bytes: len };
-        let Ok(layout) = Layout::from_size_align(len.max(1), align) else {
-            return Err(failed);
-        };
-        // SAFETY: the layout's size is not zero.
-        let Some(ptr) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
-            return Err(failed);
-        };
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if align == HUGE_PAGE {
-            // SAFETY: the range is this allocation's own; the advice changes no contents, and
-            // a refusal changes nothing.
-            unsafe { libc::madvise(ptr.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
-        }
-        Ok(Buffer { ptr, len, layout })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes are owned by the buffer.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
-    }
-
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: `len` initialised bytes are owned by the buffer, which is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: `ptr` came from `alloc_zeroed` with this layout.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
-    }
+/// `len` zero bytes, aligned to [`ALIGN`].
+pub(crate) fn zeroed(len: usize) -> Result<ZeroedMemory, KernelError> {
+    ZeroedMemory::new(len, ALIGN).ok_or(KernelError::OutOfMemory { bytes: len })
 }
 
 /// Working memory of kernels: grows to the largest call and stays, so that a steady state
 /// allocates nothing. One per thread of execution that calls kernels.
 pub struct Scratch {
-    buffer: Buffer,
+    buffer: ZeroedMemory,
 }
 
 impl Scratch {
@@ -82,7 +25,7 @@ impl Scratch {
     /// [`KernelError::OutOfMemory`].
     pub fn with_capacity(bytes: usize) -> Result<Scratch, KernelError> {
         Ok(Scratch {
-            buffer: Buffer::zeroed(bytes)?,
+            buffer: zeroed(bytes)?,
         })
     }
 
@@ -94,7 +37,7 @@ impl Scratch {
     /// The first `bytes` bytes, contents unspecified but initialised; grows if needed.
     pub(crate) fn get(&mut self, bytes: usize) -> Result<&mut [u8], KernelError> {
         if bytes > self.buffer.len() {
-            self.buffer = Buffer::zeroed(bytes)?;
+            self.buffer = zeroed(bytes)?;
         }
         Ok(&mut self.buffer.as_mut_slice()[..bytes])
     }
@@ -195,12 +138,12 @@ mod tests {
     #[test]
     fn buffers_are_aligned_and_zero() {
         for len in [0, 1, 63, 4096, 5 << 20] {
-            let b = Buffer::zeroed(len).unwrap();
+            let b = zeroed(len).unwrap();
             assert_eq!(b.as_slice().as_ptr() as usize % ALIGN, 0);
             assert!(b.len() == len && b.as_slice().iter().all(|&x| x == 0));
         }
         assert!(matches!(
-            Buffer::zeroed(usize::MAX / 2),
+            zeroed(usize::MAX / 2),
             Err(KernelError::OutOfMemory { .. })
         ));
     }

@@ -47,7 +47,9 @@ use anynpu_ir::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::buffer::{ALIGN, Buffer, Shared};
+use anynpu_hal::ZeroedMemory;
+
+use super::buffer::{ALIGN, Shared, zeroed};
 use super::{KernelError, check_weights, raw};
 use crate::pool::Pool;
 
@@ -108,7 +110,7 @@ pub struct PackedMatrix {
     steps: usize,
     scales_at: usize,
     supers_at: usize,
-    data: Buffer,
+    data: ZeroedMemory,
 }
 
 impl PackedMatrix {
@@ -179,7 +181,7 @@ impl PackedMatrix {
             steps,
             scales_at,
             supers_at,
-            data: Buffer::zeroed(end)?,
+            data: zeroed(end)?,
         };
         let data = Shared::new(packed.data.as_mut_slice());
         pool.run(groups, |g| {
