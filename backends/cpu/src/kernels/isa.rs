@@ -134,6 +134,9 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// Asks for the cache line of an address, which may be any, to be read soon.
     #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
+    /// As [`Isa::prefetch`], of a line that is read once: it goes to the nearest cache and pushes nothing out of others.
+    #[inline(always)]
+    fn prefetch_once(self, _address: *const u8) {}
 
     // f32
     fn splat(self, x: f32) -> Self::F;

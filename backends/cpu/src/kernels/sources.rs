@@ -46,8 +46,9 @@ pub(super) trait Source<I: Isa>: Copy {
     fn prefetch(self, _isa: I, _b: usize) {}
 }
 
-/// How far ahead of its use packed memory is asked for, in bytes of codes.
-const AHEAD: usize = 8192;
+/// How far ahead of its use packed memory is asked for, in bytes of codes: what the nearest cache holds beside the
+/// activations.
+const AHEAD: usize = 2048;
 
 /// `supers` for block `b`: read anew where it is the first of those that share them. In a loop
 /// over the blocks they stay in registers.
@@ -325,9 +326,9 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
         let ahead = b + AHEAD / size_of::<F::Codes>();
         let codes = self.codes.as_ptr().wrapping_add(ahead).cast::<u8>();
         for line in 0..size_of::<F::Codes>() / 64 {
-            isa.prefetch(codes.wrapping_add(64 * line));
+            isa.prefetch_once(codes.wrapping_add(64 * line));
         }
-        isa.prefetch(self.scales.as_ptr().wrapping_add(ahead).cast());
+        isa.prefetch_once(self.scales.as_ptr().wrapping_add(ahead).cast());
     }
 }
 

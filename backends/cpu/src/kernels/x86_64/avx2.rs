@@ -96,6 +96,7 @@ impl Isa for Avx2 {
 
     intrinsics! {
         fn prefetch(self, address: *const u8) { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        fn prefetch_once(self, address: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(address.cast()) }
         fn splat(self, x: f32) -> F { [_mm256_set1_ps(x); 2] }
         fn load(self, x: &[f32; 16]) -> F {
             [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))]

@@ -63,6 +63,7 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
 
     intrinsics! {
         fn prefetch(self, address: *const u8) { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        fn prefetch_once(self, address: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(address.cast()) }
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
         fn load(self, x: &[f32; 16]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
         fn store(self, x: __m512, to: &mut [f32; 16]) { _mm512_storeu_ps(to.as_mut_ptr(), x) }
