@@ -14,7 +14,8 @@
 //! ```
 //!
 //! and at the end `o / Σ l`. Keys are transposed into a panel, so that 16 of them fill a vector;
-//! the panel serves all tokens and heads of the task.
+//! the panel serves all tokens and heads of the task that read the key head. Where there are few tokens, a task takes
+//! several key heads in turn, block by block: their rows lie side by side, and memory is read in longer pieces.
 
 use std::ops::Range;
 
@@ -30,7 +31,7 @@ use super::math;
 const BLOCK: usize = 64;
 /// Vectors of a block's scores.
 const VECTORS: usize = BLOCK / 16;
-/// Most heads of a task.
+/// Most heads of a task that share a key head.
 pub(super) const HEADS: usize = 8;
 /// Most pairs of token and head of a task.
 const PAIRS: usize = 64;
@@ -40,8 +41,9 @@ pub(in crate::kernels) struct Attend<'a> {
     pub operands: &'a Attention<'a>,
     /// At most [`tokens_of_a_task`].
     pub tokens: Range<usize>,
-    pub kv_head: usize,
-    /// At most [`HEADS`], all of which read `kv_head`.
+    /// As many as [`kv_heads_of_a_task`] allows.
+    pub kv_heads: Range<usize>,
+    /// At most [`HEADS`], counted from the first that reads a key head: of each of these.
     pub heads: Range<usize>,
     /// `[tokens, heads, v_dim]`; the task writes its tokens' heads only.
     pub out: Shared<f32>,
@@ -56,6 +58,11 @@ pub(in crate::kernels) type AttendFn = unsafe fn(Attend<'_>) -> bool;
 /// Tokens that share a task, when `heads` heads do.
 pub(super) const fn tokens_of_a_task(heads: usize) -> usize {
     PAIRS / heads
+}
+
+/// Key heads that may share a task of `tokens` tokens, `heads` heads each.
+pub(super) const fn kv_heads_of_a_task(tokens: usize, heads: usize) -> usize {
+    PAIRS / (tokens * heads)
 }
 
 /// What a pair of token and head has summed so far.
@@ -170,8 +177,14 @@ struct Values<'a> {
 pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> bool {
     let a = task.operands;
     let (k_dim, v_dim, v_pad) = (a.k_dim, a.v_dim, a.v_dim.next_multiple_of(16));
-    let heads = task.heads.len();
-    let pairs = task.tokens.len() * heads;
+    let (heads, group) = (task.heads.len(), a.heads / a.kv_heads);
+    // pairs of a key head
+    let own = task.tokens.len() * heads;
+    let pairs = task.kv_heads.len() * own;
+    let heads_of = |kv_head: usize| {
+        let first = kv_head * group;
+        first + task.heads.start..first + task.heads.end
+    };
 
     let (running, space) = task.space.split_at_mut(PAIRS * size_of::<Running>());
     let running = &mut cast_mut::<Running>(running)[..pairs];
@@ -208,56 +221,71 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
         let end = last.min(block + BLOCK);
         let vectors = (end - block).div_ceil(16);
         let next = end..last.min(end + BLOCK);
-        transpose_keys(isa, a, task.kv_head, block..end, keys);
-        prefetch_rows(isa, a, a.k, k_dim, task.kv_head, next.clone());
-        score(isa, &task.tokens, &task.heads, a, keys, vectors, running);
+        let all = running
+            .chunks_exact_mut(own)
+            .zip(sums.chunks_exact_mut(own * v_pad));
+        for (kv_head, (running, sums)) in task.kv_heads.clone().zip(all) {
+            transpose_keys(isa, a, kv_head, block..end, keys);
+            prefetch_rows(isa, a, a.k, k_dim, kv_head, next.clone());
+            score(
+                isa,
+                &task.tokens,
+                &heads_of(kv_head),
+                a,
+                keys,
+                vectors,
+                running,
+            );
 
-        let values = match a.v {
-            KvRows::F32(data) if v_pad == v_dim => Values {
-                data,
-                first: (block * a.kv_heads + task.kv_head) * v_dim,
-                stride: a.kv_heads * v_dim,
-            },
-            _ => copy_values(isa, a, task.kv_head, block..end, values),
-        };
-        prefetch_rows(isa, a, a.v, v_dim, task.kv_head, next);
-        for (i, t) in task.tokens.clone().enumerate() {
-            let seen = visible(t);
-            let seen = seen.start.max(block)..seen.end.min(end);
-            if seen.is_empty() {
-                continue;
-            }
-            let mask = a.mask.map(|m| &m[t * a.rows..][..a.rows]);
-            let running = &mut running[i * heads..][..heads];
-            let sums = &mut sums[i * heads * v_pad..][..heads * v_pad];
-            for (running, sums) in running.iter_mut().zip(sums.chunks_exact_mut(v_pad)) {
-                soften(isa, a, mask, block, seen.clone(), vectors, running, sums);
-            }
-            let seen = seen.start - block..seen.end - block;
-            let mut h = 0;
-            while h + 4 <= heads {
-                let sums = &mut sums[h * v_pad..][..4 * v_pad];
-                add_values::<I, 4>(isa, &running[h..h + 4], values, seen.clone(), sums);
-                h += 4;
-            }
-            for h in h..heads {
-                let sums = &mut sums[h * v_pad..][..v_pad];
-                add_values::<I, 1>(isa, &running[h..h + 1], values, seen.clone(), sums);
+            let values = match a.v {
+                KvRows::F32(data) if v_pad == v_dim => Values {
+                    data,
+                    first: (block * a.kv_heads + kv_head) * v_dim,
+                    stride: a.kv_heads * v_dim,
+                },
+                _ => copy_values(isa, a, kv_head, block..end, &mut *values),
+            };
+            prefetch_rows(isa, a, a.v, v_dim, kv_head, next.clone());
+            for (i, t) in task.tokens.clone().enumerate() {
+                let seen = visible(t);
+                let seen = seen.start.max(block)..seen.end.min(end);
+                if seen.is_empty() {
+                    continue;
+                }
+                let mask = a.mask.map(|m| &m[t * a.rows..][..a.rows]);
+                let running = &mut running[i * heads..][..heads];
+                let sums = &mut sums[i * heads * v_pad..][..heads * v_pad];
+                for (running, sums) in running.iter_mut().zip(sums.chunks_exact_mut(v_pad)) {
+                    soften(isa, a, mask, block, seen.clone(), vectors, running, sums);
+                }
+                let seen = seen.start - block..seen.end - block;
+                let mut h = 0;
+                while h + 4 <= heads {
+                    let sums = &mut sums[h * v_pad..][..4 * v_pad];
+                    add_values::<I, 4>(isa, &running[h..h + 4], values, seen.clone(), sums);
+                    h += 4;
+                }
+                for h in h..heads {
+                    let sums = &mut sums[h * v_pad..][..v_pad];
+                    add_values::<I, 1>(isa, &running[h..h + 1], values, seen.clone(), sums);
+                }
             }
         }
         block += BLOCK;
     }
 
     let mut all_see = true;
-    for (i, t) in task.tokens.clone().enumerate() {
-        for (j, h) in task.heads.clone().enumerate() {
-            let total = isa.sum(isa.load(&running[i * heads + j].sums));
-            all_see &= total != 0.0;
-            // SAFETY: the caller's contract.
-            let out = unsafe { task.out.slice((t * a.heads + h) * v_dim, v_dim) };
-            let sums = &sums[(i * heads + j) * v_pad..][..v_dim];
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum / total;
+    let mut done = running.iter().zip(sums.chunks_exact(v_pad));
+    for kv_head in task.kv_heads.clone() {
+        for t in task.tokens.clone() {
+            for (h, (running, sums)) in heads_of(kv_head).zip(&mut done) {
+                let total = isa.sum(isa.load(&running.sums));
+                all_see &= total != 0.0;
+                // SAFETY: the caller's contract.
+                let out = unsafe { task.out.slice((t * a.heads + h) * v_dim, v_dim) };
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = sum / total;
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use half::f16;
 
 use super::super::buffer::{ALIGN, Scratch, Shared};
 use super::super::{KernelError, Kernels, check_len};
-use super::attend::{Attend, HEADS, space_bytes, tokens_of_a_task};
+use super::attend::{Attend, HEADS, kv_heads_of_a_task, space_bytes, tokens_of_a_task};
 use crate::pool::Pool;
 
 /// Most elements of a head, of keys or of values.
@@ -150,16 +150,19 @@ impl Kernels {
         let spaces = Shared::new(scratch.get(pool.threads() * space)?);
         let shared = Shared::new(out);
         let blind = std::sync::atomic::AtomicBool::new(false);
-        let tasks = tokens.div_ceil(block) * a.kv_heads * parts;
+        let most = kv_heads_of_a_task(tokens.min(block), group.min(HEADS));
+        let together = a.kv_heads.div_ceil(pool.threads()).min(most);
+        let turns = a.kv_heads.div_ceil(together);
+        let tasks = tokens.div_ceil(block) * turns * parts;
         pool.run_indexed(tasks, |thread, task| {
             let (part, rest) = (task % parts, task / parts);
-            let (kv_head, first) = (rest % a.kv_heads, rest / a.kv_heads * block);
-            let heads = part * HEADS..group.min((part + 1) * HEADS);
+            let (turn, first) = (rest % turns, rest / turns * block);
+            let kv_heads = turn * together..a.kv_heads.min((turn + 1) * together);
             let task = Attend {
                 operands: a,
                 tokens: first..tokens.min(first + block),
-                kv_head,
-                heads: kv_head * group + heads.start..kv_head * group + heads.end,
+                kv_heads,
+                heads: part * HEADS..group.min((part + 1) * HEADS),
                 out: shared,
                 // SAFETY: no two tasks run with the same thread index at a time, and the borrow
                 // of the scratch outlives the pool's run.
