@@ -1,7 +1,8 @@
 """Runs anynpu and the rivals by turns on the same files and prints the tables of benches/README.md.
 
 Called by benches/compare.sh, which builds everything. One process a run: load, warm up, time. Engines take turns,
-so that a machine that drifts does so for all; a figure is the median of the rounds, with the least and the most.
+so that a machine that drifts does so for all; a figure is the median of the rounds, with the least and the most, a ratio
+the median of those of the rounds. The memory's rate is measured before each round.
 """
 import argparse
 import json
@@ -13,6 +14,8 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+
+from gguf import GGUFReader
 
 HERE = Path(__file__).parent
 OPERATIONS = {  # multiply-adds of a token, in billions: prefill without the output head, decode with it
@@ -26,8 +29,9 @@ PEAKS = {"f16": "f32", "f32": "f32", "bf16": "bf16"}  # of a prefill; the rest b
 
 def main():
     args = arguments()
-    limits = measure_limits(args)
+    limits = measure_limits(args, max(args.threads))
     out = sys.stdout
+    memory = {}  # its rate beside each round, by threads
     if "bf16" in args.extra:
         PEAKS["f16"] = "bf16"
     print(f"On {date.today()}, {cpu()}, {args.most} cores; medians (least-most) of {args.rounds} rounds by turns.\n")
@@ -41,11 +45,14 @@ def main():
             file = make_model(args, shape, kind)
             for threads in args.threads:
                 for _ in range(args.rounds):
+                    rate = measure_limits(args, threads, "memory")[("memory", threads)]["median"]
+                    memory.setdefault((file, threads), []).append(rate)
                     for engine in args.engines:
                         for row in run(args, engine, file, kind, threads):
                             key = (shape, kind, threads, row["test"], engine)
                             samples.setdefault(key, []).append(row)
-                table(args, samples, limits, shape, kind, threads, file, out)
+                beside = {**limits, ("memory", threads): {"median": statistics.median(memory[file, threads])}}
+                table(args, samples, beside, shape, kind, threads, file, out)
     return 0
 
 
@@ -64,6 +71,8 @@ def arguments():
     args = parser.parse_args()
     for name in ("shapes", "engines"):
         setattr(args, name, getattr(args, name).split(","))
+    if "anynpu" not in args.engines:
+        parser.error("--engines has to list anynpu, which the others are compared with")
     args.threads = [int(n) for n in args.threads.split(",")]
     args.most = most
     return args
@@ -74,8 +83,8 @@ def cpu():
     return names[0].partition(": ")[2] if names else platform.processor()
 
 
-def measure_limits(args):
-    lines = subprocess.run([args.work / "limits", str(max(args.threads))], check=True, capture_output=True, text=True)
+def measure_limits(args, threads, *name):
+    lines = subprocess.run([args.work / "limits", str(threads), *name], check=True, capture_output=True, text=True)
     rows = map(json.loads, lines.stdout.splitlines())
     return {(row["limit"], row["threads"]): row for row in rows}
 
@@ -140,18 +149,21 @@ def table(args, samples, limits, shape, kind, threads, file, out):
     tests = sorted({k[3] for k in samples if k[:3] == (shape, kind, threads)}, key=order)
     rivals = [e for e in args.engines if e != "anynpu"]
     size = file.stat().st_size
+    read = bytes_of_a_token(file)
+    beside = f"; memory at {limits[('memory', threads)]['median']} GB/s beside them"
     options = f", {args.extra.strip()}" if args.extra else ""
-    unit = f"{threads} thread{'s' if threads > 1 else ''}{options}; tokens a second"
+    unit = f"{threads} thread{'s' if threads > 1 else ''}{options}; tokens a second{beside}"
     print(f"{shape} {kind}, {size / 1e6:.0f} MB, {unit}\n", file=out)
     print("| test | anynpu | of the limit |" + "".join(f" {r} | ratio |" for r in rivals), file=out)
     print("|---|---:|---:|" + "---:|---:|" * len(rivals), file=out)
     for test in tests:
         rows = {e: samples.get((shape, kind, threads, test, e), []) for e in args.engines}
         ours = [row["value"] for row in rows["anynpu"]]
-        line = f"| {NAMES.get(test, test)} | {told(ours)} | {part_of_limit(limits, shape, kind, threads, test, ours, size)} |"
+        line = f"| {NAMES.get(test, test)} | {told(ours)} | {part_of_limit(limits, shape, kind, threads, test, ours, read)} |"
         for rival in rivals:
             theirs = [row["value"] for row in rows[rival]]
-            ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if ours and theirs else ""
+            pairs = [ours[i] / theirs[i] for i in range(min(len(ours), len(theirs)))]
+            ratio = f"{statistics.median(pairs):.2f}" if pairs else ""
             if test == "load":
                 ratio = ""
             line += f" {told(theirs)} | {ratio} |"
@@ -173,7 +185,15 @@ def told(values):
     return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
-def part_of_limit(limits, shape, kind, threads, test, ours, size):
+def bytes_of_a_token(file):
+    """Bytes of weights that generating a token reads: all but the embeddings, unless the output head shares them."""
+    tensors = {t.name: int(t.n_bytes) for t in GGUFReader(file).tensors}
+    if "output.weight" in tensors:
+        del tensors["token_embd.weight"]
+    return sum(tensors.values())
+
+
+def part_of_limit(limits, shape, kind, threads, test, ours, read):
     """Our median as a part of what the machine's peak rate or bandwidth permits."""
     prefill, _ = OPERATIONS[shape]
     if not ours or test == "load":
@@ -184,7 +204,7 @@ def part_of_limit(limits, shape, kind, threads, test, ours, size):
     else:
         count, _, depth = test[2:].partition("@")
         keys = KEY_BYTES[shape] * (int(depth or 0) + int(count) / 2)
-        most = limits[("memory", threads)]["median"] * 1e9 / (size + keys)
+        most = limits[("memory", threads)]["median"] * 1e9 / (read + keys)
     return f"{100 * statistics.median(ours) / most:.0f} %"
 
 
