@@ -1,8 +1,9 @@
-//! Which cores threads run on, where a processor has faster and slower ones.
+//! Which cores threads run on.
 //!
 //! All threads of a pool wait for the last, so a slow core holds up the fast ones: by default there is a thread for each
 //! core that is at least half as fast as the fastest, and all but the caller's stay on the fastest cores that
-//! are enough.
+//! are enough. Where there are as many of these as threads, each has one of its own: else, beside other programs, the
+//! system has two of them take turns on one core at times.
 
 use std::io;
 use std::path::Path;
@@ -53,13 +54,16 @@ impl Cores {
         }
     }
 
-    /// The cores for `threads` threads: the fastest, with all that are as fast as the slowest of them. `None` if any core
-    /// will do.
-    pub fn set_for(&self, threads: usize) -> Option<CoreSet> {
+    /// The cores for thread `index`, from 1 on, of `threads`: one of the fastest, with all that are as fast as the slowest
+    /// of so many, or a core of its own if there are no more of these than threads. `None` if any core will do.
+    pub fn set_for(&self, index: usize, threads: usize) -> Option<CoreSet> {
         let slowest = self.ranked.get(threads.checked_sub(1)?)?.1;
         let enough = self.ranked.iter().filter(|c| c.1 >= slowest);
         let set: Vec<usize> = enough.map(|c| c.0).collect();
-        (set.len() < self.ranked.len()).then_some(CoreSet(set))
+        match set.get(index) {
+            Some(&own) if set.len() == threads => Some(CoreSet(vec![own])),
+            _ => (set.len() < self.ranked.len()).then_some(CoreSet(set)),
+        }
     }
 }
 
@@ -96,14 +100,27 @@ mod tests {
         for cores in [phone("cpu_capacity"), phone("cpufreq/cpuinfo_max_freq")] {
             assert_eq!(cores.default_threads(8), 4);
             assert_eq!(cores.default_threads(3), 3);
-            let set = |threads| cores.set_for(threads).map(|set| set.0);
-            assert_eq!(set(1), Some(vec![7]));
-            assert_eq!(set(2), Some(vec![7, 4, 5, 6]));
-            assert_eq!(set(4), Some(vec![7, 4, 5, 6]));
-            assert_eq!(set(5), None);
-            assert_eq!(set(9), None);
-            assert_eq!(set(0), None);
+            let set = |index, threads| cores.set_for(index, threads).map(|set| set.0);
+            assert_eq!(set(0, 1), Some(vec![7]));
+            assert_eq!(set(1, 2), Some(vec![7, 4, 5, 6]));
+            assert_eq!(set(1, 3), Some(vec![7, 4, 5, 6]));
+            assert_eq!(set(1, 5), None);
+            assert_eq!(set(1, 9), None);
+            assert_eq!(set(0, 0), None);
         }
+    }
+
+    #[test]
+    fn threads_that_take_all_cores_have_one_each() {
+        let phone = phone("cpu_capacity");
+        let own = |index| phone.set_for(index, 4).map(|set| set.0);
+        assert_eq!(
+            [own(1), own(2), own(3)],
+            [4, 5, 6].map(|core| Some(vec![core]))
+        );
+        let nothing = tempfile::tempdir().unwrap();
+        let alike = Cores::of(&[0, 3], nothing.path());
+        assert_eq!(alike.set_for(1, 2), Some(CoreSet(vec![3])));
     }
 
     #[test]
@@ -111,10 +128,10 @@ mod tests {
         let nothing = tempfile::tempdir().unwrap();
         let alike = Cores::of(&[0, 1, 2], nothing.path());
         assert_eq!(alike.default_threads(3), 3);
-        assert!((0..5).all(|threads| alike.set_for(threads).is_none()));
+        assert!([1, 2, 4].iter().all(|&n| alike.set_for(1, n).is_none()));
         let unknown = Cores::of(&[], nothing.path());
         assert_eq!(unknown.default_threads(6), 6);
-        assert_eq!(unknown.set_for(1), None);
+        assert_eq!(unknown.set_for(0, 1), None);
     }
 
     #[test]

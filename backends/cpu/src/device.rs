@@ -74,7 +74,7 @@ impl CpuDevice {
             bytes: 0,
             what,
         };
-        let pool = Pool::on(threads, Cores::detect().set_for(threads));
+        let pool = Pool::on(threads, Some(&Cores::detect()));
         let pool = pool.map_err(|e| out_of_memory(format!("{threads} threads ({e})")))?;
         let workspace = Workspace::new().map_err(|e| out_of_memory(e.to_string()))?;
         Ok(CpuDevice {

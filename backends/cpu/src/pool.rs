@@ -18,7 +18,9 @@
 //! ```
 //!
 //! The caller waits only for workers that entered. A worker that the operating system did not
-//! schedule in time finds the job closed and costs nothing.
+//! schedule in time finds the job closed and costs nothing. One that it put aside in the middle of a task holds up the
+//! job: where other programs use its processor too, that would come again with every few jobs. So a worker for which
+//! a job waited long sits out short jobs for a while; of long ones it takes its part.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -32,12 +34,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cores::CoreSet;
+use crate::cores::Cores;
 
 /// How long a worker looks for the next job before it parks.
 const WORKER_SPIN: Duration = Duration::from_micros(60);
 /// How long the caller looks for the last worker to leave before it parks.
 const CALLER_SPIN: Duration = Duration::from_micros(60);
+/// How long a job waits for its workers before they are late, if that is also [`LATE_PARTS`] times what the caller worked
+/// on it.
+const LATE: Duration = Duration::from_millis(1);
+const LATE_PARTS: u32 = 2;
+/// How long a late worker takes no part in jobs that are done within [`SHORT`].
+const SITS_OUT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(1);
 /// Most threads a pool may have.
 const MAX_THREADS: usize = 1024;
 
@@ -84,6 +93,8 @@ struct Shared {
     job: UnsafeCell<Job>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: AtomicUsize,
+    /// The epoch of the last job that had late workers.
+    late: AtomicU64,
     shutdown: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -120,9 +131,9 @@ impl Pool {
         Pool::on(threads, None)
     }
 
-    /// As [`Pool::new`], with all threads but the caller's kept on `cores`. Where the system does not do so, they run
-    /// where it likes.
-    pub(crate) fn on(threads: usize, cores: Option<CoreSet>) -> Result<Pool, PoolError> {
+    /// As [`Pool::new`], with all threads but the caller's kept on those of `cores` that suit them. Where the system does
+    /// not do so, they run where it likes.
+    pub(crate) fn on(threads: usize, cores: Option<&Cores>) -> Result<Pool, PoolError> {
         if threads == 0 || threads > MAX_THREADS {
             return Err(PoolError::ThreadCount { asked: threads });
         }
@@ -138,6 +149,7 @@ impl Pool {
             }),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
+            late: AtomicU64::new(0),
             shutdown: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -152,10 +164,11 @@ impl Pool {
             turn: Mutex::new(()),
         };
         for index in 1..threads {
-            let (shared, cores) = (Arc::clone(&pool.shared), cores.clone());
+            let shared = Arc::clone(&pool.shared);
+            let cores = cores.and_then(|cores| cores.set_for(index, threads));
             let work = move || {
                 if let Some(Err(error)) = cores.map(|cores| cores.keep_thread()) {
-                    tracing::warn!(%error, "a thread is not kept on the fastest cores");
+                    tracing::warn!(%error, "a thread is not kept on its cores");
                 }
                 shared.work(index)
             };
@@ -274,9 +287,10 @@ impl Shared {
             drop(self.sleep.lock());
             self.wake.notify_all();
         }
+        let began = Instant::now();
         self.take_tasks(0, job);
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
-        self.wait_until_left();
+        self.wait_until_left(epoch, began);
         self.panic.lock().take()
     }
 
@@ -298,7 +312,8 @@ impl Shared {
         }
     }
 
-    fn wait_until_left(&self) {
+    /// Waits for the workers of a job that began when `epoch` did.
+    fn wait_until_left(&self, epoch: u64, began: Instant) {
         let start = Instant::now();
         loop {
             for _ in 0..32 {
@@ -311,8 +326,15 @@ impl Shared {
                 break;
             }
         }
+        let late = LATE.max((start - began) * LATE_PARTS);
         let mut done = self.done.lock();
         self.state.fetch_or(WAITING, Ordering::AcqRel);
+        while self.state.load(Ordering::Acquire) & ACTIVE != 0 {
+            if self.left.wait_until(&mut done, start + late).timed_out() {
+                self.late.store(epoch / EPOCH, Ordering::Relaxed);
+                break;
+            }
+        }
         while self.state.load(Ordering::Acquire) & ACTIVE != 0 {
             self.left.wait(&mut done);
         }
@@ -340,6 +362,24 @@ impl Shared {
                 drop(self.done.lock());
                 self.left.notify_all();
             }
+            if self.late.load(Ordering::Relaxed) == seen {
+                self.sit_out(seen);
+            }
+        }
+    }
+
+    /// Returns after a while, or when a job that followed `seen` is open that is not short.
+    fn sit_out(&self, seen: u64) {
+        let start = Instant::now();
+        let mut open = seen;
+        while start.elapsed() < SITS_OUT && self.shutdown.load(Ordering::SeqCst) == 0 {
+            std::thread::sleep(SHORT);
+            let state = self.state.load(Ordering::Relaxed);
+            let epoch = state / EPOCH;
+            if state & OPEN != 0 && epoch != seen && epoch == open {
+                return;
+            }
+            open = epoch;
         }
     }
 
@@ -490,6 +530,28 @@ mod tests {
                 meet.wait();
             });
         }
+    }
+
+    #[test]
+    fn a_worker_that_was_late_takes_part_in_the_next_job_that_is_not_short() {
+        let pool = Pool::new(2).unwrap();
+        // Each task waits for the other, so both threads must take part.
+        let together = |late: Duration| {
+            let meet = std::sync::Barrier::new(2);
+            pool.run_indexed(2, |thread, _| {
+                meet.wait();
+                if thread == 1 {
+                    std::thread::sleep(late);
+                }
+            });
+        };
+        let late = || pool.shared.late.load(Ordering::Relaxed);
+        together(20 * LATE);
+        let first = late();
+        assert_ne!(first, 0);
+        together(20 * LATE);
+        assert!(late() > first);
+        together(Duration::ZERO);
     }
 
     #[test]
