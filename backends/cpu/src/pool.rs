@@ -532,6 +532,40 @@ mod tests {
         }
     }
 
+    /// Nanoseconds that a thread of this process has run, by the kernel's count.
+    #[cfg(target_os = "linux")]
+    fn ran(thread: i32) -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+        text.split_ascii_whitespace().next()?.parse().ok()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    #[cfg_attr(miri, ignore)]
+    fn workers_without_jobs_use_no_processor_time() {
+        let pool = Pool::new(2).unwrap();
+        let (meet, worker) = (std::sync::Barrier::new(2), AtomicUsize::new(0));
+        pool.run_indexed(2, |thread, _| {
+            meet.wait();
+            if thread == 1 {
+                // SAFETY: asks the kernel for this thread's number.
+                worker.store(unsafe { libc::gettid() } as usize, Ordering::Relaxed);
+            }
+        });
+        let worker = worker.into_inner() as i32;
+        if ran(worker).is_none() {
+            println!("SKIPPED workers_without_jobs_use_no_processor_time: no /proc/…/schedstat");
+            return;
+        }
+        // It may take a while to park where processors are busy, but then it stays.
+        let quiet = (0..100).any(|_| {
+            let before = ran(worker);
+            std::thread::sleep(Duration::from_millis(100));
+            ran(worker) == before
+        });
+        assert!(quiet, "worker {worker} has run {:?} ns", ran(worker));
+    }
+
     #[test]
     fn a_worker_that_was_late_takes_part_in_the_next_job_that_is_not_short() {
         let pool = Pool::new(2).unwrap();
