@@ -90,6 +90,7 @@ impl Run {
             inputs: &self.inputs,
             outputs: &self.outputs,
             states: &self.states,
+            sequences: &[],
             symbols,
             wait,
             signal,
