@@ -9,7 +9,7 @@ use anynpu_hal::{HalError, Reason};
 use thiserror::Error;
 
 use crate::exec::{self, Executor, Program, Put, Room, step_together};
-use crate::{LoadedModel, RuntimeError, Session, TokenId};
+use crate::{Executed, LoadedModel, RuntimeError, Session, TokenId};
 
 /// Why the tokens of several sessions don't go in by one run, but session by session.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -182,6 +182,12 @@ impl Batch {
     /// How tokens went in so far.
     pub fn steps(&self) -> BatchSteps {
         self.steps
+    }
+
+    /// What its sessions executed since they were opened, all together.
+    pub fn executed(&self) -> Executed {
+        let each = self.sessions().map(Session::executed);
+        each.fold(Executed::default(), Executed::and)
     }
 
     /// Whether a token of every session would go in by one run (or by a few, where there are more sessions
