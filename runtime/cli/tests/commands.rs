@@ -367,15 +367,19 @@ fn bench_generates_several_texts_at_once() {
         "as many runs, whatever the number of texts"
     );
     assert_ne!(cpu[0]["comparability"], cpu[1]["comparability"]);
-    let sim = rows(&[
-        "--device",
-        "cpu,sim:reference-f32",
-        "--place",
-        "layers.*=sim",
-    ]);
-    assert!(sim[0]["apart"].is_null());
-    let apart = sim[1]["apart"].as_str().unwrap();
-    assert!(apart.contains("sim"), "{apart}");
+    // in this process and in another: a device that runs several, and one that says why it doesn't
+    for isolate in [&[][..], &["--isolate"]] {
+        let on = |device, place| rows(&[&["--device", device, "--place", place], isolate].concat());
+        let chaos = on("cpu,chaos", "*=chaos");
+        assert!(chaos[1]["apart"].is_null(), "{}", chaos[1]["apart"]);
+        let sim = on("cpu,sim:reference-f32", "*=sim");
+        assert!(sim[0]["apart"].is_null());
+        let apart = sim[1]["apart"].as_str().unwrap();
+        assert!(
+            apart.contains("device 'sim'") && apart.contains("one sequence"),
+            "{apart}"
+        );
+    }
     let table = done(&args);
     assert!(
         table.contains("| tg3 |") && table.contains("| tg3x3 |"),
