@@ -65,6 +65,7 @@ def arguments():
     parser.add_argument("--threads", default=",".join(map(str, sorted({1, most}))))
     parser.add_argument("--prompts", default="32,128,512")
     parser.add_argument("--generate", default="128", help="tokens, or tokens@depth")
+    parser.add_argument("--sequences", default="1", help="texts generated at once, by anynpu and llama.cpp: 1,4,8")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("target/rival"), help="where rivals and models are")
     parser.add_argument("--extra", default="", help="more options for anynpu, as '--precision bf16'")
@@ -115,6 +116,8 @@ def run(args, engine, file, kind, threads):
     else:
         script = HERE / "rivals" / f"time_{engine.replace('.', '_').replace('-', '_')}.py"
         command = [args.work / "python/bin/python", script, file, threads_text, args.prompts, args.generate]
+    if engine == "llama.cpp":
+        command.append(args.sequences)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode:
@@ -127,12 +130,13 @@ def run_anynpu(args, file, threads):
     n_gen, _, depth = args.generate.partition("@")
     rows = []
     common = ["target/release/anynpu", "bench", file, "-r", "1", "-t", str(threads), "-o", "jsonl", *args.extra.split()]
-    tests = [["-p", args.prompts, "-n", "0"], ["-p", "0", "-n", n_gen, "-d", depth or "0"]]
+    tests = [["-p", args.prompts, "-n", "0"], ["-p", "0", "-n", n_gen, "-d", depth or "0", "--sequences", args.sequences]]
     for test in tests:
         done = subprocess.run(common + test, check=True, capture_output=True, text=True)
         for row in map(json.loads, done.stdout.splitlines()):
             at = f"@{depth}" if depth else ""
-            name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}{at}"
+            texts = f"x{row['n_sequences']}" if row["n_sequences"] > 1 else ""
+            name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}{texts}{at}"
             rows.append({"test": name, "value": row["avg_ts"]})
     command = ["target/release/anynpu", "run", file, "-p", "a", "-n", "1", "--temp", "0", "--json", "-t", str(threads)]
     command += args.extra.split()
@@ -176,7 +180,8 @@ def table(args, samples, limits, shape, kind, threads, file, out):
 
 
 def order(test):
-    return (test[:2] != "pp", test[:2] != "tg", int(test[2:].partition("@")[0]) if test[:2] in ("pp", "tg") else 0)
+    numbers = test[2:].partition("@")[0].split("x") if test[:2] in ("pp", "tg") else []
+    return (test[:2] != "pp", test[:2] != "tg", *map(int, numbers))
 
 
 def told(values):
@@ -196,7 +201,7 @@ def bytes_of_a_token(file):
 def part_of_limit(limits, shape, kind, threads, test, ours, read):
     """Our median as a part of what the machine's peak rate or bandwidth permits."""
     prefill, _ = OPERATIONS[shape]
-    if not ours or test == "load":
+    if not ours or test == "load" or "x" in test:
         return ""
     if test.startswith("pp"):
         peak = limits.get((PEAKS.get(kind, "int8"), threads)) or limits.get(("f32", threads))

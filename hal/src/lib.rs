@@ -51,7 +51,7 @@ pub use heap::heap_bytes;
 pub use library::{Library, LibraryError};
 pub use link::{Link, LinkMode};
 pub use module::{Bounds, Entry, EntryInfo, Extent, MemoryNeed, Module, Port, StatePort};
-pub use queue::{Counters, Queue, Submission};
+pub use queue::{Counters, Queue, Sequence, Submission};
 pub use registry::{Registry, RegistryError};
 pub use support::{Reason, ReasonCode, Support};
 pub use timeline::{Point, Signalled, Timeline};

@@ -9,7 +9,7 @@ use anynpu_ir::{
     DType, Graph, GraphError, NodeId, StateId, Subgraph, Symbol, TensorType, ValueDef, ValueId,
 };
 
-use crate::HalError;
+use crate::{HalError, Reason, ReasonCode, Support};
 
 /// What one symbol may be in an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -255,6 +255,17 @@ pub trait Module: Debug + Send + Sync + Any {
     /// The name of the type that products are computed in, where that is another than what the device claims.
     fn computes_in(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Whether a run of entry number `entry` takes tokens of several sequences
+    /// ([`crate::Submission::sequences`]). The results for each are then, bit for bit, those of a run of
+    /// that sequence alone.
+    fn sequences(&self, entry: usize) -> Support {
+        let _ = entry;
+        Support::No(Reason::new(
+            ReasonCode::State,
+            "its runs take tokens of one sequence",
+        ))
     }
 
     /// For a device to recognise its own modules.

@@ -219,6 +219,18 @@ pub enum RuntimeError {
         /// What would do.
         expected: &'static str,
     },
+    /// A session in a batch of another model.
+    #[error(
+        "session {session} of the batch is of '{found}', the others are of '{expected}', which was loaded by itself; a batch is of one loaded model"
+    )]
+    OtherModel {
+        /// Its number in the batch.
+        session: usize,
+        /// Its model's name.
+        found: String,
+        /// The name of the batch's.
+        expected: String,
+    },
     /// An option out of range.
     #[error("{option} is {found}; expected {expected}")]
     Option {

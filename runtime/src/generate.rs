@@ -1,5 +1,7 @@
 //! Generating text from a prompt.
 
+mod generation;
+
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -10,8 +12,11 @@ use crate::memory::{MemoryPlan, peak_rss_bytes};
 use crate::model::Fallback;
 use crate::plan::PlanReport;
 use crate::sample::{SampleOptions, Sampler};
-use crate::tokenize::{DetokenizeOptions, Detokenizer, EncodeOptions, StopMatcher, Tokenizer};
+use crate::tokenize::{DetokenizeOptions, EncodeOptions, StopMatcher, Tokenizer};
 use crate::{CancelToken, RuntimeError, Session, TokenId};
+
+use generation::Odds;
+pub(crate) use generation::{Choice, Generation, Next, Receive};
 
 /// What to continue.
 #[derive(Clone, Copy, Debug)]
@@ -258,9 +263,24 @@ impl Session {
         options: &GenerateOptions,
         receive: impl FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<GenerationReport, RuntimeError> {
+        let mut receive = receive;
+        let mut generation = self.begin(prompt.into(), options)?;
+        let finish = match self.read_prompt(&mut generation, options)? {
+            Next::Finished(reason) => reason,
+            Next::Choose => self.continue_with(&mut generation, options, &mut receive)?,
+        };
+        self.finish(generation, finish, &mut receive)
+    }
+
+    /// Prepares a generation from `prompt`, of which nothing is put in yet.
+    pub(crate) fn begin(
+        &mut self,
+        prompt: Prompt<'_>,
+        options: &GenerateOptions,
+    ) -> Result<Generation, RuntimeError> {
         let started = Instant::now();
         let tokenizer = self.model.tokenizer()?.clone();
-        let (input, at_start) = self.input(prompt.into(), &tokenizer, options)?;
+        let (input, at_start) = self.input(prompt, &tokenizer, options)?;
         let room = self.room() as usize;
         let most = options.max_tokens.map_or(room + 1, |n| n as usize);
         let text = DetokenizeOptions {
@@ -279,28 +299,47 @@ impl Session {
             odds: options.probabilities.map(|top| Odds::new(choices, top)),
             tokens: Vec::with_capacity(most.min(MOST_RESERVED)),
             text: String::with_capacity(8 * most.min(MOST_RESERVED)),
-            receive,
+            tokenizer,
+            input,
+            prefilled: None,
             started,
             first: None,
             last: started,
         };
-        for &token in self.tokens.iter().chain(&input) {
+        for &token in self.tokens.iter().chain(&generation.input) {
             if (token as usize) < generation.choices {
                 generation.sampler.accept(token)?;
             }
         }
-        let prefilled = match self.prefill(&input, Some(&options.cancel)) {
-            Ok(()) => Some(started.elapsed()),
-            Err(RuntimeError::Cancelled { .. }) => None,
-            Err(e) => return Err(e),
-        };
-        let finish = match prefilled {
-            None => FinishReason::Cancelled,
-            Some(_) => self.continue_with(&mut generation, &tokenizer, options)?,
-        };
-        generation.flush();
+        Ok(generation)
+    }
+
+    /// Puts the prompt in.
+    pub(crate) fn read_prompt(
+        &mut self,
+        generation: &mut Generation,
+        options: &GenerateOptions,
+    ) -> Result<Next, RuntimeError> {
+        match self.prefill(&generation.input, Some(&options.cancel)) {
+            Ok(()) => {
+                generation.prefilled = Some(generation.started.elapsed());
+                Ok(Next::Choose)
+            }
+            Err(RuntimeError::Cancelled { .. }) => Ok(Next::Finished(FinishReason::Cancelled)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lets out what is left and tells what was done.
+    pub(crate) fn finish(
+        &self,
+        mut generation: Generation,
+        finish: FinishReason,
+        receive: Receive<'_>,
+    ) -> Result<GenerationReport, RuntimeError> {
+        generation.flush(receive);
         self.check_required()?;
-        Ok(self.report(generation, &input, prefilled, finish))
+        Ok(self.report(generation, finish))
     }
 
     /// Fails if a device is required and something else was counted than was planned.
@@ -354,47 +393,61 @@ impl Session {
     }
 
     /// Chooses, emits and puts in tokens until something ends it.
-    fn continue_with<F: FnMut(Piece<'_>) -> ControlFlow<()>>(
+    fn continue_with(
         &mut self,
-        generation: &mut Generation<F>,
-        tokenizer: &Tokenizer,
+        generation: &mut Generation,
         options: &GenerateOptions,
+        receive: Receive<'_>,
     ) -> Result<FinishReason, RuntimeError> {
         loop {
-            if options.cancel.is_cancelled() {
-                return Ok(FinishReason::Cancelled);
+            match self.choose(generation, options, receive)? {
+                Choice::Put(token) => self.decode(token)?,
+                Choice::Finished(reason) => return Ok(reason),
             }
-            let limit = options.max_tokens.map(|n| n as usize);
-            if limit.is_some_and(|n| generation.tokens.len() >= n) {
-                return Ok(FinishReason::MaxTokens);
-            }
-            let token = generation.choose(self)?;
-            self.pending = Some(token);
-            if tokenizer.ends_generation(token) && !options.ignore_end {
-                generation.ended(token);
-                return Ok(FinishReason::EndToken);
-            }
-            if let ControlFlow::Break(reason) = generation.emit(token)? {
-                return Ok(reason);
-            }
-            if limit.is_some_and(|n| generation.tokens.len() >= n) {
-                return Ok(FinishReason::MaxTokens);
-            }
-            if self.room() == 0 {
-                match options.on_full {
-                    OnFull::Error => return Ok(FinishReason::ContextFull),
-                    OnFull::Slide => {
-                        let held = self.tokens.len();
-                        let full = self.slide(tokenizer, &options.cancel)?;
-                        generation.forgotten += held.saturating_sub(self.tokens.len());
-                        if let Some(reason) = full {
-                            return Ok(reason);
-                        }
+        }
+    }
+
+    /// Chooses and emits a token, and makes room for it: it is to be put in, unless something ended the generation.
+    pub(crate) fn choose(
+        &mut self,
+        generation: &mut Generation,
+        options: &GenerateOptions,
+        receive: Receive<'_>,
+    ) -> Result<Choice, RuntimeError> {
+        let finished = |reason| Ok(Choice::Finished(reason));
+        if options.cancel.is_cancelled() {
+            return finished(FinishReason::Cancelled);
+        }
+        let limit = options.max_tokens.map(|n| n as usize);
+        if limit.is_some_and(|n| generation.tokens.len() >= n) {
+            return finished(FinishReason::MaxTokens);
+        }
+        let token = generation.choose(self)?;
+        self.pending = Some(token);
+        if generation.tokenizer.ends_generation(token) && !options.ignore_end {
+            generation.ended(token, receive);
+            return finished(FinishReason::EndToken);
+        }
+        if let ControlFlow::Break(reason) = generation.emit(token, receive)? {
+            return finished(reason);
+        }
+        if limit.is_some_and(|n| generation.tokens.len() >= n) {
+            return finished(FinishReason::MaxTokens);
+        }
+        if self.room() == 0 {
+            match options.on_full {
+                OnFull::Error => return finished(FinishReason::ContextFull),
+                OnFull::Slide => {
+                    let held = self.tokens.len();
+                    let full = self.slide(&generation.tokenizer, &options.cancel)?;
+                    generation.forgotten += held.saturating_sub(self.tokens.len());
+                    if let Some(reason) = full {
+                        return finished(reason);
                     }
                 }
             }
-            self.decode(token)?;
         }
+        Ok(Choice::Put(token))
     }
 
     /// Makes room by forgetting the older half of the tokens, a begin token at the start aside.
@@ -427,13 +480,7 @@ impl Session {
         }
     }
 
-    fn report<F>(
-        &self,
-        generation: Generation<F>,
-        input: &[TokenId],
-        prefilled: Option<Duration>,
-        finish: FinishReason,
-    ) -> GenerationReport {
+    fn report(&self, generation: Generation, finish: FinishReason) -> GenerationReport {
         let mut warnings = self.model.warnings().to_vec();
         warnings.extend(self.model.background().failures());
         warnings.extend_from_slice(self.warnings());
@@ -445,7 +492,7 @@ impl Session {
             .first
             .map(|first| generation.last.duration_since(first));
         GenerationReport {
-            prompt_tokens: input.len(),
+            prompt_tokens: generation.input.len(),
             forgotten_tokens: generation.forgotten,
             finish,
             plan: self.plans().report(self.model.open().model().graph()),
@@ -459,7 +506,9 @@ impl Session {
                 ttft_ms: generation
                     .first
                     .map(|first| first.duration_since(generation.started).as_secs_f64() * 1e3),
-                prefill_tok_s: prefilled.map(|time| rate(input.len(), time)),
+                prefill_tok_s: generation
+                    .prefilled
+                    .map(|time| rate(generation.input.len(), time)),
                 decode_tok_s: decoding
                     .filter(|_| decoded > 0)
                     .map(|time| rate(decoded, time)),
@@ -480,137 +529,4 @@ const MOST_RESERVED: usize = 1 << 16;
 
 fn rate(tokens: usize, time: Duration) -> f64 {
     tokens as f64 / time.as_secs_f64().max(1e-9)
-}
-
-/// How likely tokens are by the model's logits. After construction nothing is allocated.
-struct Odds {
-    /// Of the token chosen last.
-    chosen: f32,
-    /// The likeliest tokens.
-    top: Vec<(TokenId, f32)>,
-    /// Tokens by likelihood; reused.
-    order: Vec<TokenId>,
-    count: usize,
-}
-
-impl Odds {
-    fn new(choices: u32, count: u32) -> Self {
-        let count = count.min(choices) as usize;
-        Odds {
-            chosen: 0.0,
-            top: Vec::with_capacity(count),
-            order: Vec::with_capacity(choices as usize),
-            count,
-        }
-    }
-
-    /// Softmax of `logits`, which the sampler has checked to be finite, for `chosen` and the top.
-    fn weigh(&mut self, logits: &[f32], chosen: TokenId) {
-        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |logit: f32| f64::from(logit - most).exp();
-        let total: f64 = logits.iter().map(|&l| weight(l)).sum();
-        let odds = |token: TokenId| (weight(logits[token as usize]) / total) as f32;
-        self.chosen = odds(chosen);
-        self.top.clear();
-        if self.count == 0 {
-            return;
-        }
-        self.order.clear();
-        self.order.extend(0..logits.len() as u32);
-        let likelier = |a: &TokenId, b: &TokenId| {
-            let (x, y) = (logits[*a as usize], logits[*b as usize]);
-            y.total_cmp(&x).then(a.cmp(b))
-        };
-        self.order.select_nth_unstable_by(self.count - 1, likelier);
-        self.order[..self.count].sort_unstable_by(likelier);
-        let top = self.order[..self.count].iter();
-        self.top.extend(top.map(|&token| (token, odds(token))));
-    }
-}
-
-/// A generation under way.
-struct Generation<F> {
-    sampler: Sampler,
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
-    /// Tokens that can be chosen.
-    choices: usize,
-    /// Tokens forgotten to make room.
-    forgotten: usize,
-    /// How likely tokens are, if that is asked for.
-    odds: Option<Odds>,
-    tokens: Vec<TokenId>,
-    text: String,
-    receive: F,
-    started: Instant,
-    /// When the first and the last token came.
-    first: Option<Instant>,
-    last: Instant,
-}
-
-impl<F: FnMut(Piece<'_>) -> ControlFlow<()>> Generation<F> {
-    fn choose(&mut self, session: &Session) -> Result<TokenId, RuntimeError> {
-        let logits = session.logits()?;
-        let logits = logits.get(..self.choices).unwrap_or(&logits);
-        let token = self.sampler.sample(logits)?;
-        if let Some(odds) = &mut self.odds {
-            odds.weigh(logits, token);
-        }
-        self.sampler.accept(token)?;
-        self.last = Instant::now();
-        self.first.get_or_insert(self.last);
-        self.tokens.push(token);
-        Ok(token)
-    }
-
-    fn emit(&mut self, token: TokenId) -> Result<ControlFlow<FinishReason>, RuntimeError> {
-        let output = self.stops.push(self.detokenizer.push(token)?);
-        self.text.push_str(output.text);
-        let odds = self.odds.as_ref();
-        let piece = Piece {
-            text: output.text,
-            token: Some(token),
-            probability: odds.map(|o| o.chosen),
-            alternatives: odds.map_or(&[], |o| &o.top),
-            elapsed: self.started.elapsed(),
-        };
-        if (self.receive)(piece).is_break() {
-            return Ok(ControlFlow::Break(FinishReason::Receiver));
-        }
-        Ok(match output.stopped {
-            Some(_) => ControlFlow::Break(FinishReason::StopText),
-            None => ControlFlow::Continue(()),
-        })
-    }
-
-    /// Tells of a token that ends the generation and has no text.
-    fn ended(&mut self, token: TokenId) {
-        let odds = self.odds.as_ref();
-        let _ = (self.receive)(Piece {
-            text: "",
-            token: Some(token),
-            probability: odds.map(|o| o.chosen),
-            alternatives: odds.map_or(&[], |o| &o.top),
-            elapsed: self.started.elapsed(),
-        });
-    }
-
-    /// Lets out what was held back.
-    fn flush(&mut self) {
-        let before = self.text.len();
-        let rest = self.stops.push(self.detokenizer.finish());
-        self.text.push_str(rest.text);
-        if rest.stopped.is_none() {
-            self.text.push_str(self.stops.finish());
-        }
-        if self.text.len() > before {
-            let _ = (self.receive)(Piece {
-                text: &self.text[before..],
-                token: None,
-                probability: None,
-                alternatives: &[],
-                elapsed: self.started.elapsed(),
-            });
-        }
-    }
 }

@@ -22,9 +22,13 @@ struct Failures {
 }
 
 impl Health {
-    /// Notes that `device` failed at `now`.
+    /// Notes that `device` failed at `now`. While it is left alone, that is what sessions see that used it
+    /// before: the same failure, which counts once.
     pub fn failed(&self, device: &str, why: &str, now: Instant) {
         let mut failed = self.failed.lock();
+        if failed.get(device).is_some_and(|f| f.left(now).is_some()) {
+            return;
+        }
         let entry = failed.entry(device.to_owned()).or_insert(Failures {
             count: 0,
             last: now,
@@ -44,16 +48,21 @@ impl Health {
                 "it failed {} times and is off until the program ends: {}",
                 entry.count, entry.why
             )),
-            Some(&time) => {
-                let left = time.checked_sub(now.saturating_duration_since(entry.last));
-                let left = left.filter(|left| !left.is_zero())?;
-                Some(format!(
-                    "it failed and is left alone for {} s more: {}",
-                    left.as_secs() + 1,
-                    entry.why
-                ))
-            }
+            Some(_) => Some(format!(
+                "it failed and is left alone for {} s more: {}",
+                entry.left(now)?.as_secs() + 1,
+                entry.why
+            )),
         }
+    }
+}
+
+impl Failures {
+    /// How long the device is left alone after `now`, if it is, and not for good.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let time = QUARANTINES.get(self.count.saturating_sub(1))?;
+        let left = time.checked_sub(now.saturating_duration_since(self.last));
+        left.filter(|left| !left.is_zero())
     }
 }
 
@@ -78,5 +87,18 @@ mod tests {
         health.failed("npu", "hung", at(341));
         let why = health.quarantined("npu", at(1 << 40)).unwrap();
         assert!(why.contains("until the program ends"), "{why}");
+    }
+
+    #[test]
+    fn a_failure_that_several_sessions_see_counts_once() {
+        let health = Health::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for seconds in 0..4 {
+            health.failed("npu", "lost", at(seconds));
+        }
+        let why = health.quarantined("npu", at(4)).unwrap();
+        assert!(why.contains("26 s") || why.contains("27 s"), "{why}");
+        assert_eq!(health.quarantined("npu", at(30)), None);
     }
 }

@@ -11,6 +11,7 @@
 
 mod absent;
 mod background;
+mod batch;
 mod cache;
 mod cancel;
 pub mod chat;
@@ -43,6 +44,7 @@ mod testing;
 pub mod tokenize;
 
 pub use anynpu_graphs::arch::Kind;
+pub use batch::{Apart, Batch, BatchSteps};
 pub use cancel::CancelToken;
 pub use chat::{Chat, Message};
 pub use embed::{Embedder, Pooling};

@@ -664,6 +664,11 @@ impl LoadedModel {
         self.inner.wishes.placement.require.as_deref()
     }
 
+    /// Whether both are the same loaded model.
+    pub(crate) fn is(&self, other: &LoadedModel) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The plan as it was loaded.
     pub(crate) fn form_of_loading(&self) -> Arc<Form> {
         self.inner.loaded.clone()

@@ -137,9 +137,7 @@ impl Runner {
         go_on: &mut dyn FnMut() -> bool,
     ) -> (usize, Result<Stepped, RuntimeError>) {
         let position = |ran: usize| steps.get(ran).map_or(0, |step| step.position);
-        if !self.settled
-            && let Some(moved) = self.move_when_compiled(position(0))
-        {
+        if let Some(moved) = self.settle(position(0)) {
             return (0, Ok(moved));
         }
         match self.executor.steps(steps, go_on) {
@@ -148,6 +146,14 @@ impl Runner {
                 (ran, self.survive(failure, position(ran)))
             }
             (ran, Err(other)) => (ran, Err(other)),
+        }
+    }
+
+    /// Moves to what was compiled in the background, if it now is, with the first `filled` rows of the KV cache.
+    pub fn settle(&mut self, filled: u32) -> Option<Stepped> {
+        match self.settled {
+            true => None,
+            false => self.move_when_compiled(filled),
         }
     }
 
@@ -227,7 +233,10 @@ impl Runner {
     }
 
     /// Moves away from what failed, with the first `filled` rows of the KV cache if they can be read.
-    fn survive(&mut self, failure: RuntimeError, filled: u32) -> Result<Stepped, RuntimeError> {
+    ///
+    /// # Errors
+    /// What no other device makes good.
+    pub fn survive(&mut self, failure: RuntimeError, filled: u32) -> Result<Stepped, RuntimeError> {
         let mut failure = failure;
         loop {
             let more = exclusions(&self.model, failure, &self.excluded)?;

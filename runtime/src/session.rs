@@ -269,12 +269,7 @@ impl Session {
     /// A full context, a token that doesn't exist, a device that fails.
     pub fn decode(&mut self, token: TokenId) -> Result<(), RuntimeError> {
         self.wake(None)?;
-        self.check_tokens(&[token])?;
-        if self.room() == 0 {
-            return Err(RuntimeError::ContextFull {
-                context: self.context(),
-            });
-        }
+        self.check_next(token)?;
         let token = [token];
         let step = self.one(Phase::Decode, &token, Rows::Last);
         while self.run(&[step], None)? == 0 {}
@@ -363,11 +358,47 @@ impl Session {
             self.pending = None;
         }
         let put_in = self.tokens.len() - before;
-        match stepped? {
-            Stepped::Ran | Stepped::Moved { rows_kept: true } => {}
-            Stepped::Moved { rows_kept: false } => self.fill_again()?,
-        }
+        self.after(stepped?)?;
         Ok(put_in)
+    }
+
+    /// Fills the KV cache for the session's tokens if the model moved and its rows are lost.
+    fn after(&mut self, stepped: Stepped) -> Result<(), RuntimeError> {
+        match stepped {
+            Stepped::Ran | Stepped::Moved { rows_kept: true } => Ok(()),
+            Stepped::Moved { rows_kept: false } => self.fill_again(),
+        }
+    }
+
+    /// Moves to what was compiled in the background, if it now is.
+    pub(crate) fn settle(&mut self) -> Result<(), RuntimeError> {
+        match self.runner.settle(self.position()) {
+            Some(moved) => self.after(moved),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves away from what failed in a step of several sessions that was not seen to end.
+    pub(crate) fn survive(&mut self, failure: RuntimeError) -> Result<(), RuntimeError> {
+        let moved = self.runner.survive(failure, self.position())?;
+        self.after(moved)
+    }
+
+    /// Takes in that a step of several sessions put `token` in.
+    pub(crate) fn took(&mut self, token: TokenId) {
+        self.tokens.push(token);
+        self.pending = None;
+    }
+
+    /// Fails unless `token` can be put in.
+    pub(crate) fn check_next(&self, token: TokenId) -> Result<(), RuntimeError> {
+        self.check_tokens(&[token])?;
+        match self.room() {
+            0 => Err(RuntimeError::ContextFull {
+                context: self.context(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the session's tokens anew, as the rows of the KV cache are lost.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anynpu_runtime::plan::Placement;
 use anynpu_runtime::tokenize::{TokenEntry, TokenKind, Tokenizer, Vocabulary, VocabularyKind};
-use anynpu_runtime::{GenerateOptions, LoadOptions, LoadedModel, OpenModel, SessionOptions};
+use anynpu_runtime::{Batch, GenerateOptions, LoadOptions, LoadedModel, OpenModel, SessionOptions};
 use common::testing::{VOCABULARY, tiny_llama};
 use common::{RenamedCpu, runtime};
 
@@ -132,5 +132,42 @@ fn decoding_allocates_nothing_in_the_steady_state() {
         let steady = &marks[8..40];
         assert_eq!(steady[0].0, steady[31].0, "{what}: {marks:?}");
         assert!(steady.iter().any(|m| m.1 > 0));
+        together(&model, what);
     }
+}
+
+/// Several sessions that go on together, or, where a step is several segments, one by one.
+fn together(model: &LoadedModel, what: &str) {
+    let session = |length: u32| {
+        let mut session = model.session(SessionOptions::new()).expect("a session");
+        let prompt: Vec<u32> = (1..=length).collect();
+        session.prefill(&prompt, None).expect("a prefill");
+        session
+    };
+    // more than attention takes at a time
+    let sessions: Vec<_> = (0..40).map(|n| session(1 + n % 5)).collect();
+    let mut batch = Batch::new(sessions).expect("sessions of one model");
+    assert_eq!(batch.together().is_err(), what == "two devices");
+    let tokens: Vec<_> = (0..40).map(|n| (n % 7 != 3).then_some(n)).collect();
+    for _ in 0..4 {
+        batch.decode(&tokens).expect("a step");
+    }
+    let mut sum = 0.0;
+    let mut window = || {
+        let before = allocations();
+        for _ in 0..4 {
+            batch.decode(&tokens).expect("a step");
+            let logits = batch.sessions().map(|s| s.logits().expect("logits")[0]);
+            sum += logits.sum::<f32>();
+        }
+        allocations() - before
+    };
+    let windows: Vec<u64> = (0..5).map(|_| window()).collect();
+    // as above
+    let busy = windows.iter().filter(|&&n| n > 0).count();
+    assert!(
+        busy <= 1 && windows.iter().sum::<u64>() <= 4,
+        "together, {what}: {windows:?}"
+    );
+    assert!(sum.is_finite());
 }

@@ -13,94 +13,23 @@ use anynpu_cpu::CpuDriver;
 use anynpu_hal::driver::chaos::{ChaosDriver, Fault};
 use anynpu_hal::driver::noop::NoopDriver;
 use anynpu_hal::{
-    Buffer, BufferDesc, Capabilities, ClaimedRates, CompileOptions, Counters, Device, DeviceInfo,
-    Driver, Entry, ExposedDevice, HalError, Module, OpenOptions, Queue, Submission, Support,
-    Unavailable, WeightSource,
+    Buffer, BufferDesc, Capabilities, CompileOptions, Counters, Device, DeviceInfo, Driver, Entry,
+    ExposedDevice, HalError, Module, OpenOptions, Queue, Submission, Support, Unavailable,
+    WeightSource,
 };
-use anynpu_ir::{DType, Subgraph};
+use anynpu_ir::Subgraph;
 use anynpu_runtime::knobs::Knobs;
 use anynpu_runtime::plan::Placement;
 use anynpu_runtime::{
     LoadOptions, LoadedModel, OpenModel, Runtime, RuntimeError, Session, SessionOptions,
 };
+use common::Fast;
 use common::testing::{VOCABULARY, tiny_llama};
 use proptest::prelude::*;
 
 const LAYERS: u32 = 3;
 /// Longest time of a step: what hangs is given up after it.
 const LIMIT: Duration = Duration::from_millis(40);
-
-/// The CPU with a claim to be so fast that everything that may go there goes there, but not to run everything.
-#[derive(Debug)]
-struct Fast(&'static dyn Driver);
-
-#[derive(Debug)]
-struct FastDevice {
-    inner: Arc<dyn Device>,
-    capabilities: Capabilities,
-}
-
-impl Driver for Fast {
-    fn name(&self) -> &str {
-        "fast"
-    }
-
-    fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
-        self.0.enumerate()
-    }
-
-    fn open(
-        &self,
-        device: &ExposedDevice,
-        options: &OpenOptions,
-    ) -> Result<Arc<dyn Device>, HalError> {
-        let inner = self.0.open(device, options)?;
-        let mut capabilities = inner.capabilities().clone();
-        let rates = ClaimedRates::new(vec![(DType::F32, 1e18)], 1e18, 1e-3);
-        capabilities.claimed_rates = Some(rates);
-        capabilities.features.baseline = false;
-        Ok(Arc::new(FastDevice {
-            inner,
-            capabilities,
-        }))
-    }
-}
-
-impl Device for FastDevice {
-    fn info(&self) -> &DeviceInfo {
-        self.inner.info()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
-        self.inner.support(graph)
-    }
-
-    fn compile(
-        &self,
-        entries: &[Entry],
-        options: &CompileOptions,
-        weights: Arc<dyn WeightSource>,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Arc<dyn Module>, HalError> {
-        self.inner.compile(entries, options, weights, progress)
-    }
-
-    fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        self.inner.allocate(desc)
-    }
-
-    fn queue(&self) -> &dyn Queue {
-        self.inner.queue()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
 
 fn runtime(faults: Vec<Fault>) -> Runtime {
     let chaos = ChaosDriver::new(Box::new(Fast(&CpuDriver)), faults);

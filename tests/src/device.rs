@@ -89,6 +89,7 @@ pub fn run_with(
         inputs: &bound,
         outputs: &outputs,
         states: &states,
+        sequences: &[],
         symbols: *symbols,
         wait: &[],
         signal: &done,

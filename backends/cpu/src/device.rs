@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anynpu_hal::{
     Buffer, BufferDesc, Capabilities, CompileOptions, Counters, Device, DeviceInfo, Entry,
-    EntryInfo, ExternalHandle, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue,
-    StateSupport, Submission, Support, WeightSource,
+    EntryInfo, ExternalHandle, HalError, HostBuffer, MemoryKind, MemoryNeed, Module, Queue, Reason,
+    ReasonCode, StateSupport, Submission, Support, WeightSource,
 };
 use anynpu_ir::{DType, Subgraph};
 use parking_lot::Mutex;
@@ -208,6 +208,14 @@ impl Module for CpuModule {
 
     fn resident_bytes(&self) -> u64 {
         self.weights.resident_bytes()
+    }
+
+    fn sequences(&self, entry: usize) -> Support {
+        let program = self.programs.get(entry);
+        program.map_or_else(
+            || Support::No(Reason::new(ReasonCode::State, "there is no such entry")),
+            |program| program.sequences.clone(),
+        )
     }
 
     fn computes_in(&self) -> Option<&'static str> {

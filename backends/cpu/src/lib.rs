@@ -19,6 +19,7 @@ mod lower;
 mod place;
 pub mod pool;
 pub mod reference;
+mod sequences;
 mod sys;
 mod weights;
 

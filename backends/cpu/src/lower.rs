@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anynpu_hal::{CompileOptions, Entry, EntryInfo, HalError, MemoryNeed, WeightSource};
+use anynpu_hal::{CompileOptions, Entry, EntryInfo, HalError, MemoryNeed, Support, WeightSource};
 use anynpu_ir::{
     Activation, AttentionKv, BinaryOp, DType, Dim, Graph, Node, NodeId, Op, RopeStyle, StateId,
     SymbolValues, TensorType, ValueDef, ValueId, WeightId, rope_frequencies,
@@ -199,18 +199,20 @@ pub(crate) struct AttentionStep {
 /// Where a [`Step::Attention`] reads keys and values.
 #[derive(Clone, Debug)]
 pub(crate) enum Kv {
-    Operands {
-        k: Operand,
-        v: Operand,
-    },
-    /// Indices into the entry's states.
-    States {
-        k: usize,
-        v: usize,
-        kv_heads: usize,
-        k_dim: usize,
-        v_dim: usize,
-    },
+    Operands { k: Operand, v: Operand },
+    States(KvStates),
+}
+
+/// Keys and values in states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KvStates {
+    /// Index into the entry's states.
+    pub k: usize,
+    /// Likewise.
+    pub v: usize,
+    pub kv_heads: usize,
+    pub k_dim: usize,
+    pub v_dim: usize,
 }
 
 /// A lowered entry.
@@ -228,6 +230,8 @@ pub(crate) struct Program {
     pub linear: LinearLimits,
     /// Types of the states at their home, in the entry's order, with their ids.
     pub states: Vec<(StateId, DType)>,
+    /// Whether a run's tokens may belong to several sequences.
+    pub sequences: Support,
 }
 
 impl Program {
@@ -405,6 +409,7 @@ impl<'a> Lowering<'a> {
             }
         }
         Ok(Program {
+            sequences: crate::sequences::verdict(self.graph, self.nodes.clone(), &self.steps),
             graph: self.graph.clone(),
             steps: self.steps,
             tables: self.tables,
@@ -752,13 +757,13 @@ impl<'a> Lowering<'a> {
                 if !is_state_type(k_type) || k_type != v_type {
                     return None;
                 }
-                Kv::States {
+                Kv::States(KvStates {
                     k: k_slot,
                     v: v_slot,
                     kv_heads: *kv_heads as usize,
                     k_dim: *k_dim as usize,
                     v_dim: v_dim as usize,
-                }
+                })
             }
         };
         let positions = if causal { Some(rest.next()?) } else { None };
@@ -776,7 +781,7 @@ impl<'a> Lowering<'a> {
             let value = out.ty.shape.dims().get(2).and_then(|d| d.fixed());
             value.is_some_and(|d| d as usize <= MAX_HEAD_DIM)
         };
-        let state_mask = mask.is_some() && matches!(kv, Kv::States { .. });
+        let state_mask = mask.is_some() && matches!(kv, Kv::States(_));
         (plain && narrow && !state_mask).then_some(Step::Attention(AttentionStep {
             q,
             kv,

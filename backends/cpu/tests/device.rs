@@ -226,6 +226,7 @@ impl Runner {
             inputs: &inputs,
             outputs: std::slice::from_ref(&output),
             states: &self.states,
+            sequences: &[],
             symbols: SymbolValues::step(count, self.cached, rows.len() as u32, CAPACITY),
             wait: &[],
             signal: &point,

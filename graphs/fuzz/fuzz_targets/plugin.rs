@@ -442,6 +442,7 @@ fn use_it(device: &dyn Device, graph: &Arc<Graph>) {
             inputs: &inputs,
             outputs: &outputs,
             states: &states,
+            sequences: &[],
             symbols,
             wait: &[],
             signal: &signal,

@@ -123,6 +123,10 @@ impl Module for NoopModule {
         0
     }
 
+    fn sequences(&self, _: usize) -> Support {
+        Support::Yes
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -276,13 +276,26 @@ impl Module for RecordModule {
             .saturating_add(between.sum::<u64>())
     }
 
+    /// Where the other device takes them in a run of each node.
+    fn sequences(&self, entry: usize) -> Support {
+        let parts = self.runs.get(entry).map_or(&[][..], Vec::as_slice);
+        let verdicts = parts.iter().map(|part| self.inner.sequences(part.entry));
+        let mut refused = verdicts.filter(|v| *v != Support::Yes);
+        refused.next().unwrap_or(Support::Yes)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
 }
 
 impl RecordQueue {
-    fn run(&self, s: &Submission<'_>, module: &RecordModule) -> Result<(), HalError> {
+    fn run(
+        &self,
+        s: &Submission<'_>,
+        info: &EntryInfo,
+        module: &RecordModule,
+    ) -> Result<(), HalError> {
         let timeline = Timeline::new("record");
         let parts = module.runs.get(s.entry).map_or(&[][..], Vec::as_slice);
         for (part, n) in parts.iter().zip(1u64..) {
@@ -293,7 +306,13 @@ impl RecordQueue {
             };
             let inputs: Vec<_> = part.inputs.iter().map(at).collect();
             let outputs: Vec<_> = part.outputs.iter().map(at).collect();
-            let states: Vec<_> = part.states.iter().map(|i| s.states[*i].clone()).collect();
+            // of each sequence, those of the node
+            let per = info.states.len().max(1);
+            let states = s
+                .states
+                .chunks(per)
+                .flat_map(|of| part.states.iter().map(|i| of[*i].clone()));
+            let states: Vec<_> = states.collect();
             let signal = timeline.point(n);
             self.inner.queue().submit(&Submission {
                 module: &module.inner,
@@ -301,6 +320,7 @@ impl RecordQueue {
                 inputs: &inputs,
                 outputs: &outputs,
                 states: &states,
+                sequences: s.sequences,
                 symbols: s.symbols,
                 wait: &[],
                 signal: &signal,
@@ -346,7 +366,7 @@ impl Queue for RecordQueue {
         }
         let mut counters = self.counters.lock();
         let before = self.inner.queue().counters().busy_ns;
-        match self.run(s, module) {
+        match self.run(s, info, module) {
             Ok(()) => {
                 counters.submissions += 1;
                 counters.nodes += u64::from(info.nodes);

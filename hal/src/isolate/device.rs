@@ -137,6 +137,8 @@ struct IsolatedModule {
     number: u64,
     infos: Vec<EntryInfo>,
     resident: u64,
+    /// Whether each entry takes several sequences.
+    sequences: Vec<Support>,
 }
 
 impl Drop for IsolatedModule {
@@ -152,6 +154,14 @@ impl Module for IsolatedModule {
 
     fn resident_bytes(&self) -> u64 {
         self.resident
+    }
+
+    fn sequences(&self, entry: usize) -> Support {
+        let told = self.sequences.get(entry).cloned();
+        told.unwrap_or_else(|| {
+            let what = "the helper did not say whether its runs take several sequences";
+            Support::No(crate::Reason::new(crate::ReasonCode::State, what))
+        })
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -305,11 +315,16 @@ impl Device for IsolatedDevice {
         let (wire, _spilled) = self.wire(entries, options, &*weights)?;
         let host = self.queue.working_host()?;
         match host.call_with_progress(Call::Compile(wire), progress)? {
-            Answer::Compiled { module, resident } => Ok(Arc::new(IsolatedModule {
+            Answer::Compiled {
+                module,
+                resident,
+                sequences,
+            } => Ok(Arc::new(IsolatedModule {
                 host: host.clone(),
                 number: module,
                 infos,
                 resident,
+                sequences: sequences.into_iter().map(|s| s.into_support()).collect(),
             })),
             other => Err(unexpected(&self.info.name, &other)),
         }
@@ -457,6 +472,7 @@ impl Queue for IsolatedQueue {
             inputs: self.numbers(host, s.inputs)?,
             outputs: self.numbers(host, s.outputs)?,
             states: self.numbers(host, s.states)?,
+            sequences: s.sequences.iter().map(|s| (s.tokens, s.cached)).collect(),
             symbols: wire::symbols(&s.symbols),
         };
         host.submit(call, s.signal.clone())

@@ -20,8 +20,8 @@ use super::wire::{
     WireSupport,
 };
 use crate::{
-    Buffer, BufferDesc, Device, Driver, ExternalHandle, HalError, Module, OpenOptions, Submission,
-    Timeline, WeightSource, WeightView, heap_bytes, read_bytes, write_bytes,
+    Buffer, BufferDesc, Device, Driver, ExternalHandle, HalError, Module, OpenOptions, Sequence,
+    Submission, Timeline, WeightSource, WeightView, heap_bytes, read_bytes, write_bytes,
 };
 
 /// Why a helper stopped serving before it was told to.
@@ -219,8 +219,12 @@ impl Server<'_> {
                 inputs,
                 outputs,
                 states,
+                sequences,
                 symbols,
-            } => self.submit(module, entry, [&inputs, &outputs, &states], &symbols),
+            } => {
+                let bound = [&inputs[..], &outputs, &states];
+                self.submit(module, entry, bound, &sequences, &symbols)
+            }
             Call::Trim => Ok(Answer::Trimmed(self.device()?.trim())),
             Call::Heap => Ok(Answer::Heap(heap_bytes())),
             Call::Cancel(_) => Ok(Answer::Done),
@@ -280,6 +284,9 @@ impl Server<'_> {
         let answer = Answer::Compiled {
             module: self.next_module,
             resident: module.resident_bytes(),
+            sequences: (0..entries.len())
+                .map(|entry| WireSupport::of(&module.sequences(entry)))
+                .collect(),
         };
         self.modules.insert(self.next_module, module);
         self.next_module += 1;
@@ -314,6 +321,7 @@ impl Server<'_> {
         module: u64,
         entry: usize,
         [inputs, outputs, states]: [&[u64]; 3],
+        sequences: &[(u32, u32)],
         symbols: &[u32],
     ) -> Result<Answer, HalError> {
         let module = self.modules.get(&module);
@@ -327,6 +335,8 @@ impl Server<'_> {
         }
         let [i, o, s] = [inputs, outputs, states].map(|numbers| self.handles(numbers));
         let (i, o, s) = (i?, o?, s?);
+        let sequence = |&(tokens, cached): &(u32, u32)| Sequence { tokens, cached };
+        let sequences: Vec<_> = sequences.iter().map(sequence).collect();
         let signal = self.timeline.point(self.submitted + 1);
         device.queue().submit(&Submission {
             module: &module,
@@ -334,6 +344,7 @@ impl Server<'_> {
             inputs: &i,
             outputs: &o,
             states: &s,
+            sequences: &sequences,
             symbols: wire::symbol_values(symbols),
             wait: &[],
             signal: &signal,

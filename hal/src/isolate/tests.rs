@@ -58,6 +58,7 @@ fn every_call_is_answered_in_order_even_those_that_make_no_sense() {
             inputs: vec![],
             outputs: vec![],
             states: vec![],
+            sequences: vec![],
             symbols: vec![],
         },
         Call::Allocate {

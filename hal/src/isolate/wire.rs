@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Version of the messages; a helper of another one is refused.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// Most bytes of a frame: graphs are the largest thing sent.
 const FRAME_LIMIT: usize = 256 << 20;
@@ -102,6 +102,8 @@ pub(super) enum Call {
         inputs: Vec<u64>,
         outputs: Vec<u64>,
         states: Vec<u64>,
+        /// Tokens and cached rows of each.
+        sequences: Vec<(u32, u32)>,
         symbols: Vec<u32>,
     },
     Trim,
@@ -135,6 +137,8 @@ pub(super) enum Answer {
     Compiled {
         module: u64,
         resident: u64,
+        /// Whether each entry takes several sequences.
+        sequences: Vec<WireSupport>,
     },
     Allocated,
     /// A submission ended; the device's counters after it: submissions, nodes, nanoseconds.

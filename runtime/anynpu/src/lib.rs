@@ -73,6 +73,34 @@
 //!
 //! What users write never becomes a special token, so nobody ends a turn by writing its marker.
 //!
+//! # Several texts at once
+//! A [`Batch`] puts a token of each of its sessions in by one run where the plan allows it, so that weights are read
+//! once for all. A text that ends leaves the others to go on:
+//!
+#![cfg_attr(feature = "story-model", doc = "```")]
+#![cfg_attr(not(feature = "story-model"), doc = "```ignore")]
+//! use std::ops::ControlFlow;
+//! use anynpu::{Batch, GenerateOptions, LoadOptions, Prompt, SessionOptions};
+//!
+//! let model = anynpu::runtime()?.load(anynpu::story_model(), LoadOptions::new())?;
+//! let prompts = ["Once upon a time", "The dog", "Lily found a box"].map(Prompt::from);
+//! let sessions = prompts.iter().map(|_| model.session(SessionOptions::new()));
+//! let mut batch = Batch::new(sessions.collect::<Result<_, _>>()?)?;
+//! if let Err(why) = batch.together() {
+//!     println!("one by one: {why}");
+//! }
+//! let options = GenerateOptions::new().max_tokens(40).seed(1);
+//! let reports = batch.generate(&prompts, &options, |number, piece| {
+//!     print!("[{number}]{}", piece.text);
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{:?}", batch.steps());
+//! # assert!(reports.len() == 3 && batch.steps().together > 0);
+//! # Ok::<(), anynpu::RuntimeError>(())
+//! ```
+//!
+//! For choosing tokens by other means, [`Batch::decode`] takes one for each session, or none.
+//!
 //! # Choosing devices
 //! [`builder`] starts a [`RuntimeBuilder`] with the built-in drivers: name devices, forbid them, set
 //! threads. [`LoadOptions::placement`] pins layers to devices. A device that can't run a part says

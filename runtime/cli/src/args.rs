@@ -85,6 +85,7 @@ pub enum Command {
     /// Measure prefill and decode speed
     #[command(
         after_help = "Examples:\n  anynpu bench model.gguf -p 512 -n 128 -r 5\n  \
+        anynpu bench model.gguf -p 0 -n 128 --sequences 1,4,8\n  \
         anynpu bench -o jsonl"
     )]
     Bench(BenchArgs),
@@ -816,6 +817,15 @@ pub struct BenchArgs {
     /// Tokens already in the context
     #[arg(short = 'd', long, value_name = "N", default_value_t = 0)]
     pub depth: u32,
+    /// Numbers of texts to generate at once; tokens a second are those of all
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=1024)
+    )]
+    pub sequences: Vec<u32>,
     /// Runs of each test
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repetitions: u32,

@@ -334,6 +334,60 @@ fn bench_rows_come_in_every_form() {
 }
 
 #[test]
+fn bench_generates_several_texts_at_once() {
+    let args = [
+        "bench",
+        "-p",
+        "0",
+        "-n",
+        "3",
+        "--sequences",
+        "1,3",
+        "-r",
+        "1",
+    ];
+    let rows = |more: &[&str]| -> Vec<Value> {
+        let args = [&args[..], &["-o", "jsonl"], more].concat();
+        let rows = done(&args);
+        rows.lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect()
+    };
+    let cpu = rows(&[]);
+    assert_eq!(cpu.len(), 2);
+    let nodes = |row: &Value| row["executed"]["cpu"]["nodes"].as_u64().unwrap();
+    for (row, n) in cpu.iter().zip([1, 3]) {
+        assert_eq!(row["n_sequences"], n);
+        assert!(row["apart"].is_null());
+        assert!(row["avg_ts"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(
+        nodes(&cpu[0]),
+        nodes(&cpu[1]),
+        "as many runs, whatever the number of texts"
+    );
+    assert_ne!(cpu[0]["comparability"], cpu[1]["comparability"]);
+    // in this process and in another: a device that runs several, and one that says why it doesn't
+    for isolate in [&[][..], &["--isolate"]] {
+        let on = |device, place| rows(&[&["--device", device, "--place", place], isolate].concat());
+        let chaos = on("cpu,chaos", "*=chaos");
+        assert!(chaos[1]["apart"].is_null(), "{}", chaos[1]["apart"]);
+        let sim = on("cpu,sim:reference-f32", "*=sim");
+        assert!(sim[0]["apart"].is_null());
+        let apart = sim[1]["apart"].as_str().unwrap();
+        assert!(
+            apart.contains("device 'sim'") && apart.contains("one sequence"),
+            "{apart}"
+        );
+    }
+    let table = done(&args);
+    assert!(
+        table.contains("| tg3 |") && table.contains("| tg3x3 |"),
+        "{table}"
+    );
+}
+
+#[test]
 fn bad_usage_is_status_2() {
     for args in [
         &["frobnicate"][..],
@@ -346,6 +400,7 @@ fn bad_usage_is_status_2() {
         &["logits"],
         &["logits", "--tokens", "1,x"],
         &["bench", "-r", "0"],
+        &["bench", "--sequences", "0"],
         &["run", "-p", "a", "-f", "b"],
     ] {
         assert_eq!(anynpu(args).status.code(), Some(2), "{args:?}");

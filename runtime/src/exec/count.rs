@@ -14,6 +14,10 @@ use super::OpenDevice;
 pub struct Executed {
     /// Steps: chunks of the prompt and single tokens.
     pub steps: u64,
+    /// Tokens that went in by steps that are counted on another session, of the same [`crate::Batch`]. Left
+    /// out of JSON if there were none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub carried: u64,
     /// By device name.
     pub devices: BTreeMap<String, ExecutedDevice>,
 }
@@ -36,6 +40,11 @@ pub struct ExecutedDevice {
     pub us: u64,
     /// Type it computes in.
     pub dtype: &'static str,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde gives it
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The counts of one device.
@@ -102,6 +111,7 @@ impl Executed {
     /// Both together.
     pub(crate) fn and(mut self, more: Executed) -> Executed {
         self.steps += more.steps;
+        self.carried += more.carried;
         for (name, more) in more.devices {
             let own = self.devices.entry(name).or_default();
             own.nodes += more.nodes;
@@ -118,6 +128,7 @@ impl Executed {
     /// The counts of every device that was given work, beside the type that it computes in.
     pub(super) fn of<'a>(
         steps: u64,
+        carried: u64,
         counts: impl Iterator<Item = ((&'a Arc<OpenDevice>, Option<&'static str>), &'a Count)>,
     ) -> Self {
         let used = counts.filter(|(_, c)| c.is_used());
@@ -135,6 +146,7 @@ impl Executed {
         });
         Executed {
             steps,
+            carried,
             devices: devices.collect(),
         }
     }

@@ -3,6 +3,7 @@
 
 mod bind;
 mod count;
+mod joint;
 mod program;
 mod record;
 mod steps;
@@ -15,6 +16,7 @@ use anynpu_ir::{StateId, SymbolValues, TensorType};
 
 use bind::{Bindings, ShapeSlots};
 pub use count::{Executed, ExecutedDevice};
+pub(crate) use joint::{Member, Put, Room, step as step_together};
 pub(crate) use program::{Limits, OpenDevice, Program, output_width, weights_of};
 
 pub(crate) use crate::plan::NextStep;
@@ -58,6 +60,8 @@ pub(crate) struct Executor {
     /// What was counted of each step that is under way.
     under_way: [Vec<count::Count>; STEPS_AT_ONCE],
     steps: u64,
+    /// Tokens that went in by steps of other executors.
+    carried: u64,
     waves: u64,
     limit: Duration,
     /// Where the last step left logits, and of how many rows.
@@ -90,6 +94,7 @@ impl Executor {
             slots,
             bound: Some(bound),
             steps: 0,
+            carried: 0,
             limit,
             logits: None,
             recorder: None,
@@ -196,7 +201,8 @@ impl Executor {
 
     /// What was executed since the executor was made.
     pub fn executed(&self) -> Executed {
-        Executed::of(self.steps, self.program.computes_in().zip(&self.counts))
+        let counts = self.program.computes_in().zip(&self.counts);
+        Executed::of(self.steps, self.carried, counts)
     }
 
     /// What devices counted other than what was submitted to them.

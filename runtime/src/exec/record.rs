@@ -17,7 +17,7 @@ pub struct SegmentRun {
     pub phase: Phase,
     /// Tokens of the step.
     pub tokens: u32,
-    /// Where the step began in the context.
+    /// Where the step began in the context; of a step of several sessions, the furthest.
     pub position: u32,
     /// The device it ran on.
     pub device: String,

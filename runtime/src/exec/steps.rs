@@ -31,26 +31,26 @@ pub(crate) struct Step<'a> {
 
 /// A step under way.
 #[derive(Clone, Copy, Debug)]
-struct Flight {
-    shape: usize,
+pub(super) struct Flight {
+    pub shape: usize,
     /// Which of the shape's buffers it uses, and where it is counted.
-    lane: usize,
+    pub lane: usize,
     /// The segment that runs next.
-    next: usize,
-    symbols: SymbolValues,
+    pub next: usize,
+    pub symbols: SymbolValues,
     /// Rows of results.
-    wanted: u32,
+    pub wanted: u32,
 }
 
 type Flights = [Option<Flight>; STEPS_AT_ONCE];
 
 /// A segment about to run.
-struct Ready {
-    segment: Segment,
+pub(super) struct Ready {
+    pub segment: Segment,
     phase: Phase,
     lane: usize,
-    symbols: SymbolValues,
-    signal: Point,
+    pub symbols: SymbolValues,
+    pub signal: Point,
     began: Option<record::Began>,
     /// Its place among the steps under way.
     age: usize,
@@ -69,16 +69,16 @@ impl Ready {
 }
 
 /// What became of a segment.
-struct Outcome {
-    result: Result<(), HalError>,
-    took: Duration,
+pub(super) struct Outcome {
+    pub result: Result<(), HalError>,
+    pub took: Duration,
     /// What its device counted meanwhile.
-    counted: Counters,
+    pub counted: Counters,
 }
 
 /// What is needed of a [`BoundSegment`] while it runs.
-struct Segment {
-    device: usize,
+pub(super) struct Segment {
+    pub device: usize,
     run: crate::memory::RunId,
     nodes: Range<u32>,
 }
@@ -204,7 +204,7 @@ impl Executor {
     }
 
     /// Counts a step that ran, and leaves its results to be read.
-    fn end(&mut self, flight: &Flight) -> Result<(), RuntimeError> {
+    pub(super) fn end(&mut self, flight: &Flight) -> Result<(), RuntimeError> {
         for (count, more) in self.counts.iter_mut().zip(&mut self.under_way[flight.lane]) {
             count.add(&std::mem::take(more));
         }
@@ -442,7 +442,11 @@ impl Executor {
     }
 
     /// Copies what the next segment of a step needs.
-    fn make_ready(&mut self, flight: &Flight, age: usize) -> Result<Ready, RuntimeError> {
+    pub(super) fn make_ready(
+        &mut self,
+        flight: &Flight,
+        age: usize,
+    ) -> Result<Ready, RuntimeError> {
         let bound = self.bound.as_ref().ok_or(RuntimeError::Suspended)?;
         let BoundSegment {
             device,
@@ -482,7 +486,7 @@ impl Executor {
     }
 
     /// Counts and records a segment that ran, or tells what it failed with.
-    fn note(&mut self, ready: Ready, outcome: Outcome) -> Result<(), RuntimeError> {
+    pub(super) fn note(&mut self, ready: Ready, outcome: Outcome) -> Result<(), RuntimeError> {
         let Outcome {
             result,
             took,
@@ -528,7 +532,7 @@ impl Executor {
     }
 }
 
-fn write_i32s(
+pub(super) fn write_i32s(
     slots: &mut Slots,
     slot: SlotId,
     values: impl ExactSizeIterator<Item = i32>,
@@ -555,7 +559,7 @@ fn node_names(graph: &Graph, nodes: &Range<u32>) -> String {
 }
 
 /// What a device executed between two readings of its counters.
-fn difference(before: Counters, after: Counters) -> Counters {
+pub(super) fn difference(before: Counters, after: Counters) -> Counters {
     Counters {
         submissions: after.submissions.saturating_sub(before.submissions),
         nodes: after.nodes.saturating_sub(before.nodes),

@@ -1,10 +1,12 @@
 //! Memory: what a session will need, what the machine has, and the safe layer over buffers.
 
 mod slots;
+mod together;
 mod usage;
 mod worker;
 
 pub(crate) use slots::{Bound, Mapped, RunId, SlotId, Slots, Start};
+pub(crate) use together::{Bindings, Share, run_together};
 pub use usage::{available_bytes, peak_rss_bytes, rss_bytes};
 
 use crate::RuntimeError;

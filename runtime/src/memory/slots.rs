@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anynpu_hal::{
-    Access, Buffer, BufferDesc, Device, ExternalHandle, HalError, Module, Point, Queue, Submission,
+    Access, Buffer, BufferDesc, Device, ExternalHandle, HalError, Module, Point, Queue, Sequence,
+    Submission,
 };
 use anynpu_ir::SymbolValues;
 
@@ -23,8 +24,9 @@ pub(crate) struct RunId(usize);
 
 /// Owns the buffers of a session and the runs that use them.
 ///
-/// Buffers are made here and never leave but inside submissions that `run` and `run_both` await, so
-/// whenever no run is active no device touches them and they may be mapped. A submission that
+/// Buffers are made here and never leave but inside submissions that `run`, `run_both`, `run_chain` and
+/// [`run_together`] await, which borrow all slots that they use, so whenever no run is active no device
+/// touches them and they may be mapped. A submission that
 /// was not seen to end makes runs, `write`, `read` and `copy` fail from then on.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
@@ -50,7 +52,7 @@ pub(super) struct Run {
     entry: usize,
     inputs: Vec<Arc<dyn Buffer>>,
     outputs: Vec<Arc<dyn Buffer>>,
-    states: Vec<Arc<dyn Buffer>>,
+    pub(super) states: Vec<Arc<dyn Buffer>>,
 }
 
 /// A run to be started on its device.
@@ -90,10 +92,32 @@ impl Run {
             inputs: &self.inputs,
             outputs: &self.outputs,
             states: &self.states,
+            sequences: &[],
             symbols,
             wait,
             signal,
         })
+    }
+
+    /// As [`Run::go`], over the states of several sequences.
+    pub(super) fn go_over(
+        &self,
+        queue: &dyn Queue,
+        sequences: &[Sequence],
+        states: &[Arc<dyn Buffer>],
+        symbols: SymbolValues,
+        signal: &Point,
+        limit: Duration,
+    ) -> Result<(), HalError> {
+        let run = |own: &Submission<'_>| {
+            queue.submit(&Submission {
+                states,
+                sequences,
+                ..*own
+            })
+        };
+        self.submission(symbols, &[], signal, run)?;
+        signal.wait(limit)
     }
 }
 
@@ -284,7 +308,13 @@ impl Slots {
         ]
     }
 
-    fn note(&mut self, ended: &Result<(), HalError>) {
+    /// A run of the slots.
+    pub(super) fn prepared(&self, id: RunId) -> Result<&Arc<Run>, HalError> {
+        self.usable()?;
+        Ok(&self.runs[id.0])
+    }
+
+    pub(super) fn note(&mut self, ended: &Result<(), HalError>) {
         if let Err(e @ HalError::Timeout { .. }) = ended {
             self.abandoned = Some(e.clone());
         }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use anynpu_cpu::CpuDriver;
 use anynpu_hal::{
-    Buffer, BufferDesc, Capabilities, CompileOptions, Device, DeviceInfo, Driver, Entry,
-    ExposedDevice, ExternalHandle, HalError, Module, OpenOptions, Queue, Support, Unavailable,
-    WeightSource,
+    Buffer, BufferDesc, Capabilities, ClaimedRates, CompileOptions, Device, DeviceInfo, Driver,
+    Entry, ExposedDevice, ExternalHandle, HalError, Module, OpenOptions, Queue, Support,
+    Unavailable, WeightSource,
 };
-use anynpu_ir::Subgraph;
+use anynpu_ir::{DType, Subgraph};
 use anynpu_runtime::Runtime;
 use anynpu_runtime::knobs::Knobs;
 
@@ -96,6 +96,79 @@ impl Device for RenamedDevice {
                 call: "import",
             }),
         }
+    }
+
+    fn queue(&self) -> &dyn Queue {
+        self.inner.queue()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A driver's device with a claim to be so fast that everything that may go there goes there, but not to run
+/// everything.
+#[derive(Debug)]
+pub struct Fast(pub &'static dyn Driver);
+
+#[derive(Debug)]
+struct FastDevice {
+    inner: Arc<dyn Device>,
+    capabilities: Capabilities,
+}
+
+impl Driver for Fast {
+    fn name(&self) -> &str {
+        "fast"
+    }
+
+    fn enumerate(&self) -> Result<Vec<ExposedDevice>, Unavailable> {
+        self.0.enumerate()
+    }
+
+    fn open(
+        &self,
+        device: &ExposedDevice,
+        options: &OpenOptions,
+    ) -> Result<Arc<dyn Device>, HalError> {
+        let inner = self.0.open(device, options)?;
+        let mut capabilities = inner.capabilities().clone();
+        let rates = ClaimedRates::new(vec![(DType::F32, 1e18)], 1e18, 1e-3);
+        capabilities.claimed_rates = Some(rates);
+        capabilities.features.baseline = false;
+        Ok(Arc::new(FastDevice {
+            inner,
+            capabilities,
+        }))
+    }
+}
+
+impl Device for FastDevice {
+    fn info(&self) -> &DeviceInfo {
+        self.inner.info()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
+        self.inner.support(graph)
+    }
+
+    fn compile(
+        &self,
+        entries: &[Entry],
+        options: &CompileOptions,
+        weights: Arc<dyn WeightSource>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Arc<dyn Module>, HalError> {
+        self.inner.compile(entries, options, weights, progress)
+    }
+
+    fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
+        self.inner.allocate(desc)
     }
 
     fn queue(&self) -> &dyn Queue {

@@ -53,6 +53,7 @@ fn chained(devices: &[Arc<dyn anynpu_hal::Device>; 2]) -> [Result<f32, HalError>
             inputs: std::slice::from_ref(&buffers[i]),
             outputs: std::slice::from_ref(&buffers[i + 1]),
             states: &[],
+            sequences: &[],
             symbols: SymbolValues::step(1, 0, 1, 0),
             wait,
             signal: &signals[i],

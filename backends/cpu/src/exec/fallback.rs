@@ -78,7 +78,7 @@ impl Frame<'_> {
                 let shape = state.ty.shape.resolve(self.symbols());
                 let row: usize = shape.iter().skip(1).product();
                 let row_bytes = self.row_bytes(slot, row)?;
-                let (start, rows) = self.state_memory(slot, row_bytes)?;
+                let (start, rows) = self.state_memory(slot, 0, row_bytes)?;
                 if rows < shape.first().copied().unwrap_or(0) {
                     let found = format!("{rows} rows");
                     return Err(invalid(&state.name, found, format!("{shape:?}")));

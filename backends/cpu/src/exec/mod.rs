@@ -21,6 +21,8 @@ use crate::pool::Pool;
 pub(crate) struct Workspace {
     arena: Option<HostBuffer>,
     scratch: Scratch,
+    /// Buffers of the submission under way, and whether it writes them.
+    bound: Vec<(usize, bool)>,
 }
 
 impl Workspace {
@@ -29,6 +31,7 @@ impl Workspace {
         Ok(Workspace {
             arena: None,
             scratch: Scratch::with_capacity(0)?,
+            bound: Vec::new(),
         })
     }
 
@@ -66,7 +69,7 @@ impl Workspace {
     ) -> Result<(), HalError> {
         let program = &module.programs[submission.entry];
         check_symbols(program, &submission.symbols)?;
-        check_buffers(submission)?;
+        check_buffers(submission, &mut self.bound)?;
         self.reserve(program, pool)?;
         let frame = Frame {
             arena: self.arena.as_ref(),
@@ -118,20 +121,30 @@ fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), HalErr
     Ok(())
 }
 
-/// Every bound buffer is host memory, and what is written overlaps nothing else.
-fn check_buffers(s: &Submission<'_>) -> Result<(), HalError> {
+/// Every bound buffer is host memory, and what is written overlaps nothing else. `bound` is room for it.
+fn check_buffers(s: &Submission<'_>, bound: &mut Vec<(usize, bool)>) -> Result<(), HalError> {
     let all = || s.outputs.iter().chain(s.states).chain(s.inputs);
-    for buffer in all() {
-        host(buffer)?;
-    }
     let written = s.outputs.len() + s.states.len();
-    for (i, a) in all().take(written).enumerate() {
-        if let Some(b) = all().skip(i + 1).find(|b| Arc::ptr_eq(a, b)) {
-            let what = format!("buffer '{}'", b.desc().name);
-            return Err(invalid(what, "bound twice", "bound once, being written"));
+    let address = |buffer: &Arc<dyn Buffer>| Arc::as_ptr(buffer).cast::<()>().addr();
+    bound.clear();
+    for (at, buffer) in all().enumerate() {
+        host(buffer)?;
+        bound.push((address(buffer), at < written));
+    }
+    bound.sort_unstable();
+    let twice = |pair: &[(usize, bool)]| match *pair {
+        [(a, one), (b, other)] => (a == b && (one || other)).then_some(a),
+        _ => None,
+    };
+    match bound.windows(2).find_map(twice) {
+        None => Ok(()),
+        Some(at) => {
+            let name = all().find(|b| address(b) == at);
+            let name = name.map_or("?", |b| b.desc().name.as_str());
+            let what = format!("buffer '{name}'");
+            Err(invalid(what, "bound twice", "bound once, being written"))
         }
     }
-    Ok(())
 }
 
 fn host(buffer: &Arc<dyn Buffer>) -> Result<&HostBuffer, HalError> {

@@ -153,6 +153,7 @@ pub fn both_with(
             inputs: &bound,
             outputs: &outputs,
             states: &states,
+            sequences: &[],
             symbols: *symbols,
             wait: &[],
             signal: &point,

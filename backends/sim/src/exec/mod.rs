@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anynpu_hal::driver::chaos::Fault;
 use anynpu_hal::{
-    Buffer, Counters, Device, EntryInfo, HalError, Module, Queue, Submission, Timeline,
+    Buffer, Counters, Device, EntryInfo, HalError, Module, Queue, Reason, ReasonCode, Submission,
+    Support, Timeline,
 };
 use anynpu_ir::{DType, Graph, SymbolValues, ValueId};
 use parking_lot::Mutex;
@@ -54,6 +55,12 @@ impl Module for SimModule {
 
     fn blob(&self) -> Result<Option<Vec<u8>>, HalError> {
         Ok(self.blob.clone())
+    }
+
+    fn sequences(&self, _: usize) -> Support {
+        let why =
+            "a simulated device takes tokens of one sequence a run, as those do that it stands for";
+        Support::No(Reason::new(ReasonCode::State, why))
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -302,6 +309,7 @@ impl Run<'_> {
             inputs,
             outputs,
             states,
+            sequences: &[],
             symbols: self.submission.symbols,
             wait: &[],
             signal: &signal,

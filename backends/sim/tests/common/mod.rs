@@ -298,6 +298,7 @@ impl Session {
             inputs: &bound(&info.inputs),
             outputs: &bound(&info.outputs),
             states: &states,
+            sequences: &[],
             symbols,
             wait: &[],
             signal: &signal,

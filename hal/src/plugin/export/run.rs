@@ -79,6 +79,8 @@ pub(super) unsafe extern "C" fn submit(
             inputs: &inputs,
             outputs: &outputs,
             states: &states,
+            // the C ABI has no word for them
+            sequences: &[],
             symbols,
             wait: &[],
             signal: &signal,

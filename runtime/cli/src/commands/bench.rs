@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use anynpu::{ExecutedDevice, LoadedModel, Session, SessionOptions};
+use anynpu::{Apart, Batch, ExecutedDevice, LoadedModel, SessionOptions};
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchFormat};
@@ -21,9 +21,13 @@ struct Row {
     n_prompt: u32,
     n_gen: u32,
     n_depth: u32,
+    /// Texts generated at once.
+    n_sequences: u32,
+    /// Why several were generated one by one, if they were.
+    apart: Option<String>,
     n_threads: usize,
     kv_type: &'static str,
-    /// Tokens per second: mean, standard deviation and each run.
+    /// Tokens per second, of all texts: mean, standard deviation and each run.
     avg_ts: f64,
     stddev_ts: f64,
     samples_ts: Vec<f64>,
@@ -71,21 +75,27 @@ pub fn execute(args: &BenchArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let model = args.placement.load(&args.model, Some(context))?;
     let warm = milliseconds(started.elapsed());
-    let tests: Vec<(u32, u32)> = args
+    let generated = |&n: &u32| {
+        args.sequences
+            .iter()
+            .map(move |&sequences| (0, n, sequences))
+    };
+    let tests: Vec<(u32, u32, u32)> = args
         .prompt
         .iter()
-        .map(|&p| (p, 0))
-        .chain(args.tokens.iter().map(|&n| (0, n)))
-        .filter(|&(p, n)| p + n > 0)
+        .map(|&p| (p, 0, 1))
+        .chain(args.tokens.iter().flat_map(generated))
+        .filter(|&(p, n, _)| p + n > 0)
         .collect();
     let bar = output::progress_bar("measuring");
     bar.set_length((tests.len() as u64) * u64::from(args.repetitions + 1));
     let mut rows = Vec::new();
-    for (n_prompt, n_gen) in tests {
+    for (n_prompt, n_gen, sequences) in tests {
         let test = Test {
             n_prompt,
             n_gen,
             depth: args.depth,
+            sequences,
         };
         let mut row = test.measure(&model, args, &bar)?;
         (row.load_cold_ms, row.load_warm_ms) = (cold, warm);
@@ -108,6 +118,7 @@ struct Test {
     n_prompt: u32,
     n_gen: u32,
     depth: u32,
+    sequences: u32,
 }
 
 impl Test {
@@ -117,20 +128,22 @@ impl Test {
         args: &BenchArgs,
         bar: &indicatif::ProgressBar,
     ) -> anyhow::Result<Row> {
-        let mut session = model.session(SessionOptions::new())?;
+        let session = |_| model.session(SessionOptions::new());
+        let sessions: Result<Vec<_>, _> = (0..self.sequences).map(session).collect();
+        let mut batch = Batch::new(sessions?)?;
         let interrupt = load::interrupt();
         let mut seconds = Vec::new();
         for run in 0..=args.repetitions {
             if interrupt.is_cancelled() {
                 anyhow::bail!("stopped by Ctrl-C");
             }
-            let time = self.once(&mut session)?;
+            let time = self.once(&mut batch)?;
             if run > 0 {
                 seconds.push(time.as_secs_f64());
             }
             bar.inc(1);
         }
-        let tokens = f64::from(self.n_prompt + self.n_gen);
+        let tokens = f64::from(self.n_prompt + self.n_gen) * f64::from(self.sequences);
         let samples: Vec<f64> = seconds.iter().map(|s| tokens / s).collect();
         let mean = samples.iter().sum::<f64>() / samples.len() as f64;
         let squares: f64 = samples.iter().map(|s| (s - mean).powi(2)).sum();
@@ -140,7 +153,9 @@ impl Test {
         };
         let info = model.info();
         let runtime = model.runtime();
-        let executed = session.executed().devices;
+        let executed = batch.executed().devices;
+        let apart = batch.together().err();
+        let apart = apart.filter(|a| !matches!(a, Apart::Few { .. }));
         Ok(Row {
             schema_version: SCHEMA_VERSION,
             model: info.name.clone(),
@@ -149,6 +164,8 @@ impl Test {
             n_prompt: self.n_prompt,
             n_gen: self.n_gen,
             n_depth: self.depth,
+            n_sequences: self.sequences,
+            apart: apart.map(|a| a.to_string()),
             n_threads: runtime
                 .threads()
                 .unwrap_or_else(anynpu_backends::default_threads),
@@ -167,29 +184,43 @@ impl Test {
         })
     }
 
-    /// One run, from a context of `depth` tokens.
-    fn once(&self, session: &mut Session) -> anyhow::Result<Duration> {
-        let vocabulary = session.model().info().vocabulary.max(1);
-        let token = |i: u32| ((u64::from(i) * 7919 + 13) % u64::from(vocabulary)) as u32;
-        // What an earlier run put in up to the depth serves this one.
-        session.truncate(self.depth as usize);
-        let kept = session.tokens().len() as u32;
-        let before: Vec<u32> = (kept..self.depth).map(token).collect();
-        session.prefill(&before, None)?;
-        let tokens: Vec<u32> = (0..self.n_prompt.max(self.n_gen)).map(token).collect();
-        let started = Instant::now();
-        if self.n_prompt > 0 {
-            session.prefill(&tokens, None)?;
-        } else {
-            for &t in &tokens {
-                session.decode(t)?;
-            }
+    /// One run, from contexts of `depth` tokens.
+    fn once(&self, batch: &mut Batch) -> anyhow::Result<Duration> {
+        let vocabulary = batch.model().map_or(1, |m| m.info().vocabulary.max(1));
+        // other tokens in each text
+        let token = |text: usize, i: u32| {
+            let number = u64::from(i) * 7919 + 13 + 31 * text as u64;
+            (number % u64::from(vocabulary)) as u32
+        };
+        for text in 0..batch.len() {
+            let Some(session) = batch.session_mut(text) else {
+                continue;
+            };
+            // What an earlier run put in up to the depth serves this one.
+            session.truncate(self.depth as usize);
+            let kept = session.tokens().len() as u32;
+            let before: Vec<u32> = (kept..self.depth).map(|i| token(text, i)).collect();
+            session.prefill(&before, None)?;
         }
-        let logits = session.logits()?;
-        anyhow::ensure!(
-            logits.iter().all(|l| l.is_finite()),
-            "the logits are not finite: the device computed nonsense"
-        );
+        let prompt: Vec<u32> = (0..self.n_prompt).map(|i| token(0, i)).collect();
+        let mut tokens = vec![None; batch.len()];
+        let started = Instant::now();
+        if let Some(session) = batch.session_mut(0).filter(|_| self.n_prompt > 0) {
+            session.prefill(&prompt, None)?;
+        }
+        for i in 0..self.n_gen {
+            for (text, next) in tokens.iter_mut().enumerate() {
+                *next = Some(token(text, i));
+            }
+            batch.decode(&tokens)?;
+        }
+        for session in batch.sessions() {
+            let logits = session.logits()?;
+            anyhow::ensure!(
+                logits.iter().all(|l| l.is_finite()),
+                "the logits are not finite: the device computed nonsense"
+            );
+        }
         Ok(started.elapsed())
     }
 
@@ -197,7 +228,7 @@ impl Test {
         let info = model.info();
         let mut hash = blake3::Hasher::new();
         let work = format!(
-            "schema {SCHEMA_VERSION} model {} {} {} {:?} prompt {} gen {} depth {} kv {}",
+            "schema {SCHEMA_VERSION} model {} {} {} {:?} prompt {} gen {} depth {} kv {}{}",
             info.architecture,
             info.parameters,
             info.weight_bytes,
@@ -205,16 +236,21 @@ impl Test {
             self.n_prompt,
             self.n_gen,
             self.depth,
-            model.kv_dtype().name()
+            model.kv_dtype().name(),
+            match self.sequences {
+                1 => String::new(),
+                n => format!(" sequences {n}"),
+            }
         );
         hash.update(work.as_bytes());
         hash.finalize().to_hex()[..16].to_owned()
     }
 
-    fn name(n_prompt: u32, n_gen: u32) -> String {
-        match n_prompt {
-            0 => format!("tg{n_gen}"),
-            p => format!("pp{p}"),
+    fn name(row: &Row) -> String {
+        match (row.n_prompt, row.n_sequences) {
+            (0, 1) => format!("tg{}", row.n_gen),
+            (0, n) => format!("tg{}x{n}", row.n_gen),
+            (p, _) => format!("pp{p}"),
         }
     }
 }
@@ -267,7 +303,7 @@ fn print_table(rows: &[Row]) -> anyhow::Result<()> {
             r.devices.join(","),
             r.n_threads,
             r.kv_type,
-            Test::name(r.n_prompt, r.n_gen),
+            Test::name(r),
             match r.n_depth {
                 0 => String::new(),
                 d => format!(" @ {d}"),
@@ -297,6 +333,7 @@ fn columns(r: &Row) -> Vec<(&'static str, String)> {
         ("load_warm_ms", r.load_warm_ms.to_string()),
         ("cpu", r.environment.cpu.clone()),
         ("comparability", r.comparability.clone()),
+        ("n_sequences", r.n_sequences.to_string()),
     ]
 }
 

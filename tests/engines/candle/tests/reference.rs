@@ -117,6 +117,7 @@ fn run(
         inputs: &bound,
         outputs: &outputs,
         states: &homes,
+        sequences: &[],
         symbols: *symbols,
         wait: &[],
         signal: &done,

@@ -88,6 +88,7 @@ impl Wrong<'_> {
             inputs: &self.buffers[0],
             outputs: &self.buffers[1],
             states: &self.buffers[2],
+            sequences: &[],
             symbols: self.symbols,
             wait: &[],
             signal: &done,

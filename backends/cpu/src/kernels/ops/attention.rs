@@ -2,6 +2,7 @@
 
 use anynpu_ir::DType;
 use half::f16;
+use smallvec::SmallVec;
 
 use super::super::buffer::{ALIGN, Scratch, Shared};
 use super::super::{KernelError, Kernels, check_len};
@@ -139,37 +140,63 @@ impl Kernels {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<(), KernelError> {
-        let tokens = a.check(out.len())?;
-        if out.is_empty() {
+        let operands = *a;
+        self.attention_of_each(pool, &mut [AttentionOf { operands, out }], scratch)
+    }
+
+    /// [`Kernels::attention`] of each of `all`, spread over the threads together. Allocates nothing
+    /// for [`ATTENTIONS`] of them or fewer.
+    ///
+    /// # Errors
+    /// As [`Kernels::attention`].
+    pub fn attention_of_each(
+        &self,
+        pool: &Pool,
+        all: &mut [AttentionOf<'_, '_>],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let mut works = SmallVec::<[Work<'_>; ATTENTIONS]>::new();
+        let (mut tasks, mut space) = (0, 0);
+        let several = all.len();
+        for AttentionOf { operands: a, out } in all {
+            let tokens = a.check(out.len())?;
+            if out.is_empty() {
+                continue;
+            }
+            let group = a.heads / a.kv_heads;
+            let parts = group.div_ceil(HEADS);
+            let block = tokens_of_a_task(group.min(HEADS));
+            let most = kv_heads_of_a_task(tokens.min(block), group.min(HEADS));
+            let fair = (several * a.kv_heads).div_ceil(pool.threads());
+            let together = fair.min(most).min(a.kv_heads);
+            works.push(Work {
+                operands: a,
+                out: Shared::new(out),
+                tokens,
+                parts,
+                block,
+                together,
+                first: tasks,
+            });
+            tasks += tokens.div_ceil(block) * a.kv_heads.div_ceil(together) * parts;
+            space = space.max(space_bytes(a.k_dim, a.v_dim).next_multiple_of(ALIGN));
+        }
+        if tasks == 0 {
             return Ok(());
         }
-        let group = a.heads / a.kv_heads;
-        let parts = group.div_ceil(HEADS);
-        let block = tokens_of_a_task(group.min(HEADS));
-        let space = space_bytes(a.k_dim, a.v_dim).next_multiple_of(ALIGN);
         let spaces = Shared::new(scratch.get(pool.threads() * space)?);
-        let shared = Shared::new(out);
         let blind = std::sync::atomic::AtomicBool::new(false);
-        let most = kv_heads_of_a_task(tokens.min(block), group.min(HEADS));
-        let together = a.kv_heads.div_ceil(pool.threads()).min(most);
-        let turns = a.kv_heads.div_ceil(together);
-        let tasks = tokens.div_ceil(block) * turns * parts;
+        let works = &works[..];
         pool.run_indexed(tasks, |thread, task| {
-            let (part, rest) = (task % parts, task / parts);
-            let (turn, first) = (rest % turns, rest / turns * block);
-            let kv_heads = turn * together..a.kv_heads.min((turn + 1) * together);
-            let task = Attend {
-                operands: a,
-                tokens: first..tokens.min(first + block),
-                kv_heads,
-                heads: part * HEADS..group.min((part + 1) * HEADS),
-                out: shared,
-                // SAFETY: no two tasks run with the same thread index at a time, and the borrow
-                // of the scratch outlives the pool's run.
-                space: unsafe { spaces.slice(thread * space, space) },
+            let Some(work) = works.iter().rfind(|work| work.first <= task) else {
+                return;
             };
+            // SAFETY: no two tasks run with the same thread index at a time, and the borrow of the
+            // scratch outlives the pool's run.
+            let space = unsafe { spaces.slice(thread * space, space) };
+            let task = work.task(task - work.first, space);
             // SAFETY: `self.features` proves that the processor has the instructions; each
-            // token's head is written by one task, and `out` stays borrowed until all are done.
+            // token's head is written by one task, and every `out` stays borrowed until all are done.
             if !unsafe { (self.table.attend)(task) } {
                 blind.store(true, std::sync::atomic::Ordering::Relaxed);
             }
@@ -178,5 +205,54 @@ impl Kernels {
             return Err(KernelError::NothingVisible);
         }
         Ok(())
+    }
+}
+
+/// One attention of several.
+#[derive(Debug)]
+pub struct AttentionOf<'a, 'o> {
+    /// Its operands.
+    pub operands: Attention<'a>,
+    /// Its result.
+    pub out: &'o mut [f32],
+}
+
+/// Attentions that [`Kernels::attention_of_each`] takes without allocating.
+pub const ATTENTIONS: usize = 32;
+
+/// An attention cut into tasks.
+struct Work<'a> {
+    operands: &'a Attention<'a>,
+    out: Shared<f32>,
+    tokens: usize,
+    /// Parts of the query heads of a key head.
+    parts: usize,
+    /// Tokens of a task.
+    block: usize,
+    /// Key heads of a task.
+    together: usize,
+    /// Its first task among those of all.
+    first: usize,
+}
+
+impl<'a> Work<'a> {
+    fn task<'s>(&self, task: usize, space: &'s mut [u8]) -> Attend<'s>
+    where
+        'a: 's,
+    {
+        let a = self.operands;
+        let group = a.heads / a.kv_heads;
+        let (part, rest) = (task % self.parts, task / self.parts);
+        let turns = a.kv_heads.div_ceil(self.together);
+        let (turn, first) = (rest % turns, rest / turns * self.block);
+        let kv_heads = turn * self.together..a.kv_heads.min((turn + 1) * self.together);
+        Attend {
+            operands: a,
+            tokens: first..self.tokens.min(first + self.block),
+            kv_heads,
+            heads: part * HEADS..group.min((part + 1) * HEADS),
+            out: self.out,
+            space,
+        }
     }
 }

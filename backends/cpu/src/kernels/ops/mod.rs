@@ -15,7 +15,7 @@ use super::{KernelError, Kernels, check_len};
 use crate::pool::Pool;
 
 pub(super) use attend::{Attend, AttendFn, attend};
-pub use attention::{Attention, KvRows, MAX_HEAD_DIM};
+pub use attention::{ATTENTIONS, Attention, AttentionOf, KvRows, MAX_HEAD_DIM};
 pub(super) use rows::{
     GatedRows, activation, arithmetic, gated, gated_rows, layer_norm, rms_norm, rope, scale,
     soft_cap, softmax,
