@@ -10,12 +10,15 @@
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
 //! rounded tile:   where `Isa::BF16`, bf16[N][2] for each pair of columns, else f32[N] for each column,
 //!                 an even number of them                     (room for 4 bytes per token and column)
+//! narrow tile:    a plain one, of numbers of binary16; of one token where a processor multiplies these,
+//!                 binary16 for each column                   (room for 4 bytes per token and column)
+//!                 and f32[N], what sums are multiplied by    (4 bytes per token)
 //! ```
 //! The tile that starts at token `t` begins at `t` times the bytes of a token, whatever the widths.
 
 use super::buffer::{cast, cast_mut};
 use super::isa::{Isa, XBLOCK_BYTES, XBlock};
-use super::{LEAST_POWER, MOST_POWER, SMALLEST_BLOCK, SMALLEST_TOKEN};
+use super::{LEAST_EXPONENT, LEAST_POWER, MOST_POWER, SMALLEST_BLOCK, SMALLEST_TOKEN};
 
 /// Columns that are laid out of all tokens, in turn, before the next: they stay in the nearest cache meanwhile.
 const AT_ONCE: usize = 16;
@@ -319,6 +322,71 @@ fn round_to_bf16<I: Isa>(isa: I, x: I::F) -> I::I {
     isa.and_i(isa.bits(rounded), isa.splat_i(!0xffff))
 }
 
+/// Scales the rows `x`, of `cols` elements, and rounds them to binary16, into the tile `out` of `width` tokens.
+#[inline(always)]
+pub(super) fn narrow_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    let (out, undo) = out.split_at_mut(width * plain_bytes(cols));
+    let undo = cast_mut::<f32>(undo);
+    let mut factors = [0.0; 12];
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        (factors[t], undo[t]) = narrow_factors(largest_bits(isa, row));
+    }
+    isa.interleave_rounded(x, cols, width, &factors, out);
+}
+
+/// The bits of the largest magnitude.
+#[inline(always)]
+fn largest_bits<I: Isa>(isa: I, row: &[f32]) -> u32 {
+    let (some, rest) = row.as_chunks::<16>();
+    let mut largest = magnitudes(isa, isa.load_part(rest, 0.0));
+    for x in some {
+        largest = isa.max_i(largest, magnitudes(isa, isa.load(x)));
+    }
+    isa.largest_i(largest) as u32
+}
+
+/// What a token whose largest magnitude has these bits is multiplied by before it is rounded to binary16, and the
+/// inverse of that. The formulas are the module [`super`]'s.
+#[inline(always)]
+pub(super) fn narrow_factors(most: u32) -> (f32, f32) {
+    let exponent = (most >> 23).max(LEAST_EXPONENT);
+    let power = |exponent: u32| f32::from_bits(exponent << 23);
+    (power(127 + 141 - exponent), power(127 + exponent - 141))
+}
+
+/// [`Isa::interleave_rounded`] in terms of [`Isa`]'s arithmetic.
+#[inline(always)]
+pub(super) fn interleave_rounded<I: Isa>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    width: usize,
+    factors: &[f32],
+    out: &mut [u8],
+) {
+    if x.len() < width * cols {
+        out.fill(0);
+    }
+    let out = cast_mut::<f32>(out);
+    for from in (0..cols).step_by(AT_ONCE) {
+        for (t, row) in x.chunks_exact(cols).enumerate() {
+            let some = &row[from..cols.min(from + AT_ONCE)];
+            let x = isa.mul(isa.load_part(some, 0.0), isa.splat(factors[t]));
+            let mut rounded = [0.0; AT_ONCE];
+            isa.store(isa.round_to_f16(x), &mut rounded);
+            let out = out[from * width..].chunks_exact_mut(width);
+            for (out, &x) in out.zip(&rounded[..some.len()]) {
+                out[t] = x;
+            }
+        }
+    }
+}
+
+/// Bytes of a token in narrow tiles.
+pub(super) const fn narrow_bytes(cols: usize) -> usize {
+    plain_bytes(cols) + size_of::<f32>()
+}
+
 /// Bytes of a token in rounded tiles.
 pub(super) const fn rounded_bytes(cols: usize) -> usize {
     cols.next_multiple_of(2) * size_of::<f32>()
@@ -351,6 +419,18 @@ pub(super) fn quantised_tile<const N: usize>(
 pub(super) fn plain_tile<const N: usize>(x: &[u8], t: usize, cols: usize) -> &[[f32; N]] {
     let token = plain_bytes(cols);
     cast(&x[t * token..][..N * token])
+}
+
+/// The narrow tile of `N` tokens that starts at token `t`, and what their sums are multiplied by.
+#[inline(always)]
+pub(super) fn narrowed_tile<const N: usize>(
+    x: &[u8],
+    t: usize,
+    cols: usize,
+) -> (&[[f32; N]], &[f32]) {
+    let token = narrow_bytes(cols);
+    let (x, undo) = x[t * token..][..N * token].split_at(N * plain_bytes(cols));
+    (cast(x), cast(undo))
 }
 
 #[cfg(test)]
