@@ -16,6 +16,9 @@
 //! ```
 //! The tile that starts at token `t` begins at `t` times the bytes of a token, whatever the widths.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use super::buffer::{cast, cast_mut};
 use super::isa::{Isa, XBLOCK_BYTES, XBlock};
 use super::{LEAST_EXPONENT, LEAST_POWER, MOST_POWER, SMALLEST_BLOCK, SMALLEST_TOKEN};
@@ -326,23 +329,28 @@ fn round_to_bf16<I: Isa>(isa: I, x: I::F) -> I::I {
 #[inline(always)]
 pub(super) fn narrow_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
     let (out, undo) = out.split_at_mut(width * plain_bytes(cols));
-    let undo = cast_mut::<f32>(undo);
-    let mut factors = [0.0; 12];
+    let (out, undo) = (cast_mut::<f32>(out), cast_mut::<f32>(undo));
+    if x.len() < width * cols {
+        out.fill(0.0);
+    }
     for (t, row) in x.chunks_exact(cols).enumerate() {
-        (factors[t], undo[t]) = narrow_factors(largest_bits(isa, row));
+        let mut largest = isa.splat_i(0);
+        for some in row.chunks(AT_ONCE) {
+            largest = isa.max_i(largest, magnitudes(isa, isa.load_part(some, 0.0)));
+        }
+        let (factor, inverse) = narrow_factors(isa.largest_i(largest) as u32);
+        undo[t] = inverse;
+        for (some, out) in row.chunks(AT_ONCE).zip(out.chunks_mut(AT_ONCE * width)) {
+            let x = isa.mul(isa.load_part(some, 0.0), isa.splat(factor));
+            let (mut wide, mut halves) = ([0.0; AT_ONCE], [f16::ZERO; AT_ONCE]);
+            isa.store(x, &mut wide);
+            halves.convert_from_f32_slice(&wide);
+            halves.convert_to_f32_slice(&mut wide);
+            for (out, x) in out.chunks_exact_mut(width).zip(wide) {
+                out[t] = x;
+            }
+        }
     }
-    isa.interleave_rounded(x, cols, width, &factors, out);
-}
-
-/// The bits of the largest magnitude.
-#[inline(always)]
-fn largest_bits<I: Isa>(isa: I, row: &[f32]) -> u32 {
-    let (some, rest) = row.as_chunks::<16>();
-    let mut largest = magnitudes(isa, isa.load_part(rest, 0.0));
-    for x in some {
-        largest = isa.max_i(largest, magnitudes(isa, isa.load(x)));
-    }
-    isa.largest_i(largest) as u32
 }
 
 /// What a token whose largest magnitude has these bits is multiplied by before it is rounded to binary16, and the
@@ -352,34 +360,6 @@ pub(super) fn narrow_factors(most: u32) -> (f32, f32) {
     let exponent = (most >> 23).max(LEAST_EXPONENT);
     let power = |exponent: u32| f32::from_bits(exponent << 23);
     (power(127 + 141 - exponent), power(127 + exponent - 141))
-}
-
-/// [`Isa::interleave_rounded`] in terms of [`Isa`]'s arithmetic.
-#[inline(always)]
-pub(super) fn interleave_rounded<I: Isa>(
-    isa: I,
-    x: &[f32],
-    cols: usize,
-    width: usize,
-    factors: &[f32],
-    out: &mut [u8],
-) {
-    if x.len() < width * cols {
-        out.fill(0);
-    }
-    let out = cast_mut::<f32>(out);
-    for from in (0..cols).step_by(AT_ONCE) {
-        for (t, row) in x.chunks_exact(cols).enumerate() {
-            let some = &row[from..cols.min(from + AT_ONCE)];
-            let x = isa.mul(isa.load_part(some, 0.0), isa.splat(factors[t]));
-            let mut rounded = [0.0; AT_ONCE];
-            isa.store(isa.round_to_f16(x), &mut rounded);
-            let out = out[from * width..].chunks_exact_mut(width);
-            for (out, &x) in out.zip(&rounded[..some.len()]) {
-                out[t] = x;
-            }
-        }
-    }
 }
 
 /// Bytes of a token in narrow tiles.

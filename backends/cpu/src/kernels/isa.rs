@@ -27,9 +27,6 @@ macro_rules! intrinsics {
 }
 pub(super) use intrinsics;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use super::activations;
 use super::plain::{self, Column, PlainPair};
 use super::sources::Source;
@@ -144,15 +141,6 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn store(self, x: Self::F, to: &mut [f32; 16]);
     /// From IEEE binary16 bits.
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
-    /// To the nearest IEEE binary16, half to even.
-    #[inline(always)]
-    fn round_to_f16(self, x: Self::F) -> Self::F {
-        let (mut v, mut halves) = ([0.0; 16], [f16::ZERO; 16]);
-        self.store(x, &mut v);
-        halves.convert_from_f32_slice(&v);
-        halves.convert_to_f32_slice(&mut v);
-        self.load(&v)
-    }
     /// From bfloat16 bits.
     fn load_bf16(self, x: &[u16; 16]) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
@@ -254,19 +242,6 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
         activations::interleave_elements(x, cols, width, out);
-    }
-
-    /// [`Isa::interleave`] of rows that are multiplied by their `factors` and rounded to binary16.
-    #[inline(always)]
-    fn interleave_rounded(
-        self,
-        x: &[f32],
-        cols: usize,
-        width: usize,
-        factors: &[f32],
-        out: &mut [u8],
-    ) {
-        activations::interleave_rounded(self, x, cols, width, factors, out);
     }
 
     /// `acc[t] += Σₖ w[k] · x[k][t]`, in order.

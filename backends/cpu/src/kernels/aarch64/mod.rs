@@ -131,7 +131,6 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
                 vcvt_high_f32_f16(high),
             ]
         }
-        fn round_to_f16(self, x: F) -> F { four!(r => vcvt_f32_f16(vcvt_f16_f32(x[r]))) }
         fn load_bf16(self, x: &[u16; 16]) -> F {
             let (low, high) = (vld1q_u16(x.as_ptr()), vld1q_u16(x.as_ptr().add(8)));
             [
@@ -327,25 +326,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
         }
         with_width!(12, width, N => {
             // SAFETY: `self` proves NEON.
-            unsafe { plain::interleave::<false, N>(x, cols, &[], out) }
-        });
-    }
-
-    #[inline(always)]
-    fn interleave_rounded(
-        self,
-        x: &[f32],
-        cols: usize,
-        width: usize,
-        factors: &[f32],
-        out: &mut [u8],
-    ) {
-        if width == 1 {
-            return activations::interleave_rounded(self, x, cols, width, factors, out);
-        }
-        with_width!(12, width, N => {
-            // SAFETY: `self` proves NEON.
-            unsafe { plain::interleave::<true, N>(x, cols, factors, out) }
+            unsafe { plain::interleave::<N>(x, cols, out) }
         });
     }
 

@@ -168,28 +168,12 @@ pub(super) unsafe fn pairs<const N: usize, const FIRST: usize>(
     }
 }
 
-/// Rounded to binary16.
-///
-/// # Safety
-/// The processor has NEON.
-#[inline(always)]
-unsafe fn round(x: float32x4_t) -> float32x4_t {
-    // SAFETY: the caller's contract.
-    unsafe { vcvt_f32_f16(vcvt_f16_f32(x)) }
-}
-
-/// [`Isa::interleave`](crate::kernels::isa::Isa::interleave) for `N` tokens, four of them by four columns at a time; with
-/// `ROUND`, [`Isa::interleave_rounded`](crate::kernels::isa::Isa::interleave_rounded).
+/// [`Isa::interleave`](crate::kernels::isa::Isa::interleave) for `N` tokens, four of them by four columns at a time.
 ///
 /// # Safety
 /// The processor has NEON; `N` is a multiple of 4.
 #[inline(always)]
-pub(super) unsafe fn interleave<const ROUND: bool, const N: usize>(
-    x: &[f32],
-    cols: usize,
-    factors: &[f32],
-    out: &mut [u8],
-) {
+pub(super) unsafe fn interleave<const N: usize>(x: &[f32], cols: usize, out: &mut [u8]) {
     if x.len() < N * cols {
         out.fill(0);
     }
@@ -205,13 +189,7 @@ pub(super) unsafe fn interleave<const ROUND: bool, const N: usize>(
                 // SAFETY: the caller's contract; loads and stores are of four numbers each.
                 unsafe {
                     let load = |of: &[f32; 4]| vld1q_f32(of.as_ptr());
-                    let mut four = [load(a), load(b), load(c), load(d)];
-                    if ROUND {
-                        for t in 0..4 {
-                            four[t] = round(vmulq_n_f32(four[t], factors[done + t]));
-                        }
-                    }
-                    let four = transpose_4(four);
+                    let four = transpose_4([load(a), load(b), load(c), load(d)]);
                     for i in 0..4 {
                         vst1q_f32(columns[i][done..][..4].as_mut_ptr(), four[i]);
                     }
@@ -222,11 +200,7 @@ pub(super) unsafe fn interleave<const ROUND: bool, const N: usize>(
     }
     for (t, row) in x.chunks_exact(cols).enumerate().skip(done) {
         for (column, &x) in out.iter_mut().zip(row) {
-            column[t] = match ROUND {
-                // SAFETY: the caller's contract.
-                true => unsafe { vgetq_lane_f32::<0>(round(vdupq_n_f32(x * factors[t]))) },
-                false => x,
-            };
+            column[t] = x;
         }
     }
 }
