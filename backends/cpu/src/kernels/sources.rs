@@ -41,6 +41,13 @@ pub(super) trait Source<I: Isa>: Copy {
     fn unpacked(&self) -> Option<&[PanelBlock]> {
         None
     }
+    /// The codes and the scales of the blocks where they lie packed, if codes are of 4 bits and scales as
+    /// [`SuperMin`] has them.
+    #[allow(dead_code)] // not every architecture reads them
+    #[inline(always)]
+    fn super_nibbles(&self) -> Option<(*const u8, *const u8)> {
+        None
+    }
     /// Asks for what comes some blocks after block `b` to be read.
     #[inline(always)]
     fn prefetch(self, _isa: I, _b: usize) {}
@@ -317,6 +324,12 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
         };
         let (d, e) = F::Scales::block(isa, &self.scales[b], supers);
         Block { codes, d, e }
+    }
+
+    #[inline(always)]
+    fn super_nibbles(&self) -> Option<(*const u8, *const u8)> {
+        let has = F::BITS == 4 && F::Scales::SUPERS && F::Scales::MIN;
+        has.then(|| (self.codes.as_ptr().cast(), self.scales.as_ptr().cast()))
     }
 
     #[inline(always)]

@@ -137,8 +137,8 @@ unsafe fn tokens<const N: usize>(x: &[f32], cols: usize, factors: &[f32; 12], ou
             if rows[3].is_empty() {
                 // Some are missing.
                 for (i, columns) in columns.iter_mut().enumerate() {
-                    let part = |t: usize| match rows[t].get(COLUMNS * i..) {
-                        Some(x) => round_part(&x[..COLUMNS], factor(t)),
+                    let part = |t: usize| match rows[t].as_chunks().0.get(i) {
+                        Some(x) => round_eight(x, factor(t)),
                         None => vdupq_n_u16(0),
                     };
                     place([part(0), part(1), part(2), part(3)], first, columns);

@@ -83,67 +83,35 @@ pub(super) fn settle(sums: &mut [float32x4_t]) {
     }
 }
 
+/// Four lines of assembly, one for each register of rows: what is written with four words takes one each.
+macro_rules! four_lines {
+    (@part 0 [$a:literal $b:literal $c:literal $d:literal]) => { $a };
+    (@part 1 [$a:literal $b:literal $c:literal $d:literal]) => { $b };
+    (@part 2 [$a:literal $b:literal $c:literal $d:literal]) => { $c };
+    (@part 3 [$a:literal $b:literal $c:literal $d:literal]) => { $d };
+    (@part $i:tt $part:literal) => { $part };
+    (@line $i:tt $($part:tt)*) => { concat!($(four_lines!(@part $i $part),)* "\n") };
+    ($($part:tt)*) => {
+        concat!(
+            four_lines!(@line 0 $($part)*),
+            four_lines!(@line 1 $($part)*),
+            four_lines!(@line 2 $($part)*),
+            four_lines!(@line 3 $($part)*)
+        )
+    };
+}
+
 /// The products of eight columns of eight rows with one pair of tokens, in `$x`.
 macro_rules! pair_products {
     ($x:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
-        concat!(
-            "smmla {",
-            $a,
-            ":v}.4s, ",
-            $x,
-            ".16b, v0.16b\n",
-            "smmla {",
-            $b,
-            ":v}.4s, ",
-            $x,
-            ".16b, v1.16b\n",
-            "smmla {",
-            $c,
-            ":v}.4s, ",
-            $x,
-            ".16b, v2.16b\n",
-            "smmla {",
-            $d,
-            ":v}.4s, ",
-            $x,
-            ".16b, v3.16b",
-        )
+        four_lines!("smmla {" [$a $b $c $d] ":v}.4s, " $x ".16b, " ["v0" "v1" "v2" "v3"] ".16b")
     };
 }
 
 /// The products of two columns of quads of eight rows with one token, whose quads are lane `$t` of `$x` and `$y`.
 macro_rules! token_products {
     ($x:literal, $y:literal, $t:literal, $a:literal, $b:literal) => {
-        concat!(
-            "sdot {",
-            $a,
-            ":v}.4s, v0.16b, ",
-            $x,
-            ".4b[",
-            $t,
-            "]\n",
-            "sdot {",
-            $b,
-            ":v}.4s, v1.16b, ",
-            $x,
-            ".4b[",
-            $t,
-            "]\n",
-            "sdot {",
-            $a,
-            ":v}.4s, v2.16b, ",
-            $y,
-            ".4b[",
-            $t,
-            "]\n",
-            "sdot {",
-            $b,
-            ":v}.4s, v3.16b, ",
-            $y,
-            ".4b[",
-            $t,
-            "]",
-        )
+        four_lines!("sdot {" [$a $b $a $b] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, " [$x $x $y $y] ".4b[" $t "]")
     };
 }
 
@@ -334,44 +302,16 @@ pub(super) unsafe fn add_four_tokens(at: &mut At, sums: &mut [[int32x4_t; 2]; 4]
     }
 }
 
-/// The products of the four columns of 16 rows in the lower halves of 64 bytes with the lane `$j` of `{low}`, and of
-/// those in the upper halves with that of `{high}`.
+/// The products of the four columns of 16 rows in the lower halves of 64 bytes with the lane `$j` of `$low`, and of
+/// those in the upper halves with that of `$high`.
 macro_rules! nibble_products {
-    ($j:literal) => {
+    ($j:literal, $low:literal, $high:literal) => {
         concat!(
             "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
-            "and v4.16b, v0.16b, {mask:v}.16b\n",
-            "and v5.16b, v1.16b, {mask:v}.16b\n",
-            "and v6.16b, v2.16b, {mask:v}.16b\n",
-            "and v7.16b, v3.16b, {mask:v}.16b\n",
-            "ushr v0.16b, v0.16b, #4\n",
-            "ushr v1.16b, v1.16b, #4\n",
-            "ushr v2.16b, v2.16b, #4\n",
-            "ushr v3.16b, v3.16b, #4\n",
-            "sdot {a:v}.4s, v4.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {b:v}.4s, v5.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {c:v}.4s, v6.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {d:v}.4s, v7.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {a:v}.4s, v0.16b, {high:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {b:v}.4s, v1.16b, {high:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {c:v}.4s, v2.16b, {high:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {d:v}.4s, v3.16b, {high:v}.4b[",
-            $j,
-            "]",
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, {mask:v}.16b"),
+            four_lines!("ushr " ["v0" "v1" "v2" "v3"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".16b, " $low ".4b[" $j "]"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, " $high ".4b[" $j "]"),
         )
     };
 }
@@ -388,10 +328,10 @@ pub(super) unsafe fn add_nibbles(w: &[[u8; 64]; 4], x: &[[i8; 4]], sums: &mut [i
     // and writes the named registers only.
     unsafe {
         asm!(
-            nibble_products!("0"),
-            nibble_products!("1"),
-            nibble_products!("2"),
-            nibble_products!("3"),
+            nibble_products!("0", "{low:v}", "{high:v}"),
+            nibble_products!("1", "{low:v}", "{high:v}"),
+            nibble_products!("2", "{low:v}", "{high:v}"),
+            nibble_products!("3", "{low:v}", "{high:v}"),
             w = inout(reg) w.as_ptr() => _,
             mask = in(vreg) vdupq_n_u8(0x0f),
             low = in(vreg) vld1q_s8(x.as_ptr().cast()),
@@ -412,3 +352,100 @@ pub(super) unsafe fn add_nibbles(w: &[[u8; 64]; 4], x: &[[i8; 4]], sums: &mut [i
         );
     }
 }
+
+/// Where a group's packed codes and scales and a single token are read.
+pub(super) struct SuperNibbles {
+    pub codes: *const u8,
+    pub scales: *const u8,
+    pub x: *const XBlock<1>,
+}
+
+/// Adds a block of 16 rows, packed in 4 bits a code with scales and minima of a byte each, times a single token, by the
+/// formula of [`kernels`](crate::kernels). Leaves the pointers at the next block. The block's scales are decoded when its
+/// sums are complete, so that all stays in registers.
+///
+/// # Safety
+/// The processor has the dot product instructions; a block lies at each pointer.
+#[inline(always)]
+pub(super) unsafe fn add_super_nibbles(
+    at: &mut SuperNibbles,
+    [d, m]: &[[float32x4_t; 4]; 2],
+    sums: &mut [float32x4_t; 4],
+) {
+    let [s0, s1, s2, s3] = sums;
+    // SAFETY: the caller's contract; beside that it reads and writes the named registers only.
+    unsafe {
+        asm!(
+            // Codes of the activations; then, as a third, their factor and their sum.
+            "ld1 {{v16.16b-v18.16b}}, [{x}], #48",
+            four_lines!("movi {" ["a" "b" "c" "d"] ":v}.4s, #0"),
+            nibble_products!("0", "v16", "v17"),
+            nibble_products!("1", "v16", "v17"),
+            nibble_products!("2", "v16", "v17"),
+            nibble_products!("3", "v16", "v17"),
+            "ld1 {{v0.16b-v1.16b}}, [{scales}], #32",
+            // Bytes with zeros above them are subnormal numbers of binary16.
+            "ushll v2.8h, v0.8b, #0",
+            "ushll2 v3.8h, v0.16b, #0",
+            "ushll v4.8h, v1.8b, #0",
+            "ushll2 v5.8h, v1.16b, #0",
+            "fcvtl v0.4s, v2.4h",
+            "fcvtl2 v1.4s, v2.8h",
+            "fcvtl v2.4s, v3.4h",
+            "fcvtl2 v3.4s, v3.8h",
+            four_lines!(
+                "fmul " ["v0" "v1" "v2" "v3"] ".4s, " ["v0" "v1" "v2" "v3"] ".4s, {"
+                ["d0" "d1" "d2" "d3"] ":v}.4s"
+            ),
+            four_lines!("scvtf {" ["a" "b" "c" "d"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s"),
+            four_lines!("fmul " ["v0" "v1" "v2" "v3"] ".4s, " ["v0" "v1" "v2" "v3"] ".4s, v18.s[0]"),
+            four_lines!(
+                "fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s, "
+                ["v0" "v1" "v2" "v3"] ".4s"
+            ),
+            "fcvtl v0.4s, v4.4h",
+            "fcvtl2 v1.4s, v4.8h",
+            "fcvtl v2.4s, v5.4h",
+            "fcvtl2 v3.4s, v5.8h",
+            four_lines!(
+                "fmul " ["v0" "v1" "v2" "v3"] ".4s, " ["v0" "v1" "v2" "v3"] ".4s, {"
+                ["m0" "m1" "m2" "m3"] ":v}.4s"
+            ),
+            four_lines!("fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".4s, v18.s[1]"),
+            w = inout(reg) at.codes,
+            scales = inout(reg) at.scales,
+            x = inout(reg) at.x,
+            mask = in(vreg) vdupq_n_u8(0x0f),
+            d0 = in(vreg) d[0],
+            d1 = in(vreg) d[1],
+            d2 = in(vreg) d[2],
+            d3 = in(vreg) d[3],
+            m0 = in(vreg) m[0],
+            m1 = in(vreg) m[1],
+            m2 = in(vreg) m[2],
+            m3 = in(vreg) m[3],
+            s0 = inout(vreg) *s0,
+            s1 = inout(vreg) *s1,
+            s2 = inout(vreg) *s2,
+            s3 = inout(vreg) *s3,
+            a = out(vreg) _,
+            b = out(vreg) _,
+            c = out(vreg) _,
+            d = out(vreg) _,
+            out("v0") _,
+            out("v1") _,
+            out("v2") _,
+            out("v3") _,
+            out("v4") _,
+            out("v5") _,
+            out("v6") _,
+            out("v7") _,
+            out("v16") _,
+            out("v17") _,
+            out("v18") _,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+const _: () = assert!(size_of::<XBlock<1>>() == 48);

@@ -13,9 +13,10 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use super::matrix::by_matrix;
-use super::panels::{At, add_four_tokens, add_nibbles, settle};
+use super::panels::{At, SuperNibbles, add_four_tokens, add_nibbles, add_super_nibbles, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
+use crate::kernels::pack::SUPER;
 use crate::kernels::plain::Column;
 use crate::kernels::sources::{PanelBlock, Source, next_supers};
 
@@ -250,6 +251,12 @@ unsafe fn by_rows<
             && let Ok(sums) = sums.as_flattened_mut().try_into()
         {
             from_panel::<LEVEL, N, FIRST, S>(panel, x, sums);
+        } else if LEVEL >= 1
+            && N == 1
+            && let Some(at) = source.super_nibbles()
+            && let Ok(sums) = sums.as_flattened_mut().try_into()
+        {
+            from_super_nibbles::<LEVEL, S>(isa, source, at, x.as_ptr().cast(), x.len(), sums);
         } else {
             from_packed::<LEVEL, N, M, FIRST, COUNT, S>(isa, source, x, from, &mut sums);
         }
@@ -304,6 +311,30 @@ unsafe fn from_packed<
                     }
                 }
             }
+        }
+    }
+}
+
+/// The `blocks` blocks of [`by_rows`] for the single token at `x`, from codes and scales `at` which
+/// [`Source::super_nibbles`] tells.
+///
+/// # Safety
+/// As [`by_rows`], and the processor has the dot product instructions.
+#[inline(always)]
+unsafe fn from_super_nibbles<const LEVEL: u8, S: Source<Neon<LEVEL>>>(
+    isa: Neon<LEVEL>,
+    source: S,
+    (codes, scales): (*const u8, *const u8),
+    x: *const XBlock<1>,
+    blocks: usize,
+    sums: &mut [float32x4_t; 4],
+) {
+    let mut at = SuperNibbles { codes, scales, x };
+    for s in 0..blocks / SUPER {
+        let supers = source.supers(isa, s);
+        for _ in 0..SUPER {
+            // SAFETY: the caller's contract; rows are whole superblocks.
+            unsafe { add_super_nibbles(&mut at, &supers, sums) };
         }
     }
 }
