@@ -41,11 +41,11 @@ pub(super) trait Source<I: Isa>: Copy {
     fn unpacked(&self) -> Option<&[PanelBlock]> {
         None
     }
-    /// The codes and the scales of the blocks where they lie packed, if codes are of 4 bits and scales as
+    /// The bits of a code, and the codes and the scales of the blocks where they lie packed, if scales are as
     /// [`SuperMin`] has them.
     #[allow(dead_code)] // not every architecture reads them
     #[inline(always)]
-    fn super_nibbles(&self) -> Option<(*const u8, *const u8)> {
+    fn super_blocks(&self) -> Option<(u32, (*const u8, *const u8))> {
         None
     }
     /// Asks for what comes some blocks after block `b` to be read.
@@ -327,9 +327,9 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
     }
 
     #[inline(always)]
-    fn super_nibbles(&self) -> Option<(*const u8, *const u8)> {
-        let has = F::BITS == 4 && F::Scales::SUPERS && F::Scales::MIN;
-        has.then(|| (self.codes.as_ptr().cast(), self.scales.as_ptr().cast()))
+    fn super_blocks(&self) -> Option<(u32, (*const u8, *const u8))> {
+        let at = (self.codes.as_ptr().cast(), self.scales.as_ptr().cast());
+        (F::Scales::SUPERS && F::Scales::MIN).then_some((F::BITS, at))
     }
 
     #[inline(always)]

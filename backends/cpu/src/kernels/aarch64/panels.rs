@@ -353,36 +353,36 @@ pub(super) unsafe fn add_nibbles(w: &[[u8; 64]; 4], x: &[[i8; 4]], sums: &mut [i
     }
 }
 
-/// Where a group's packed codes and scales and a single token are read.
-pub(super) struct SuperNibbles {
-    pub codes: *const u8,
-    pub scales: *const u8,
-    pub x: *const XBlock<1>,
+/// The products of the four columns of 16 rows in the lower halves of 64 bytes, of which the bits 0 of `v20` to `v23` are
+/// the highest, with the lane `$j` of `v16`; and of those in the upper halves, with the bits 4, with that of `v17`.
+macro_rules! five_bit_products {
+    ($j:literal) => {
+        concat!(
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v20" "v21" "v22" "v23"] ".16b, {mask:v}.16b"),
+            four_lines!("sri " ["v4" "v5" "v6" "v7"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".16b, v17.4b[" $j "]"),
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v20" "v21" "v22" "v23"] ".16b, {mask:v}.16b"),
+            four_lines!("sli " ["v0" "v1" "v2" "v3"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, v16.4b[" $j "]"),
+        )
+    };
+    () => {
+        four_lines!("ushr " ["v20" "v21" "v22" "v23"] ".16b, " ["v20" "v21" "v22" "v23"] ".16b, #1")
+    };
 }
 
-/// Adds a block of 16 rows, packed in 4 bits a code with scales and minima of a byte each, times a single token, by the
-/// formula of [`kernels`](crate::kernels). Leaves the pointers at the next block. The block's scales are decoded when its
-/// sums are complete, so that all stays in registers.
-///
-/// # Safety
-/// The processor has the dot product instructions; a block lies at each pointer.
-#[inline(always)]
-pub(super) unsafe fn add_super_nibbles(
-    at: &mut SuperNibbles,
-    [d, m]: &[[float32x4_t; 4]; 2],
-    sums: &mut [float32x4_t; 4],
-) {
-    let [s0, s1, s2, s3] = sums;
-    // SAFETY: the caller's contract; beside that it reads and writes the named registers only.
-    unsafe {
+/// The assembly of a block of 16 rows, whose scales and minima have a byte each, by a single token; `$products` are those
+/// of its codes. The scales are decoded when the sums are complete, so that all stays in registers.
+macro_rules! super_block {
+    ($at:ident, $mask:literal, $supers:ident, $sums:ident, [$($products:expr),* $(,)?] $(, $more:tt)*) => {{
+        let [[d0, d1, d2, d3], [m0, m1, m2, m3]] = *$supers;
+        let [s0, s1, s2, s3] = $sums;
         asm!(
             // Codes of the activations; then, as a third, their factor and their sum.
             "ld1 {{v16.16b-v18.16b}}, [{x}], #48",
             four_lines!("movi {" ["a" "b" "c" "d"] ":v}.4s, #0"),
-            nibble_products!("0", "v16", "v17"),
-            nibble_products!("1", "v16", "v17"),
-            nibble_products!("2", "v16", "v17"),
-            nibble_products!("3", "v16", "v17"),
+            $($products,)*
             "ld1 {{v0.16b-v1.16b}}, [{scales}], #32",
             // Bytes with zeros above them are subnormal numbers of binary16.
             "ushll v2.8h, v0.8b, #0",
@@ -412,18 +412,18 @@ pub(super) unsafe fn add_super_nibbles(
                 ["m0" "m1" "m2" "m3"] ":v}.4s"
             ),
             four_lines!("fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".4s, v18.s[1]"),
-            w = inout(reg) at.codes,
-            scales = inout(reg) at.scales,
-            x = inout(reg) at.x,
-            mask = in(vreg) vdupq_n_u8(0x0f),
-            d0 = in(vreg) d[0],
-            d1 = in(vreg) d[1],
-            d2 = in(vreg) d[2],
-            d3 = in(vreg) d[3],
-            m0 = in(vreg) m[0],
-            m1 = in(vreg) m[1],
-            m2 = in(vreg) m[2],
-            m3 = in(vreg) m[3],
+            w = inout(reg) $at.codes,
+            scales = inout(reg) $at.scales,
+            x = inout(reg) $at.x,
+            mask = in(vreg) vdupq_n_u8($mask),
+            d0 = in(vreg) d0,
+            d1 = in(vreg) d1,
+            d2 = in(vreg) d2,
+            d3 = in(vreg) d3,
+            m0 = in(vreg) m0,
+            m1 = in(vreg) m1,
+            m2 = in(vreg) m2,
+            m3 = in(vreg) m3,
             s0 = inout(vreg) *s0,
             s1 = inout(vreg) *s1,
             s2 = inout(vreg) *s2,
@@ -443,9 +443,72 @@ pub(super) unsafe fn add_super_nibbles(
             out("v16") _,
             out("v17") _,
             out("v18") _,
+            $(out($more) _,)*
             options(readonly, nostack, preserves_flags),
-        );
-    }
+        )
+    }};
+}
+
+/// Where a group's packed codes and scales and a single token are read.
+pub(super) struct SuperBlocks {
+    pub codes: *const u8,
+    pub scales: *const u8,
+    pub x: *const XBlock<1>,
 }
 
 const _: () = assert!(size_of::<XBlock<1>>() == 48);
+
+/// Adds a block of 16 rows, packed in 4 bits a code, or 5 where it has `FIVE`, with scales and minima of a byte each, times
+/// a single token, by the formula of [`kernels`](crate::kernels). Leaves the pointers at the next block.
+///
+/// # Safety
+/// The processor has the dot product instructions; a block lies at each pointer.
+#[inline(always)]
+pub(super) unsafe fn add_super_block<const FIVE: bool>(
+    at: &mut SuperBlocks,
+    supers: &[[float32x4_t; 4]; 2],
+    sums: &mut [float32x4_t; 4],
+) {
+    // SAFETY: the caller's contract; beside that only the named registers are read and written.
+    unsafe {
+        if FIVE {
+            super_block!(
+                at,
+                0x11,
+                supers,
+                sums,
+                [
+                    // The fifth bits lie behind the others.
+                    "add {w}, {w}, #256",
+                    "ld1 {{v20.16b-v23.16b}}, [{w}]",
+                    "sub {w}, {w}, #256",
+                    five_bit_products!("0"),
+                    five_bit_products!(),
+                    five_bit_products!("1"),
+                    five_bit_products!(),
+                    five_bit_products!("2"),
+                    five_bit_products!(),
+                    five_bit_products!("3"),
+                    "add {w}, {w}, #64",
+                ],
+                "v20",
+                "v21",
+                "v22",
+                "v23"
+            );
+        } else {
+            super_block!(
+                at,
+                0x0f,
+                supers,
+                sums,
+                [
+                    nibble_products!("0", "v16", "v17"),
+                    nibble_products!("1", "v16", "v17"),
+                    nibble_products!("2", "v16", "v17"),
+                    nibble_products!("3", "v16", "v17"),
+                ]
+            );
+        }
+    }
+}

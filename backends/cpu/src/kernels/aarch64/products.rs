@@ -13,7 +13,7 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use super::matrix::by_matrix;
-use super::panels::{At, SuperNibbles, add_four_tokens, add_nibbles, add_super_nibbles, settle};
+use super::panels::{At, SuperBlocks, add_four_tokens, add_nibbles, add_super_block, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
 use crate::kernels::pack::SUPER;
@@ -253,10 +253,14 @@ unsafe fn by_rows<
             from_panel::<LEVEL, N, FIRST, S>(panel, x, sums);
         } else if LEVEL >= 1
             && N == 1
-            && let Some(at) = source.super_nibbles()
+            && let Some((bits, at)) = source.super_blocks()
             && let Ok(sums) = sums.as_flattened_mut().try_into()
         {
-            from_super_nibbles::<LEVEL, S>(isa, source, at, x.as_ptr().cast(), x.len(), sums);
+            let x = (x.as_ptr().cast(), x.len());
+            match bits {
+                4 => from_super_blocks::<LEVEL, false, S>(isa, source, at, x, sums),
+                _ => from_super_blocks::<LEVEL, true, S>(isa, source, at, x, sums),
+            }
         } else {
             from_packed::<LEVEL, N, M, FIRST, COUNT, S>(isa, source, x, from, &mut sums);
         }
@@ -315,26 +319,25 @@ unsafe fn from_packed<
     }
 }
 
-/// The `blocks` blocks of [`by_rows`] for the single token at `x`, from codes and scales `at` which
-/// [`Source::super_nibbles`] tells.
+/// The blocks of [`by_rows`] for a single token, whose first of so many lies at `x`, from codes and scales where
+/// [`Source::super_blocks`] tells; codes have 4 bits, or 5 where they have `FIVE`.
 ///
 /// # Safety
 /// As [`by_rows`], and the processor has the dot product instructions.
 #[inline(always)]
-unsafe fn from_super_nibbles<const LEVEL: u8, S: Source<Neon<LEVEL>>>(
+unsafe fn from_super_blocks<const LEVEL: u8, const FIVE: bool, S: Source<Neon<LEVEL>>>(
     isa: Neon<LEVEL>,
     source: S,
     (codes, scales): (*const u8, *const u8),
-    x: *const XBlock<1>,
-    blocks: usize,
+    (x, blocks): (*const XBlock<1>, usize),
     sums: &mut [float32x4_t; 4],
 ) {
-    let mut at = SuperNibbles { codes, scales, x };
+    let mut at = SuperBlocks { codes, scales, x };
     for s in 0..blocks / SUPER {
         let supers = source.supers(isa, s);
         for _ in 0..SUPER {
             // SAFETY: the caller's contract; rows are whole superblocks.
-            unsafe { add_super_nibbles(&mut at, &supers, sums) };
+            unsafe { add_super_block::<FIVE>(&mut at, &supers, sums) };
         }
     }
 }
