@@ -41,8 +41,8 @@ pub(super) trait Source<I: Isa>: Copy {
     fn unpacked(&self) -> Option<&[PanelBlock]> {
         None
     }
-    /// The bits of a code, and the codes and the scales of the blocks where they lie packed, if scales are as
-    /// [`SuperMin`] has them.
+    /// The bits of a code, and the codes and the scales of the blocks where they lie packed, if [`SUPER`] blocks share
+    /// numbers.
     #[allow(dead_code)] // not every architecture reads them
     #[inline(always)]
     fn super_blocks(&self) -> Option<(u32, (*const u8, *const u8))> {
@@ -329,7 +329,7 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
     #[inline(always)]
     fn super_blocks(&self) -> Option<(u32, (*const u8, *const u8))> {
         let at = (self.codes.as_ptr().cast(), self.scales.as_ptr().cast());
-        (F::Scales::SUPERS && F::Scales::MIN).then_some((F::BITS, at))
+        F::Scales::SUPERS.then_some((F::BITS, at))
     }
 
     #[inline(always)]

@@ -449,6 +449,51 @@ macro_rules! super_block {
     }};
 }
 
+/// The products of the four columns of 16 rows in the upper halves of 64 bytes, of which the bits 4 and 5 are the highest of
+/// what `$top` makes of those of 64 others, with the lane `$j` of `v17`; and of those in the lower halves with that of `v16`,
+/// their highest being the bits 0 and 1 of what `$upper` makes of yet others.
+macro_rules! six_bit_products {
+    ($j:literal, $top:expr, $upper:expr) => {
+        concat!(
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
+            "ld1 {{v4.16b-v7.16b}}, [{top}]\n",
+            $top,
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, {top_mask:v}.16b"),
+            four_lines!("sri " ["v4" "v5" "v6" "v7"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, #4"),
+            four_lines!("sdot {" ["e" "f" "g" "h"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".16b, v17.4b[" $j "]"),
+            "ld1 {{v4.16b-v7.16b}}, [{upper}]\n",
+            $upper,
+            four_lines!("sli " ["v0" "v1" "v2" "v3"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, v16.4b[" $j "]"),
+        )
+    };
+}
+
+/// Moves the bits of four registers.
+macro_rules! moved {
+    ($how:literal, $by:literal) => {
+        four_lines!($how " " ["v4" "v5" "v6" "v7"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, " $by)
+    };
+}
+
+/// Four registers of signed bytes in 32 bits, from one.
+macro_rules! widened {
+    ($from:literal) => {
+        concat!(
+            "sshll v2.8h, ",
+            $from,
+            ".8b, #0\n",
+            "sshll2 v3.8h, ",
+            $from,
+            ".16b, #0\n",
+            "sshll v4.4s, v2.4h, #0\n",
+            "sshll2 v5.4s, v2.8h, #0\n",
+            "sshll v6.4s, v3.4h, #0\n",
+            "sshll2 v7.4s, v3.8h, #0\n",
+        )
+    };
+}
+
 /// Where a group's packed codes and scales and a single token are read.
 pub(super) struct SuperBlocks {
     pub codes: *const u8,
@@ -458,20 +503,22 @@ pub(super) struct SuperBlocks {
 
 const _: () = assert!(size_of::<XBlock<1>>() == 48);
 
-/// Adds a block of 16 rows, packed in 4 bits a code, or 5 where it has `FIVE`, with scales and minima of a byte each, times
-/// a single token, by the formula of [`kernels`](crate::kernels). Leaves the pointers at the next block.
+/// Adds a block of 16 rows, packed in 4 or 5 bits a code with scales and minima of a byte each, or in 6 with two scales,
+/// times a single token, by the formula of [`kernels`](crate::kernels). Leaves the pointers at the next block.
 ///
 /// # Safety
 /// The processor has the dot product instructions; a block lies at each pointer.
 #[inline(always)]
-pub(super) unsafe fn add_super_block<const FIVE: bool>(
+pub(super) unsafe fn add_super_block<const BITS: u32>(
     at: &mut SuperBlocks,
     supers: &[[float32x4_t; 4]; 2],
     sums: &mut [float32x4_t; 4],
 ) {
     // SAFETY: the caller's contract; beside that only the named registers are read and written.
     unsafe {
-        if FIVE {
+        if BITS == 6 {
+            add_halves(at, &supers[0], sums);
+        } else if BITS == 5 {
             super_block!(
                 at,
                 0x11,
@@ -510,5 +557,94 @@ pub(super) unsafe fn add_super_block<const FIVE: bool>(
                 ]
             );
         }
+    }
+}
+
+/// [`add_super_block`] in 6 bits. A half's sum times its scale has at most 23 bits, so it is exact as an integer and as a
+/// number of binary32: the fused operation rounds what it rounds where the scale is part of `d`.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_halves(at: &mut SuperBlocks, d: &[float32x4_t; 4], sums: &mut [float32x4_t; 4]) {
+    let [s0, s1, s2, s3] = sums;
+    // SAFETY: the caller's contract; beside that only the named registers are read and written.
+    unsafe {
+        asm!(
+            // Codes of the activations; then, as a third, their factor and, from its third number on, what sums of codes
+            // that count from 32 start at.
+            "ld1 {{v16.16b-v18.16b}}, [{x}], #48",
+            "dup v4.4s, v18.s[3]",
+            "dup v5.4s, v18.s[2]",
+            "sub v5.4s, v5.4s, v4.4s",
+            four_lines!("shl {" ["a" "b" "c" "d"] ":v}.4s, v5.4s, #5"),
+            four_lines!("shl {" ["e" "f" "g" "h"] ":v}.4s, v4.4s, #5"),
+            "add {upper}, {w}, #256",
+            "add {top}, {w}, #320",
+            six_bit_products!("0", moved!("shl", "#4"), moved!("and", "{upper_mask:v}.16b")),
+            six_bit_products!(
+                "1",
+                moved!("shl", "#2"),
+                concat!(moved!("ushr", "#2"), moved!("and", "{upper_mask:v}.16b"))
+            ),
+            six_bit_products!(
+                "2",
+                "",
+                concat!(moved!("ushr", "#4"), moved!("and", "{upper_mask:v}.16b"))
+            ),
+            six_bit_products!("3", moved!("ushr", "#2"), moved!("ushr", "#6")),
+            "add {w}, {w}, #128",
+            "ld1 {{v0.16b-v1.16b}}, [{scales}], #32",
+            widened!("v0"),
+            four_lines!("mul {" ["a" "b" "c" "d"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".4s"),
+            four_lines!("scvtf {" ["a" "b" "c" "d"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s"),
+            widened!("v1"),
+            four_lines!("mul {" ["e" "f" "g" "h"] ":v}.4s, {" ["e" "f" "g" "h"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".4s"),
+            four_lines!("scvtf {" ["e" "f" "g" "h"] ":v}.4s, {" ["e" "f" "g" "h"] ":v}.4s"),
+            four_lines!("fmul " ["v0" "v1" "v2" "v3"] ".4s, {" ["d0" "d1" "d2" "d3"] ":v}.4s, v18.s[0]"),
+            four_lines!(
+                "fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s, "
+                ["v0" "v1" "v2" "v3"] ".4s"
+            ),
+            four_lines!(
+                "fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, {" ["e" "f" "g" "h"] ":v}.4s, "
+                ["v0" "v1" "v2" "v3"] ".4s"
+            ),
+            w = inout(reg) at.codes,
+            scales = inout(reg) at.scales,
+            x = inout(reg) at.x,
+            upper = out(reg) _,
+            top = out(reg) _,
+            upper_mask = in(vreg) vdupq_n_u8(0x03),
+            top_mask = in(vreg) vdupq_n_u8(0x30),
+            d0 = in(vreg) d[0],
+            d1 = in(vreg) d[1],
+            d2 = in(vreg) d[2],
+            d3 = in(vreg) d[3],
+            s0 = inout(vreg) *s0,
+            s1 = inout(vreg) *s1,
+            s2 = inout(vreg) *s2,
+            s3 = inout(vreg) *s3,
+            a = out(vreg) _,
+            b = out(vreg) _,
+            c = out(vreg) _,
+            d = out(vreg) _,
+            e = out(vreg) _,
+            f = out(vreg) _,
+            g = out(vreg) _,
+            h = out(vreg) _,
+            out("v0") _,
+            out("v1") _,
+            out("v2") _,
+            out("v3") _,
+            out("v4") _,
+            out("v5") _,
+            out("v6") _,
+            out("v7") _,
+            out("v16") _,
+            out("v17") _,
+            out("v18") _,
+            options(readonly, nostack, preserves_flags),
+        );
     }
 }

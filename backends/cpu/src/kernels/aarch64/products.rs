@@ -258,8 +258,9 @@ unsafe fn by_rows<
         {
             let x = (x.as_ptr().cast(), x.len());
             match bits {
-                4 => from_super_blocks::<LEVEL, false, S>(isa, source, at, x, sums),
-                _ => from_super_blocks::<LEVEL, true, S>(isa, source, at, x, sums),
+                4 => from_super_blocks::<LEVEL, 4, S>(isa, source, at, x, sums),
+                5 => from_super_blocks::<LEVEL, 5, S>(isa, source, at, x, sums),
+                _ => from_super_blocks::<LEVEL, 6, S>(isa, source, at, x, sums),
             }
         } else {
             from_packed::<LEVEL, N, M, FIRST, COUNT, S>(isa, source, x, from, &mut sums);
@@ -320,12 +321,12 @@ unsafe fn from_packed<
 }
 
 /// The blocks of [`by_rows`] for a single token, whose first of so many lies at `x`, from codes and scales where
-/// [`Source::super_blocks`] tells; codes have 4 bits, or 5 where they have `FIVE`.
+/// [`Source::super_blocks`] tells, codes of so many bits.
 ///
 /// # Safety
 /// As [`by_rows`], and the processor has the dot product instructions.
 #[inline(always)]
-unsafe fn from_super_blocks<const LEVEL: u8, const FIVE: bool, S: Source<Neon<LEVEL>>>(
+unsafe fn from_super_blocks<const LEVEL: u8, const BITS: u32, S: Source<Neon<LEVEL>>>(
     isa: Neon<LEVEL>,
     source: S,
     (codes, scales): (*const u8, *const u8),
@@ -337,7 +338,7 @@ unsafe fn from_super_blocks<const LEVEL: u8, const FIVE: bool, S: Source<Neon<LE
         let supers = source.supers(isa, s);
         for _ in 0..SUPER {
             // SAFETY: the caller's contract; rows are whole superblocks.
-            unsafe { add_super_block::<FIVE>(&mut at, &supers, sums) };
+            unsafe { add_super_block::<BITS>(&mut at, &supers, sums) };
         }
     }
 }
