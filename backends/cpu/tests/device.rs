@@ -298,11 +298,12 @@ fn float_products_are_in_bf16_where_that_is_permitted_and_the_processor_offers_i
     }
 }
 
-/// Activations keep 11 significant bits, weights all of theirs.
+/// Activations keep 11 significant bits and weights all of theirs; those that are quantised after that may come out another
+/// way.
 #[test]
 fn products_with_f16_are_in_f16_where_that_is_permitted_and_the_processor_offers_it() {
     let levels = ["dotprod-fhm", "i8mm-fhm"];
-    if !narrower(DType::F16, &levels, 0.002) && cfg!(target_arch = "aarch64") {
+    if !narrower(DType::F16, &levels, 0.01) && cfg!(target_arch = "aarch64") {
         println!("SKIPPED products in F16: this CPU has no fhm instructions");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! 16 rows by four tokens would need all 32 registers for binary32 sums and as many again for the
 //! integer ones; so several tokens are done by eight rows at a time, and both stay in registers. What
-//! is read from panels, and the 4-bit codes for a single token, are pieces of assembly in [`panels`](super::panels).
+//! is read from panels, and blocks of most types for a single token, are pieces of assembly in [`panels`](super::panels).
 //!
 //! The dot and matrix product instructions are written as inline assembly: their intrinsics are
 //! not stable. So are the widening multiplications: of their intrinsics the compiler makes moves of
