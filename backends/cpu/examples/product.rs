@@ -1,7 +1,9 @@
 //! One matrix product on one thread, several times: for a profiler or a counter of instructions, as
 //! `benches/instructions.sh` runs it.
 //!
-//! usage: product TYPE ROWS COLUMNS TOKENS TIMES [LEVEL]
+//! usage: product TYPE[-rounded] ROWS COLUMNS TOKENS TIMES [LEVEL]
+//!
+//! `f16-rounded` is with activations rounded to F16, other floats are rounded to BF16 with their activations.
 
 use std::env;
 use std::error::Error;
@@ -16,9 +18,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (dtype, sizes, level) = match arguments.as_slice() {
         [dtype, sizes @ .., level] if sizes.len() == 4 => (dtype, sizes, Some(level)),
         [dtype, sizes @ ..] if sizes.len() == 4 => (dtype, sizes, None),
-        _ => return Err("usage: product TYPE ROWS COLUMNS TOKENS TIMES [LEVEL]".into()),
+        _ => return Err("usage: product TYPE[-rounded] ROWS COLUMNS TOKENS TIMES [LEVEL]".into()),
     };
-    let dtype: DType = dtype.parse().map_err(|()| format!("no type {dtype}"))?;
+    let (name, rounded) = match dtype.strip_suffix("-rounded") {
+        Some(name) => (name, true),
+        None => (dtype.as_str(), false),
+    };
+    let dtype: DType = name.parse().map_err(|()| format!("no type {name}"))?;
     let size = |i: usize| sizes[i].parse::<usize>();
     let (rows, cols, tokens, times) = (size(0)?, size(1)?, size(2)?, size(3)?);
     let features = match level {
@@ -31,7 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .row_bytes(cols)
         .ok_or("columns are not whole blocks")?;
     let bytes = vec![0x11; rows * row_bytes];
-    let weights = PackedMatrix::pack(&pool, dtype, rows, cols, &bytes)?;
+    let weights = match (rounded, dtype) {
+        (false, _) => PackedMatrix::pack(&pool, dtype, rows, cols, &bytes)?,
+        (true, DType::F16) => PackedMatrix::narrow(&pool, rows, cols, &bytes)?,
+        (true, _) => PackedMatrix::round(&pool, dtype, rows, cols, &bytes)?,
+    };
     let x: Vec<f32> = (0..tokens * cols)
         .map(|i| (i % 251) as f32 - 125.0)
         .collect();

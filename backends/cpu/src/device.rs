@@ -94,11 +94,14 @@ impl CpuDevice {
 }
 
 impl CpuDevice {
-    /// BF16 where it is permitted and the processor has instructions for it. Of a model in BF16, what is in a wider
-    /// type is meant to be.
+    /// BF16 or F16 where it is permitted and the processor has instructions for it. Of a model in BF16, what is in a
+    /// wider type is meant to be; in F16 no weights are rounded, so only those that are in it are multiplied in it.
     fn packing(&self, options: &CompileOptions, entries: &[Entry]) -> Packing {
-        if options.precision != Some(DType::BF16) || !self.queue.kernels.prefers_bf16() {
-            return Packing::AsHeld;
+        let kernels = self.queue.kernels;
+        match options.precision {
+            Some(DType::BF16) if kernels.prefers_bf16() => {}
+            Some(DType::F16) if kernels.prefers_f16() => return Packing::F16,
+            _ => return Packing::AsHeld,
         }
         let graphs = entries.iter().map(|e| &e.graph);
         let mut weights = graphs.flat_map(|g| g.weights().iter().map(|w| g.ty(w.value)));
@@ -219,7 +222,7 @@ impl Module for CpuModule {
     }
 
     fn computes_in(&self) -> Option<&'static str> {
-        self.weights.has_rounded().then_some(DType::BF16.name())
+        self.weights.rounds_to().map(DType::name)
     }
 
     fn as_any(&self) -> &dyn Any {

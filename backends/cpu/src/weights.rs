@@ -28,12 +28,15 @@ pub(crate) enum Packing {
     Bf16,
     /// For products in BF16, those that are in it.
     Bf16OfBf16,
+    /// For products in F16, those that are in it.
+    F16,
 }
 
 impl Packing {
+    /// Whether matrices of that type are rounded to BF16.
     fn rounds(self, held: DType) -> bool {
         match self {
-            Packing::AsHeld => false,
+            Packing::AsHeld | Packing::F16 => false,
             Packing::Bf16 => held.is_float(),
             Packing::Bf16OfBf16 => held == DType::BF16,
         }
@@ -56,6 +59,9 @@ impl Packing {
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
+        if self == Packing::F16 && held == DType::F16 {
+            return PackedMatrix::narrow(pool, rows, cols, bytes);
+        }
         match self.rounds(held) {
             true => PackedMatrix::round(pool, held, rows, cols, bytes),
             false => PackedMatrix::pack(pool, held, rows, cols, bytes),
@@ -64,11 +70,11 @@ impl Packing {
 }
 
 impl Weights {
-    /// Whether products with any of the matrices are computed in BF16.
-    pub fn has_rounded(&self) -> bool {
+    /// A type narrower than F32 that products with any of the matrices are computed in.
+    pub fn rounds_to(&self) -> Option<DType> {
         let experts = self.experts.iter().flatten();
         let mut all = self.packed.iter().flatten().chain(experts);
-        all.any(PackedMatrix::is_rounded)
+        all.find_map(PackedMatrix::rounds_to)
     }
 
     /// The packed matrix of a `Linear` weight. Panics if lowering did not pack it.

@@ -300,8 +300,9 @@ pub struct PlacementArgs {
     pub kv_type: KvType,
     /// What devices may compute in, f32 apart: the type of the model's numbers, or bf16 or f16 as well. Nodes pinned
     /// to a device run there whatever it computes in, with a warning. With bf16 the CPU rounds float matrices and
-    /// what they are multiplied by where it has instructions for that type, as it does for models in bf16; with f32 nothing
-    /// is computed in a narrower type
+    /// what they are multiplied by where it has instructions for that type, as it does for models in bf16; with f16 it rounds
+    /// what matrices in f16 are multiplied by, where it has such (aarch64 with FHM). With f32 nothing is computed in a
+    /// narrower type
     #[arg(long, value_name = "TYPE", default_value = "model")]
     pub precision: Precision,
     #[command(flatten)]

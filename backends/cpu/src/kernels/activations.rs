@@ -10,12 +10,18 @@
 //! plain tile:     f32[N] for each column                     (4 bytes per token and column)
 //! rounded tile:   where `Isa::BF16`, bf16[N][2] for each pair of columns, else f32[N] for each column,
 //!                 an even number of them                     (room for 4 bytes per token and column)
+//! narrow tile:    a plain one, of numbers of binary16; of one token where a processor multiplies these,
+//!                 binary16 for each column                   (room for 4 bytes per token and column)
+//!                 and f32[N], what sums are multiplied by    (4 bytes per token)
 //! ```
 //! The tile that starts at token `t` begins at `t` times the bytes of a token, whatever the widths.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use super::buffer::{cast, cast_mut};
 use super::isa::{Isa, XBLOCK_BYTES, XBlock};
-use super::{LEAST_POWER, MOST_POWER, SMALLEST_BLOCK, SMALLEST_TOKEN};
+use super::{LEAST_EXPONENT, LEAST_POWER, MOST_POWER, SMALLEST_BLOCK, SMALLEST_TOKEN};
 
 /// Columns that are laid out of all tokens, in turn, before the next: they stay in the nearest cache meanwhile.
 const AT_ONCE: usize = 16;
@@ -319,6 +325,48 @@ fn round_to_bf16<I: Isa>(isa: I, x: I::F) -> I::I {
     isa.and_i(isa.bits(rounded), isa.splat_i(!0xffff))
 }
 
+/// Scales the rows `x`, of `cols` elements, and rounds them to binary16, into the tile `out` of `width` tokens.
+#[inline(always)]
+pub(super) fn narrow_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    let (out, undo) = out.split_at_mut(width * plain_bytes(cols));
+    let (out, undo) = (cast_mut::<f32>(out), cast_mut::<f32>(undo));
+    if x.len() < width * cols {
+        out.fill(0.0);
+    }
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        let mut largest = isa.splat_i(0);
+        for some in row.chunks(AT_ONCE) {
+            largest = isa.max_i(largest, magnitudes(isa, isa.load_part(some, 0.0)));
+        }
+        let (factor, inverse) = narrow_factors(isa.largest_i(largest) as u32);
+        undo[t] = inverse;
+        for (some, out) in row.chunks(AT_ONCE).zip(out.chunks_mut(AT_ONCE * width)) {
+            let x = isa.mul(isa.load_part(some, 0.0), isa.splat(factor));
+            let (mut wide, mut halves) = ([0.0; AT_ONCE], [f16::ZERO; AT_ONCE]);
+            isa.store(x, &mut wide);
+            halves.convert_from_f32_slice(&wide);
+            halves.convert_to_f32_slice(&mut wide);
+            for (out, x) in out.chunks_exact_mut(width).zip(wide) {
+                out[t] = x;
+            }
+        }
+    }
+}
+
+/// What a token whose largest magnitude has these bits is multiplied by before it is rounded to binary16, and the
+/// inverse of that. The formulas are the module [`super`]'s.
+#[inline(always)]
+pub(super) fn narrow_factors(most: u32) -> (f32, f32) {
+    let exponent = (most >> 23).max(LEAST_EXPONENT);
+    let power = |exponent: u32| f32::from_bits(exponent << 23);
+    (power(127 + 141 - exponent), power(127 + exponent - 141))
+}
+
+/// Bytes of a token in narrow tiles.
+pub(super) const fn narrow_bytes(cols: usize) -> usize {
+    plain_bytes(cols) + size_of::<f32>()
+}
+
 /// Bytes of a token in rounded tiles.
 pub(super) const fn rounded_bytes(cols: usize) -> usize {
     cols.next_multiple_of(2) * size_of::<f32>()
@@ -351,6 +399,18 @@ pub(super) fn quantised_tile<const N: usize>(
 pub(super) fn plain_tile<const N: usize>(x: &[u8], t: usize, cols: usize) -> &[[f32; N]] {
     let token = plain_bytes(cols);
     cast(&x[t * token..][..N * token])
+}
+
+/// The narrow tile of `N` tokens that starts at token `t`, and what their sums are multiplied by.
+#[inline(always)]
+pub(super) fn narrowed_tile<const N: usize>(
+    x: &[u8],
+    t: usize,
+    cols: usize,
+) -> (&[[f32; N]], &[f32]) {
+    let token = narrow_bytes(cols);
+    let (x, undo) = x[t * token..][..N * token].split_at(N * plain_bytes(cols));
+    (cast(x), cast(undo))
 }
 
 #[cfg(test)]

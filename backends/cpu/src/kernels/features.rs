@@ -5,7 +5,7 @@ use std::fmt;
 use super::KernelError;
 
 /// A set of instructions that kernels exist for. Each includes the ones before it on its
-/// architecture; results are the same bits on all of them.
+/// architecture, but that the 8-bit matrix products may come without FHM; results are the same bits on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Level {
@@ -23,13 +23,17 @@ pub enum Level {
     Neon,
     /// … and the dot product instructions.
     NeonDotprod,
-    /// … and the 8-bit matrix multiply instructions.
+    /// … and FHM, products of binary16 added to binary32.
+    NeonDotprodFhm,
+    /// aarch64 with NEON, the dot product and the 8-bit matrix multiply instructions.
     NeonI8mm,
+    /// … and FHM.
+    NeonI8mmFhm,
 }
 
 impl Level {
     /// Every level of every architecture, in ascending order within each.
-    pub const ALL: [Level; 8] = [
+    pub const ALL: [Level; 10] = [
         Level::Generic,
         Level::Avx2,
         Level::Avx512,
@@ -37,7 +41,9 @@ impl Level {
         Level::Avx512Bf16,
         Level::Neon,
         Level::NeonDotprod,
+        Level::NeonDotprodFhm,
         Level::NeonI8mm,
+        Level::NeonI8mmFhm,
     ];
 
     /// The name as it is parsed and printed, e.g. `avx512vnni`.
@@ -50,7 +56,9 @@ impl Level {
             Level::Avx512Bf16 => "avx512bf16",
             Level::Neon => "neon",
             Level::NeonDotprod => "dotprod",
+            Level::NeonDotprodFhm => "dotprod-fhm",
             Level::NeonI8mm => "i8mm",
+            Level::NeonI8mmFhm => "i8mm-fhm",
         }
     }
 
@@ -82,7 +90,9 @@ impl Level {
             Level::Generic => true,
             Level::Neon => has!("neon"),
             Level::NeonDotprod => Level::Neon.offered() && has!("dotprod"),
+            Level::NeonDotprodFhm => Level::NeonDotprod.offered() && has!("fhm"),
             Level::NeonI8mm => Level::NeonDotprod.offered() && has!("i8mm"),
+            Level::NeonI8mmFhm => Level::NeonI8mm.offered() && has!("fhm"),
             _ => false,
         }
     }

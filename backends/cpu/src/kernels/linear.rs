@@ -9,7 +9,9 @@ use std::ops::Range;
 
 use anynpu_ir::DType;
 
-use super::activations::{padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width};
+use super::activations::{
+    narrow_bytes, padded, plain_bytes, quantised_bytes, rounded_bytes, tile_width,
+};
 use super::buffer::{ALIGN, Scratch, Shared, cast, cast_mut};
 use super::gated::MOST_SUMS_BYTES;
 use super::isa::XBLOCK_BYTES;
@@ -62,6 +64,7 @@ pub(super) struct Tiles<'a> {
     quantised: [&'a [u8]; 2],
     plain: &'a [u8],
     rounded: &'a [u8],
+    narrow: &'a [u8],
 }
 
 impl<'a> Tiles<'a> {
@@ -72,6 +75,7 @@ impl<'a> Tiles<'a> {
             Products::Blocks(_) => (self.quantised[of_8_bits(weights)], quantised_bytes(cols)),
             Products::Plain(_) => (self.plain, plain_bytes(cols)),
             Products::Rounded(_) => (self.rounded, rounded_bytes(cols)),
+            Products::Narrow(_) => (self.narrow, narrow_bytes(cols)),
         }
     }
 }
@@ -83,22 +87,24 @@ pub(super) struct Forms {
     quantised: [bool; 2],
     plain: bool,
     rounded: bool,
+    narrow: bool,
 }
 
 impl Forms {
-    const ALL: Forms = Forms {
+    /// All that are of one size or a larger one: rounded tiles are no larger than narrow ones.
+    const LARGEST: Forms = Forms {
         quantised: [true; 2],
         plain: true,
-        rounded: true,
+        rounded: false,
+        narrow: true,
     };
 
     pub(super) fn note(&mut self, weights: &PackedMatrix) {
-        if weights.is_rounded() {
-            self.rounded = true;
-        } else if weights.dtype().is_block() {
-            self.quantised[of_8_bits(weights)] = true;
-        } else {
-            self.plain = true;
+        match weights.rounds_to() {
+            Some(DType::F16) => self.narrow = true,
+            Some(_) => self.rounded = true,
+            None if weights.dtype().is_block() => self.quantised[of_8_bits(weights)] = true,
+            None => self.plain = true,
         }
     }
 }
@@ -113,6 +119,7 @@ struct Layout {
     quantised_8: usize,
     plain: usize,
     rounded: usize,
+    narrow: usize,
     /// Of each thread: a panel, then the sums that it keeps.
     threads: usize,
     /// Bytes of each thread.
@@ -140,7 +147,8 @@ impl Layout {
         let quantised_8 = after(0, forms.quantised[0], quantised_bytes(cols))?;
         let plain = after(quantised_8, forms.quantised[1], quantised_bytes(cols))?;
         let rounded = after(plain, forms.plain, plain_bytes(cols))?;
-        let first = after(rounded, forms.rounded, rounded_bytes(cols))?;
+        let narrow = after(rounded, forms.rounded, rounded_bytes(cols))?;
+        let first = after(narrow, forms.narrow, narrow_bytes(cols))?;
         let thread = match forms.quantised {
             [false, false] => sums,
             _ => PANEL_BYTES.checked_add(sums)?,
@@ -150,6 +158,7 @@ impl Layout {
             quantised_8,
             plain,
             rounded,
+            narrow,
             threads: first,
             thread,
             total: first.checked_add(thread.checked_mul(threads)?)?,
@@ -181,10 +190,11 @@ impl Room<'_> {
 
 impl Kernels {
     /// Bytes of scratch that a [`Kernels::matmul_many`] or [`Kernels::gated_matmul`] over `cols` columns and up to
-    /// `tokens` tokens uses, whatever the weights' types: with a [`Scratch`] of that capacity it allocates nothing.
+    /// `tokens` tokens uses, whatever the weights' types, as long as no two round activations to different ones: with a
+    /// [`Scratch`] of that capacity it allocates nothing.
     pub fn scratch_bytes(pool: &Pool, cols: usize, tokens: usize) -> usize {
         let threads = pool.threads();
-        Layout::new(cols, tokens, threads, Forms::ALL, MOST_SUMS_BYTES)
+        Layout::new(cols, tokens, threads, Forms::LARGEST, MOST_SUMS_BYTES)
             .map_or(usize::MAX, |l| l.total)
     }
 
@@ -281,6 +291,7 @@ impl Kernels {
             Products::Blocks(_) => (PANEL_BLOCKS.min(cols / 32) * XBLOCK_BYTES, self.table.tile),
             Products::Plain(_) => (plain_bytes(cols), self.table.plain_tile),
             Products::Rounded(_) => (rounded_bytes(cols), self.table.plain_tile),
+            Products::Narrow(_) => (narrow_bytes(cols), self.table.plain_tile),
         }
     }
 
@@ -307,7 +318,8 @@ impl Kernels {
         let (tiles, room) = scratch.split_at_mut(layout.threads);
         let (for_6, rest) = tiles.split_at_mut(layout.quantised_8);
         let (for_8, rest) = rest.split_at_mut(layout.plain - layout.quantised_8);
-        let (for_plain, for_rounded) = rest.split_at_mut(layout.rounded - layout.plain);
+        let (for_plain, rest) = rest.split_at_mut(layout.rounded - layout.plain);
+        let (for_rounded, for_narrow) = rest.split_at_mut(layout.narrow - layout.rounded);
         for (i, tiles) in [&mut *for_6, &mut *for_8].into_iter().enumerate() {
             if !forms.quantised[i] {
                 continue;
@@ -319,21 +331,40 @@ impl Kernels {
                 unsafe { quantise(x, cols, width, out) }
             });
         }
-        if forms.plain {
-            let interleave = self.table.interleave_tile;
-            let of = (plain_bytes(cols), self.table.plain_tile);
-            lay_out(pool, x, tokens, for_plain, of, |x, width, out| {
-                // SAFETY: `self.features` proves that the processor has the instructions.
-                unsafe { interleave(x, cols, width, out) }
-            });
-        }
-        if forms.rounded {
-            let round = self.table.round_tile;
-            let of = (rounded_bytes(cols), self.table.plain_tile);
-            lay_out(pool, x, tokens, for_rounded, of, |x, width, out| {
-                // SAFETY: `self.features` proves that the processor has the instructions.
-                unsafe { round(x, cols, width, out) }
-            });
+        let table = self.table;
+        for (used, form, tiles, token) in [
+            (
+                forms.plain,
+                table.interleave_tile,
+                &mut *for_plain,
+                plain_bytes(cols),
+            ),
+            (
+                forms.rounded,
+                table.round_tile,
+                &mut *for_rounded,
+                rounded_bytes(cols),
+            ),
+            (
+                forms.narrow,
+                table.narrow_tile,
+                &mut *for_narrow,
+                narrow_bytes(cols),
+            ),
+        ] {
+            if used {
+                lay_out(
+                    pool,
+                    x,
+                    tokens,
+                    tiles,
+                    (token, table.plain_tile),
+                    |x, width, out| {
+                        // SAFETY: `self.features` proves that the processor has the instructions.
+                        unsafe { form(x, cols, width, out) }
+                    },
+                );
+            }
         }
         let panel = match forms.quantised {
             [false, false] => 0,
@@ -344,6 +375,7 @@ impl Kernels {
             quantised: [for_6, for_8],
             plain: for_plain,
             rounded: for_rounded,
+            narrow: for_narrow,
         };
         let room = Room {
             shared: Shared::new(room),
@@ -416,7 +448,9 @@ impl Kernels {
             // SAFETY: `self.features` proves that the processor has the instructions; the rows are the caller's.
             Products::Blocks(blocks) => unsafe { (blocks.direct)(task) },
             // SAFETY: as above.
-            Products::Plain(run) | Products::Rounded(run) => unsafe { run(task) },
+            Products::Plain(run) | Products::Rounded(run) | Products::Narrow(run) => unsafe {
+                run(task)
+            },
         }
     }
 

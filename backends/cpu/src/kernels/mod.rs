@@ -59,6 +59,18 @@
 //! Weights and activations below 2⁻¹²⁶ in magnitude count as zero. A sum below that may become zero, or
 //! not: the other exception, beside NaN, from the same bits everywhere.
 //!
+//! # Products of F16 weights with activations rounded to F16
+//! Where that is asked for ([`PackedMatrix::narrow`]), a token's activations are first multiplied by a power of two
+//! that brings the largest to between 2¹⁴ and 2¹⁵: the largest sums and products there are then stay finite. `e` is the
+//! exponent of `A`, as its bits have it, but at least 15:
+//!
+//! ```text
+//! y[k] = binary16(x[k] · 2¹⁴¹⁻ᵉ), half to even          acc = fma(w[k], y[k], acc)
+//! ```
+//!
+//! over the columns in order, starting at 0; `acc · 2ᵉ⁻¹⁴¹` is the product, to which the bias is added. Of a token with
+//! an infinity or a NaN the largest has the exponent 255, and each output is one of them.
+//!
 //! [`reference::matmul`] is both written out; the tests hold every path to it.
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)] // an index here is a lane, a token or a column
@@ -105,6 +117,9 @@ const SMALLEST_BLOCK: f32 = f32::from_bits((127 - 120) << 23);
 const MOST_POWER: u32 = 15;
 /// `2^−MOST_POWER`.
 const LEAST_POWER: f32 = f32::from_bits((127 - MOST_POWER) << 23);
+/// The least exponent, as bits have it, of what a token's activations are scaled by before they are rounded to F16:
+/// from it on that is a normal number, and so is its inverse.
+const LEAST_EXPONENT: u32 = 15;
 
 /// Why a kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -234,6 +249,10 @@ impl Kernels {
             Level::NeonDotprod => &aarch64::NEON_DOTPROD,
             #[cfg(target_arch = "aarch64")]
             Level::NeonI8mm => &aarch64::NEON_I8MM,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprodFhm => &aarch64::NEON_DOTPROD_FHM,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mmFhm => &aarch64::NEON_I8MM_FHM,
             _ => &generic::GENERIC,
         };
         Kernels { features, table }
@@ -243,6 +262,12 @@ impl Kernels {
     /// ([`PackedMatrix::round`]).
     pub fn prefers_bf16(&self) -> bool {
         self.table.bf16_pairs
+    }
+
+    /// Whether products with weights in F16 and one token are faster with activations rounded to it
+    /// ([`PackedMatrix::narrow`]).
+    pub fn prefers_f16(&self) -> bool {
+        self.table.f16_products
     }
 
     /// The instruction set they use.

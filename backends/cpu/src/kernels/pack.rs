@@ -101,8 +101,7 @@ impl Records {
 /// layout is the same for every processor.
 pub struct PackedMatrix {
     dtype: DType,
-    /// Whether it was made by [`PackedMatrix::round`].
-    rounded: bool,
+    rounds_to: Option<DType>,
     rows: usize,
     cols: usize,
     records: Records,
@@ -129,7 +128,7 @@ impl PackedMatrix {
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
-        Self::pack_as(pool, dtype, false, rows, cols, bytes)
+        Self::pack_as(pool, dtype, None, rows, cols, bytes)
     }
 
     /// As [`PackedMatrix::pack`] of F32, F16 or BF16, but rounded to BF16, to be multiplied by activations
@@ -146,21 +145,35 @@ impl PackedMatrix {
     ) -> Result<PackedMatrix, KernelError> {
         match dtype {
             DType::F32 | DType::F16 | DType::BF16 => {
-                Self::pack_as(pool, dtype, true, rows, cols, bytes)
+                Self::pack_as(pool, dtype, Some(DType::BF16), rows, cols, bytes)
             }
             _ => Err(KernelError::DType { dtype }),
         }
     }
 
+    /// As [`PackedMatrix::pack`] of F16, to be multiplied by activations that are rounded to F16.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn narrow(
+        pool: &Pool,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<PackedMatrix, KernelError> {
+        Self::pack_as(pool, DType::F16, Some(DType::F16), rows, cols, bytes)
+    }
+
     fn pack_as(
         pool: &Pool,
         held: DType,
-        rounded: bool,
+        rounds_to: Option<DType>,
         rows: usize,
         cols: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix, KernelError> {
         let row_bytes = check_weights(held, rows, cols, bytes)?;
+        let rounded = rounds_to == Some(DType::BF16);
         let dtype = if rounded { DType::BF16 } else { held };
         let (records, steps) = if rounded {
             (Records::ROUNDED, cols.div_ceil(2))
@@ -174,7 +187,7 @@ impl PackedMatrix {
             layout.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
         let mut packed = PackedMatrix {
             dtype,
-            rounded,
+            rounds_to,
             rows,
             cols,
             records,
@@ -238,9 +251,10 @@ impl PackedMatrix {
         Some((scales_at, supers_at, end))
     }
 
-    /// Whether it is multiplied by activations that are rounded to BF16 ([`PackedMatrix::round`]).
-    pub fn is_rounded(&self) -> bool {
-        self.rounded
+    /// What the activations are rounded to that it is multiplied by, if they are: BF16 ([`PackedMatrix::round`]) or
+    /// F16 ([`PackedMatrix::narrow`]).
+    pub fn rounds_to(&self) -> Option<DType> {
+        self.rounds_to
     }
 
     /// Element type.
@@ -463,7 +477,7 @@ mod tests {
             let rounded = PackedMatrix::round(&pool, dtype, rows, cols, &bytes).unwrap();
             let packed = PackedMatrix::round(&pool, DType::BF16, rows, cols, &expected).unwrap();
             assert_eq!(rounded.data.as_slice(), packed.data.as_slice());
-            assert!(rounded.dtype() == DType::BF16 && rounded.is_rounded());
+            assert!(rounded.dtype() == DType::BF16 && rounded.rounds_to() == Some(DType::BF16));
             assert_eq!(
                 Some(rounded.resident_bytes()),
                 PackedMatrix::rounded_bytes(rows, cols)

@@ -7,7 +7,7 @@
 use super::activations::{self, tile_width, with_width};
 use super::buffer::{Pod, cast};
 use super::isa::{Isa, bf16_pair};
-use super::matmul::{Task, chunk_tokens};
+use super::matmul::{Sums, Task, chunk_tokens};
 use super::pack::ROWS;
 
 /// Columns of plain weights that a loop does at a time.
@@ -124,8 +124,9 @@ unsafe fn plain_by_pairs<I: Isa, C: Column<I>>(
         while t < end {
             let width = tile_width(end - t, I::PLAIN_TILE);
             with_width!(I::PLAIN_TILE, width, N => {
-                let x = activations::plain_tile::<N>(task.x, t, cols);
-                let sums = task.sums(g, t, N, last);
+                let (x, scales) = tile_of::<N>(task, t);
+                let mut sums = task.sums(g, t, N, last);
+                sums.scales = scales.filter(|_| last);
                 let mut acc = [isa.splat(0.0); N];
                 if first > 0 {
                     // SAFETY: the caller's contract.
@@ -147,7 +148,19 @@ unsafe fn plain_by_pairs<I: Isa, C: Column<I>>(
     }
 }
 
-/// A task over plain weights.
+/// The tile of `N` tokens of a task over plain weights that starts at token `t`; and what sums are multiplied by, if
+/// activations were scaled before they were rounded.
+#[inline(always)]
+fn tile_of<'a, const N: usize>(task: &Task<'a>, t: usize) -> (&'a [[f32; N]], Option<&'a [f32]>) {
+    let (x, cols) = (task.x, task.weights.cols());
+    if task.weights.rounds_to().is_none() {
+        return (activations::plain_tile(x, t, cols), None);
+    }
+    let (x, undo) = activations::narrowed_tile(x, t, cols);
+    (x, Some(undo))
+}
+
+/// A task over plain weights, of F16 also with activations that are rounded to it.
 ///
 /// # Safety
 /// No other thread touches the task's rows of `out` while this runs.
@@ -156,7 +169,11 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
     let cols = task.weights.cols();
     let column = |g: usize| cast::<C>(task.weights.group(g).0);
     if task.single {
-        let x = activations::plain_tile::<1>(task.x, 0, cols);
+        let (x, scales) = tile_of::<1>(&task, 0);
+        let sums = |g: usize| Sums {
+            scales,
+            ..task.sums(g, 0, 1, true)
+        };
         let mut g = task.groups.start;
         while g + PLAIN_GROUPS <= task.groups.end {
             let w = [column(g), column(g + 1), column(g + 2), column(g + 3)];
@@ -179,7 +196,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
             }
             for i in 0..PLAIN_GROUPS {
                 // SAFETY: the caller's contract.
-                unsafe { task.sums(g + i, 0, 1, true).write(isa, &[acc[i]]) };
+                unsafe { sums(g + i).write(isa, &[acc[i]]) };
             }
             g += PLAIN_GROUPS;
         }
@@ -187,7 +204,7 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
             let mut acc = [isa.splat(0.0)];
             isa.plain_tile(column(g), x, &mut acc);
             // SAFETY: the caller's contract.
-            unsafe { task.sums(g, 0, 1, true).write(isa, &acc) };
+            unsafe { sums(g).write(isa, &acc) };
         }
         return;
     }
@@ -212,9 +229,12 @@ pub(super) unsafe fn plain<I: Isa, C: Column<I>>(isa: I, task: Task<'_>) {
                 let width = tile_width(end - t, I::PLAIN_TILE);
                 with_width!(I::PLAIN_TILE, width, N => {
                     let mut acc = [isa.splat(0.0); N];
-                    isa.plain_tile(column(g), activations::plain_tile::<N>(task.x, t, cols), &mut acc);
+                    let (x, scales) = tile_of::<N>(&task, t);
+                    isa.plain_tile(column(g), x, &mut acc);
+                    let mut sums = task.sums(g, t, N, true);
+                    sums.scales = scales;
                     // SAFETY: the caller's contract.
-                    unsafe { task.sums(g, t, N, true).write(isa, &acc) };
+                    unsafe { sums.write(isa, &acc) };
                 });
                 t += width;
             }

@@ -41,6 +41,13 @@ pub(super) trait Source<I: Isa>: Copy {
     fn unpacked(&self) -> Option<&[PanelBlock]> {
         None
     }
+    /// The bits of a code, and the codes and the scales of the blocks where they lie packed, if [`SUPER`] blocks share
+    /// numbers.
+    #[allow(dead_code)] // not every architecture reads them
+    #[inline(always)]
+    fn super_blocks(&self) -> Option<(u32, (*const u8, *const u8))> {
+        None
+    }
     /// Asks for what comes some blocks after block `b` to be read.
     #[inline(always)]
     fn prefetch(self, _isa: I, _b: usize) {}
@@ -318,6 +325,12 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
         };
         let (d, e) = F::Scales::block(isa, &self.scales[b], supers);
         Block { codes, d, e }
+    }
+
+    #[inline(always)]
+    fn super_blocks(&self) -> Option<(u32, (*const u8, *const u8))> {
+        let at = (self.codes.as_ptr().cast(), self.scales.as_ptr().cast());
+        F::Scales::SUPERS.then_some((F::BITS, at))
     }
 
     #[inline(always)]

@@ -31,7 +31,10 @@ pub(super) struct BlockProducts {
 #[derive(Clone, Copy)]
 pub(super) enum Products {
     Plain(TaskFn),
+    /// Of weights and activations rounded to BF16.
     Rounded(TaskFn),
+    /// Of weights in F16 with activations rounded to it.
+    Narrow(TaskFn),
     Blocks(BlockProducts),
 }
 
@@ -44,12 +47,15 @@ pub(super) struct Table {
     pub plain_tile: usize,
     /// Whether the processor multiplies pairs of bfloat16.
     pub bf16_pairs: bool,
+    /// Whether it adds products of binary16 to binary32.
+    pub f16_products: bool,
     /// Groups of a panel.
     pub panel_groups: usize,
     /// For weights of up to 6 bits, and for those of 8.
     pub quantise_tile: [TileFn; 2],
     pub interleave_tile: TileFn,
     pub round_tile: TileFn,
+    pub narrow_tile: TileFn,
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
     pub softmax: unsafe fn(&[f32], &mut [f32]),
@@ -65,6 +71,7 @@ pub(super) struct Table {
     pub f16: TaskFn,
     pub bf16: TaskFn,
     pub rounded: TaskFn,
+    pub narrow: TaskFn,
     pub q4_0: BlockProducts,
     pub q4_1: BlockProducts,
     pub q5_0: BlockProducts,
@@ -78,8 +85,10 @@ pub(super) struct Table {
 impl Table {
     /// The products for `weights`, if there are any.
     pub(super) fn products(&self, weights: &PackedMatrix) -> Option<Products> {
-        if weights.is_rounded() {
-            return Some(Products::Rounded(self.rounded));
+        match weights.rounds_to() {
+            Some(DType::F16) => return Some(Products::Narrow(self.narrow)),
+            Some(_) => return Some(Products::Rounded(self.rounded)),
+            None => {}
         }
         Some(match weights.dtype() {
             DType::F32 => Products::Plain(self.f32),
@@ -122,6 +131,8 @@ macro_rules! table {
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? round_tile = $isa, activations::round_tile::<$ty>,
                 (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
+            table! { @function $(#[$feature])? narrow_tile = $isa, activations::narrow_tile::<$ty>,
+                (x: &[f32], cols: usize, width: usize, out: &mut [u8]) }
             table! { @function $(#[$feature])? rms_norm = $isa, ops::rms_norm::<$ty>,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) }
             table! { @function $(#[$feature])? layer_norm = $isa, ops::layer_norm::<$ty>,
@@ -156,10 +167,12 @@ macro_rules! table {
                 tile: <$ty as Isa>::TILE,
                 plain_tile: <$ty as Isa>::PLAIN_TILE,
                 bf16_pairs: <$ty as Isa>::BF16,
+                f16_products: false,
                 panel_groups: <$ty as Isa>::PANEL_GROUPS,
                 quantise_tile: [quantise_tile, quantise_tile_8],
                 interleave_tile,
                 round_tile,
+                narrow_tile,
                 rms_norm,
                 layer_norm,
                 softmax,
@@ -175,6 +188,7 @@ macro_rules! table {
                 f16,
                 bf16,
                 rounded,
+                narrow: f16,
                 q4_0: table! { @blocks Q40, offset_8, $(#[$feature])? $ty = $isa },
                 q4_1: table! { @blocks Q41, minimum, $(#[$feature])? $ty = $isa },
                 q5_0: table! { @blocks Q50, offset_16, $(#[$feature])? $ty = $isa },

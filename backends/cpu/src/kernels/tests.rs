@@ -145,7 +145,9 @@ const LEVELS: &[Level] = if cfg!(target_arch = "x86_64") {
         Level::Generic,
         Level::Neon,
         Level::NeonDotprod,
+        Level::NeonDotprodFhm,
         Level::NeonI8mm,
+        Level::NeonI8mmFhm,
     ]
 } else {
     &[Level::Generic]
@@ -273,6 +275,139 @@ fn products_with_rounded_weights_are_the_same_on_every_path() {
                 assert_same(&what, &out, &expected);
             }
         }
+    }
+}
+
+/// `out[t, r]` by the module's formula for activations rounded to F16.
+fn narrow_reference(w: &[f16], x: &[f32], cols: usize, bias: Option<&[f32]>) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks(cols) {
+        let exponent = x.iter().map(|x| x.abs().to_bits() >> 23).fold(15, u32::max);
+        let up = 2f32.powi(141 - exponent as i32);
+        let down = 2f32.powi(exponent as i32 - 141);
+        for (r, w) in w.chunks(cols).enumerate() {
+            let mut acc = 0.0f32;
+            for (w, x) in w.iter().zip(x) {
+                acc = w.to_f32().mul_add(f16::from_f32(x * up).to_f32(), acc);
+            }
+            out.push(acc * down + bias.map_or(-0.0, |bias| bias[r]));
+        }
+    }
+    out
+}
+
+/// Checks every path on one problem with activations rounded to F16.
+fn check_narrow(rows: usize, cols: usize, tokens: usize, styles: [Style; 2], seed: u64) {
+    let random = &mut Random(seed);
+    let raw = weights(DType::F16, rows * cols, styles[0], random);
+    let w: Vec<f16> = raw
+        .chunks(2)
+        .map(|w| f16::from_le_bytes([w[0], w[1]]))
+        .collect();
+    let x = activations(tokens * cols, styles[1], random);
+    let bias = seed.is_multiple_of(2).then(|| random.f32s(rows));
+    let bias = bias.as_deref();
+    let expected = narrow_reference(&w, &x, cols, bias);
+    for threads in [1, 3] {
+        let pool = Pool::new(threads).unwrap();
+        let packed = PackedMatrix::narrow(&pool, rows, cols, &raw).unwrap();
+        assert_eq!(packed.rounds_to(), Some(DType::F16));
+        let mut scratch =
+            Scratch::with_capacity(Kernels::scratch_bytes(&pool, cols, tokens)).unwrap();
+        let capacity = scratch.capacity();
+        for kernels in paths() {
+            let mut out = vec![f32::NAN; tokens * rows];
+            kernels
+                .matmul(&pool, &packed, &x, tokens, bias, &mut out, &mut scratch)
+                .unwrap();
+            let what = format!(
+                "[{rows}, {cols}] × {tokens} tokens, {styles:?}, {threads} threads, {}",
+                kernels.features()
+            );
+            assert_same(&what, &out, &expected);
+            // Each token by itself.
+            for (x, expected) in x.chunks(cols).zip(expected.chunks(rows)) {
+                let mut out = vec![f32::NAN; rows];
+                kernels
+                    .matmul(&pool, &packed, x, 1, bias, &mut out, &mut scratch)
+                    .unwrap();
+                assert_same(&what, &out, expected);
+            }
+        }
+        assert_eq!(scratch.capacity(), capacity, "the stated scratch suffices");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
+
+    #[test]
+    fn products_with_activations_rounded_to_f16_are_the_same_on_every_path(
+        rows in 1usize..150,
+        cols in 1usize..90,
+        tokens in 1usize..30,
+        styles in [0..STYLES.len(), 0..STYLES.len()],
+        seed: u64,
+    ) {
+        check_narrow(rows, cols, tokens, styles.map(|s| STYLES[s]), seed);
+    }
+}
+
+#[test]
+fn activations_rounded_to_f16_in_every_tile_width_are_the_same_on_every_path() {
+    for tokens in [1, 2, 4, 5, 8, 12, 27] {
+        check_narrow(17, 1100, tokens, [Style::Plain; 2], tokens as u64);
+    }
+    check_narrow(3, 2048, 300, [Style::Plain; 2], 9);
+}
+
+#[test]
+fn activations_rounded_to_f16_keep_its_bits_at_any_size_and_what_is_no_number_stays_none() {
+    let pool = Pool::new(1).unwrap();
+    let (rows, cols) = (70, 45);
+    let random = &mut Random(17);
+    let raw = weights(DType::F16, rows * cols, Style::Plain, random);
+    let narrow = PackedMatrix::narrow(&pool, rows, cols, &raw).unwrap();
+    let exact = PackedMatrix::pack(&pool, DType::F16, rows, cols, &raw).unwrap();
+    for kernels in paths() {
+        for size in [1e30f32, 1e4, 1.0, 1e-4, 1e-30] {
+            let x: Vec<f32> = random.f32s(cols).iter().map(|x| x * size).collect();
+            let (found, expected) = (
+                product(kernels, &narrow, &x, 1, None),
+                product(kernels, &exact, &x, 1, None),
+            );
+            for (r, (f, e)) in found.iter().zip(&expected).enumerate() {
+                // Each activation keeps 11 bits.
+                let row = raw[2 * r * cols..].chunks(2).zip(&x);
+                let sum: f32 = row
+                    .map(|(w, x)| f16::from_le_bytes([w[0], w[1]]).to_f32().abs() * x.abs())
+                    .sum();
+                assert!(
+                    (f - e).abs() <= sum / 2048.0,
+                    "{f:e}, not {e:e}, {kernels:?}"
+                );
+            }
+        }
+        for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for tokens in [1, 6, 13] {
+                let mut all = random.f32s(tokens * cols);
+                all[tokens / 2 * cols + 7] = x;
+                let found = product(kernels, &narrow, &all, tokens, None);
+                for (t, out) in found.chunks(rows).enumerate() {
+                    let what = format!("token {t} of {tokens} with {x}, {kernels:?}");
+                    assert!(
+                        out.iter().all(|o| o.is_finite() == (t != tokens / 2)),
+                        "{what}"
+                    );
+                    assert!(t != tokens / 2 || out.iter().all(|o| o.is_nan() || !x.is_nan()));
+                }
+            }
+        }
+        assert!(
+            product(kernels, &narrow, &vec![0.0; 2 * cols], 2, None)
+                .iter()
+                .all(|&o| o == 0.0)
+        );
     }
 }
 
@@ -489,6 +624,9 @@ fn a_gated_product_of_one_token_more_than_is_kept_at_a_time_equals_the_same_toke
         let mut packed = vec![PackedMatrix::pack(&pool, dtype, rows, cols, &raw).unwrap()];
         if dtype.is_float() {
             packed.push(PackedMatrix::round(&pool, dtype, rows, cols, &raw).unwrap());
+        }
+        if dtype == DType::F16 {
+            packed.push(PackedMatrix::narrow(&pool, rows, cols, &raw).unwrap());
         }
         for kernels in paths() {
             let plain = matmul::chunk_tokens(cols * 4, kernels.table.plain_tile);

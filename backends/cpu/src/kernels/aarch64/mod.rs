@@ -1,6 +1,7 @@
 //! The 16 lanes in four 128-bit NEON registers; integer products by widening multiplications, by
 //! dot products or by 8-bit matrix products.
 
+mod fhm;
 mod matrix;
 mod panels;
 mod plain;
@@ -10,7 +11,7 @@ mod tables;
 
 use std::arch::aarch64::*;
 
-pub(super) use tables::{NEON, NEON_DOTPROD, NEON_I8MM};
+pub(super) use tables::{NEON, NEON_DOTPROD, NEON_DOTPROD_FHM, NEON_I8MM, NEON_I8MM_FHM};
 
 use super::activations::{self, with_width};
 use super::isa::{Isa, PanelCodes, XBlock, intrinsics};

@@ -83,67 +83,35 @@ pub(super) fn settle(sums: &mut [float32x4_t]) {
     }
 }
 
+/// Four lines of assembly, one for each register of rows: what is written with four words takes one each.
+macro_rules! four_lines {
+    (@part 0 [$a:literal $b:literal $c:literal $d:literal]) => { $a };
+    (@part 1 [$a:literal $b:literal $c:literal $d:literal]) => { $b };
+    (@part 2 [$a:literal $b:literal $c:literal $d:literal]) => { $c };
+    (@part 3 [$a:literal $b:literal $c:literal $d:literal]) => { $d };
+    (@part $i:tt $part:literal) => { $part };
+    (@line $i:tt $($part:tt)*) => { concat!($(four_lines!(@part $i $part),)* "\n") };
+    ($($part:tt)*) => {
+        concat!(
+            four_lines!(@line 0 $($part)*),
+            four_lines!(@line 1 $($part)*),
+            four_lines!(@line 2 $($part)*),
+            four_lines!(@line 3 $($part)*)
+        )
+    };
+}
+
 /// The products of eight columns of eight rows with one pair of tokens, in `$x`.
 macro_rules! pair_products {
     ($x:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
-        concat!(
-            "smmla {",
-            $a,
-            ":v}.4s, ",
-            $x,
-            ".16b, v0.16b\n",
-            "smmla {",
-            $b,
-            ":v}.4s, ",
-            $x,
-            ".16b, v1.16b\n",
-            "smmla {",
-            $c,
-            ":v}.4s, ",
-            $x,
-            ".16b, v2.16b\n",
-            "smmla {",
-            $d,
-            ":v}.4s, ",
-            $x,
-            ".16b, v3.16b",
-        )
+        four_lines!("smmla {" [$a $b $c $d] ":v}.4s, " $x ".16b, " ["v0" "v1" "v2" "v3"] ".16b")
     };
 }
 
 /// The products of two columns of quads of eight rows with one token, whose quads are lane `$t` of `$x` and `$y`.
 macro_rules! token_products {
     ($x:literal, $y:literal, $t:literal, $a:literal, $b:literal) => {
-        concat!(
-            "sdot {",
-            $a,
-            ":v}.4s, v0.16b, ",
-            $x,
-            ".4b[",
-            $t,
-            "]\n",
-            "sdot {",
-            $b,
-            ":v}.4s, v1.16b, ",
-            $x,
-            ".4b[",
-            $t,
-            "]\n",
-            "sdot {",
-            $a,
-            ":v}.4s, v2.16b, ",
-            $y,
-            ".4b[",
-            $t,
-            "]\n",
-            "sdot {",
-            $b,
-            ":v}.4s, v3.16b, ",
-            $y,
-            ".4b[",
-            $t,
-            "]",
-        )
+        four_lines!("sdot {" [$a $b $a $b] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, " [$x $x $y $y] ".4b[" $t "]")
     };
 }
 
@@ -334,44 +302,16 @@ pub(super) unsafe fn add_four_tokens(at: &mut At, sums: &mut [[int32x4_t; 2]; 4]
     }
 }
 
-/// The products of the four columns of 16 rows in the lower halves of 64 bytes with the lane `$j` of `{low}`, and of
-/// those in the upper halves with that of `{high}`.
+/// The products of the four columns of 16 rows in the lower halves of 64 bytes with the lane `$j` of `$low`, and of
+/// those in the upper halves with that of `$high`.
 macro_rules! nibble_products {
-    ($j:literal) => {
+    ($j:literal, $low:literal, $high:literal) => {
         concat!(
             "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
-            "and v4.16b, v0.16b, {mask:v}.16b\n",
-            "and v5.16b, v1.16b, {mask:v}.16b\n",
-            "and v6.16b, v2.16b, {mask:v}.16b\n",
-            "and v7.16b, v3.16b, {mask:v}.16b\n",
-            "ushr v0.16b, v0.16b, #4\n",
-            "ushr v1.16b, v1.16b, #4\n",
-            "ushr v2.16b, v2.16b, #4\n",
-            "ushr v3.16b, v3.16b, #4\n",
-            "sdot {a:v}.4s, v4.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {b:v}.4s, v5.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {c:v}.4s, v6.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {d:v}.4s, v7.16b, {low:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {a:v}.4s, v0.16b, {high:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {b:v}.4s, v1.16b, {high:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {c:v}.4s, v2.16b, {high:v}.4b[",
-            $j,
-            "]\n",
-            "sdot {d:v}.4s, v3.16b, {high:v}.4b[",
-            $j,
-            "]",
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, {mask:v}.16b"),
+            four_lines!("ushr " ["v0" "v1" "v2" "v3"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".16b, " $low ".4b[" $j "]"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, " $high ".4b[" $j "]"),
         )
     };
 }
@@ -388,10 +328,10 @@ pub(super) unsafe fn add_nibbles(w: &[[u8; 64]; 4], x: &[[i8; 4]], sums: &mut [i
     // and writes the named registers only.
     unsafe {
         asm!(
-            nibble_products!("0"),
-            nibble_products!("1"),
-            nibble_products!("2"),
-            nibble_products!("3"),
+            nibble_products!("0", "{low:v}", "{high:v}"),
+            nibble_products!("1", "{low:v}", "{high:v}"),
+            nibble_products!("2", "{low:v}", "{high:v}"),
+            nibble_products!("3", "{low:v}", "{high:v}"),
             w = inout(reg) w.as_ptr() => _,
             mask = in(vreg) vdupq_n_u8(0x0f),
             low = in(vreg) vld1q_s8(x.as_ptr().cast()),
@@ -409,6 +349,302 @@ pub(super) unsafe fn add_nibbles(w: &[[u8; 64]; 4], x: &[[i8; 4]], sums: &mut [i
             out("v6") _,
             out("v7") _,
             options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+/// The products of the four columns of 16 rows in the lower halves of 64 bytes, of which the bits 0 of `v20` to `v23` are
+/// the highest, with the lane `$j` of `v16`; and of those in the upper halves, with the bits 4, with that of `v17`.
+macro_rules! five_bit_products {
+    ($j:literal) => {
+        concat!(
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v20" "v21" "v22" "v23"] ".16b, {mask:v}.16b"),
+            four_lines!("sri " ["v4" "v5" "v6" "v7"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".16b, v17.4b[" $j "]"),
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v20" "v21" "v22" "v23"] ".16b, {mask:v}.16b"),
+            four_lines!("sli " ["v0" "v1" "v2" "v3"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, v16.4b[" $j "]"),
+        )
+    };
+    () => {
+        four_lines!("ushr " ["v20" "v21" "v22" "v23"] ".16b, " ["v20" "v21" "v22" "v23"] ".16b, #1")
+    };
+}
+
+/// The assembly of a block of 16 rows, whose scales and minima have a byte each, by a single token; `$products` are those
+/// of its codes. The scales are decoded when the sums are complete, so that all stays in registers.
+macro_rules! super_block {
+    ($at:ident, $mask:literal, $supers:ident, $sums:ident, [$($products:expr),* $(,)?] $(, $more:tt)*) => {{
+        let [[d0, d1, d2, d3], [m0, m1, m2, m3]] = *$supers;
+        let [s0, s1, s2, s3] = $sums;
+        asm!(
+            // Codes of the activations; then, as a third, their factor and their sum.
+            "ld1 {{v16.16b-v18.16b}}, [{x}], #48",
+            four_lines!("movi {" ["a" "b" "c" "d"] ":v}.4s, #0"),
+            $($products,)*
+            "ld1 {{v0.16b-v1.16b}}, [{scales}], #32",
+            // Bytes with zeros above them are subnormal numbers of binary16.
+            "ushll v2.8h, v0.8b, #0",
+            "ushll2 v3.8h, v0.16b, #0",
+            "ushll v4.8h, v1.8b, #0",
+            "ushll2 v5.8h, v1.16b, #0",
+            "fcvtl v0.4s, v2.4h",
+            "fcvtl2 v1.4s, v2.8h",
+            "fcvtl v2.4s, v3.4h",
+            "fcvtl2 v3.4s, v3.8h",
+            four_lines!(
+                "fmul " ["v0" "v1" "v2" "v3"] ".4s, " ["v0" "v1" "v2" "v3"] ".4s, {"
+                ["d0" "d1" "d2" "d3"] ":v}.4s"
+            ),
+            four_lines!("scvtf {" ["a" "b" "c" "d"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s"),
+            four_lines!("fmul " ["v0" "v1" "v2" "v3"] ".4s, " ["v0" "v1" "v2" "v3"] ".4s, v18.s[0]"),
+            four_lines!(
+                "fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s, "
+                ["v0" "v1" "v2" "v3"] ".4s"
+            ),
+            "fcvtl v0.4s, v4.4h",
+            "fcvtl2 v1.4s, v4.8h",
+            "fcvtl v2.4s, v5.4h",
+            "fcvtl2 v3.4s, v5.8h",
+            four_lines!(
+                "fmul " ["v0" "v1" "v2" "v3"] ".4s, " ["v0" "v1" "v2" "v3"] ".4s, {"
+                ["m0" "m1" "m2" "m3"] ":v}.4s"
+            ),
+            four_lines!("fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".4s, v18.s[1]"),
+            w = inout(reg) $at.codes,
+            scales = inout(reg) $at.scales,
+            x = inout(reg) $at.x,
+            mask = in(vreg) vdupq_n_u8($mask),
+            d0 = in(vreg) d0,
+            d1 = in(vreg) d1,
+            d2 = in(vreg) d2,
+            d3 = in(vreg) d3,
+            m0 = in(vreg) m0,
+            m1 = in(vreg) m1,
+            m2 = in(vreg) m2,
+            m3 = in(vreg) m3,
+            s0 = inout(vreg) *s0,
+            s1 = inout(vreg) *s1,
+            s2 = inout(vreg) *s2,
+            s3 = inout(vreg) *s3,
+            a = out(vreg) _,
+            b = out(vreg) _,
+            c = out(vreg) _,
+            d = out(vreg) _,
+            out("v0") _,
+            out("v1") _,
+            out("v2") _,
+            out("v3") _,
+            out("v4") _,
+            out("v5") _,
+            out("v6") _,
+            out("v7") _,
+            out("v16") _,
+            out("v17") _,
+            out("v18") _,
+            $(out($more) _,)*
+            options(readonly, nostack, preserves_flags),
+        )
+    }};
+}
+
+/// The products of the four columns of 16 rows in the upper halves of 64 bytes, of which the bits 4 and 5 are the highest of
+/// what `$top` makes of those of 64 others, with the lane `$j` of `v17`; and of those in the lower halves with that of `v16`,
+/// their highest being the bits 0 and 1 of what `$upper` makes of yet others.
+macro_rules! six_bit_products {
+    ($j:literal, $top:expr, $upper:expr) => {
+        concat!(
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64\n",
+            "ld1 {{v4.16b-v7.16b}}, [{top}]\n",
+            $top,
+            four_lines!("and " ["v4" "v5" "v6" "v7"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, {top_mask:v}.16b"),
+            four_lines!("sri " ["v4" "v5" "v6" "v7"] ".16b, " ["v0" "v1" "v2" "v3"] ".16b, #4"),
+            four_lines!("sdot {" ["e" "f" "g" "h"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".16b, v17.4b[" $j "]"),
+            "ld1 {{v4.16b-v7.16b}}, [{upper}]\n",
+            $upper,
+            four_lines!("sli " ["v0" "v1" "v2" "v3"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, #4"),
+            four_lines!("sdot {" ["a" "b" "c" "d"] ":v}.4s, " ["v0" "v1" "v2" "v3"] ".16b, v16.4b[" $j "]"),
+        )
+    };
+}
+
+/// Moves the bits of four registers.
+macro_rules! moved {
+    ($how:literal, $by:literal) => {
+        four_lines!($how " " ["v4" "v5" "v6" "v7"] ".16b, " ["v4" "v5" "v6" "v7"] ".16b, " $by)
+    };
+}
+
+/// Four registers of signed bytes in 32 bits, from one.
+macro_rules! widened {
+    ($from:literal) => {
+        concat!(
+            "sshll v2.8h, ",
+            $from,
+            ".8b, #0\n",
+            "sshll2 v3.8h, ",
+            $from,
+            ".16b, #0\n",
+            "sshll v4.4s, v2.4h, #0\n",
+            "sshll2 v5.4s, v2.8h, #0\n",
+            "sshll v6.4s, v3.4h, #0\n",
+            "sshll2 v7.4s, v3.8h, #0\n",
+        )
+    };
+}
+
+/// Where a group's packed codes and scales and a single token are read.
+pub(super) struct SuperBlocks {
+    pub codes: *const u8,
+    pub scales: *const u8,
+    pub x: *const XBlock<1>,
+}
+
+const _: () = assert!(size_of::<XBlock<1>>() == 48);
+
+/// Adds a block of 16 rows, packed in 4 or 5 bits a code with scales and minima of a byte each, or in 6 with two scales,
+/// times a single token, by the formula of [`kernels`](crate::kernels). Leaves the pointers at the next block.
+///
+/// # Safety
+/// The processor has the dot product instructions; a block lies at each pointer.
+#[inline(always)]
+pub(super) unsafe fn add_super_block<const BITS: u32>(
+    at: &mut SuperBlocks,
+    supers: &[[float32x4_t; 4]; 2],
+    sums: &mut [float32x4_t; 4],
+) {
+    // SAFETY: the caller's contract; beside that only the named registers are read and written.
+    unsafe {
+        if BITS == 6 {
+            add_halves(at, &supers[0], sums);
+        } else if BITS == 5 {
+            super_block!(
+                at,
+                0x11,
+                supers,
+                sums,
+                [
+                    // The fifth bits lie behind the others.
+                    "add {w}, {w}, #256",
+                    "ld1 {{v20.16b-v23.16b}}, [{w}]",
+                    "sub {w}, {w}, #256",
+                    five_bit_products!("0"),
+                    five_bit_products!(),
+                    five_bit_products!("1"),
+                    five_bit_products!(),
+                    five_bit_products!("2"),
+                    five_bit_products!(),
+                    five_bit_products!("3"),
+                    "add {w}, {w}, #64",
+                ],
+                "v20",
+                "v21",
+                "v22",
+                "v23"
+            );
+        } else {
+            super_block!(
+                at,
+                0x0f,
+                supers,
+                sums,
+                [
+                    nibble_products!("0", "v16", "v17"),
+                    nibble_products!("1", "v16", "v17"),
+                    nibble_products!("2", "v16", "v17"),
+                    nibble_products!("3", "v16", "v17"),
+                ]
+            );
+        }
+    }
+}
+
+/// [`add_super_block`] in 6 bits. A half's sum times its scale has at most 23 bits, so it is exact as an integer and as a
+/// number of binary32: the fused operation rounds what it rounds where the scale is part of `d`.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_halves(at: &mut SuperBlocks, d: &[float32x4_t; 4], sums: &mut [float32x4_t; 4]) {
+    let [s0, s1, s2, s3] = sums;
+    // SAFETY: the caller's contract; beside that only the named registers are read and written.
+    unsafe {
+        asm!(
+            // Codes of the activations; then, as a third, their factor and, from its third number on, what sums of codes
+            // that count from 32 start at.
+            "ld1 {{v16.16b-v18.16b}}, [{x}], #48",
+            "dup v4.4s, v18.s[3]",
+            "dup v5.4s, v18.s[2]",
+            "sub v5.4s, v5.4s, v4.4s",
+            four_lines!("shl {" ["a" "b" "c" "d"] ":v}.4s, v5.4s, #5"),
+            four_lines!("shl {" ["e" "f" "g" "h"] ":v}.4s, v4.4s, #5"),
+            "add {upper}, {w}, #256",
+            "add {top}, {w}, #320",
+            six_bit_products!("0", moved!("shl", "#4"), moved!("and", "{upper_mask:v}.16b")),
+            six_bit_products!(
+                "1",
+                moved!("shl", "#2"),
+                concat!(moved!("ushr", "#2"), moved!("and", "{upper_mask:v}.16b"))
+            ),
+            six_bit_products!(
+                "2",
+                "",
+                concat!(moved!("ushr", "#4"), moved!("and", "{upper_mask:v}.16b"))
+            ),
+            six_bit_products!("3", moved!("ushr", "#2"), moved!("ushr", "#6")),
+            "add {w}, {w}, #128",
+            "ld1 {{v0.16b-v1.16b}}, [{scales}], #32",
+            widened!("v0"),
+            four_lines!("mul {" ["a" "b" "c" "d"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".4s"),
+            four_lines!("scvtf {" ["a" "b" "c" "d"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s"),
+            widened!("v1"),
+            four_lines!("mul {" ["e" "f" "g" "h"] ":v}.4s, {" ["e" "f" "g" "h"] ":v}.4s, " ["v4" "v5" "v6" "v7"] ".4s"),
+            four_lines!("scvtf {" ["e" "f" "g" "h"] ":v}.4s, {" ["e" "f" "g" "h"] ":v}.4s"),
+            four_lines!("fmul " ["v0" "v1" "v2" "v3"] ".4s, {" ["d0" "d1" "d2" "d3"] ":v}.4s, v18.s[0]"),
+            four_lines!(
+                "fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, {" ["a" "b" "c" "d"] ":v}.4s, "
+                ["v0" "v1" "v2" "v3"] ".4s"
+            ),
+            four_lines!(
+                "fmla {" ["s0" "s1" "s2" "s3"] ":v}.4s, {" ["e" "f" "g" "h"] ":v}.4s, "
+                ["v0" "v1" "v2" "v3"] ".4s"
+            ),
+            w = inout(reg) at.codes,
+            scales = inout(reg) at.scales,
+            x = inout(reg) at.x,
+            upper = out(reg) _,
+            top = out(reg) _,
+            upper_mask = in(vreg) vdupq_n_u8(0x03),
+            top_mask = in(vreg) vdupq_n_u8(0x30),
+            d0 = in(vreg) d[0],
+            d1 = in(vreg) d[1],
+            d2 = in(vreg) d[2],
+            d3 = in(vreg) d[3],
+            s0 = inout(vreg) *s0,
+            s1 = inout(vreg) *s1,
+            s2 = inout(vreg) *s2,
+            s3 = inout(vreg) *s3,
+            a = out(vreg) _,
+            b = out(vreg) _,
+            c = out(vreg) _,
+            d = out(vreg) _,
+            e = out(vreg) _,
+            f = out(vreg) _,
+            g = out(vreg) _,
+            h = out(vreg) _,
+            out("v0") _,
+            out("v1") _,
+            out("v2") _,
+            out("v3") _,
+            out("v4") _,
+            out("v5") _,
+            out("v6") _,
+            out("v7") _,
+            out("v16") _,
+            out("v17") _,
+            out("v18") _,
+            options(readonly, nostack, preserves_flags),
         );
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! 16 rows by four tokens would need all 32 registers for binary32 sums and as many again for the
 //! integer ones; so several tokens are done by eight rows at a time, and both stay in registers. What
-//! is read from panels, and the 4-bit codes for a single token, are pieces of assembly in [`panels`](super::panels).
+//! is read from panels, and blocks of most types for a single token, are pieces of assembly in [`panels`](super::panels).
 //!
 //! The dot and matrix product instructions are written as inline assembly: their intrinsics are
 //! not stable. So are the widening multiplications: of their intrinsics the compiler makes moves of
@@ -13,9 +13,10 @@ use std::arch::asm;
 use std::hint::black_box;
 
 use super::matrix::by_matrix;
-use super::panels::{At, add_four_tokens, add_nibbles, settle};
+use super::panels::{At, SuperBlocks, add_four_tokens, add_nibbles, add_super_block, settle};
 use super::{F, Neon};
 use crate::kernels::isa::{Isa, Quads, XBlock};
+use crate::kernels::pack::SUPER;
 use crate::kernels::plain::Column;
 use crate::kernels::sources::{PanelBlock, Source, next_supers};
 
@@ -250,6 +251,17 @@ unsafe fn by_rows<
             && let Ok(sums) = sums.as_flattened_mut().try_into()
         {
             from_panel::<LEVEL, N, FIRST, S>(panel, x, sums);
+        } else if LEVEL >= 1
+            && N == 1
+            && let Some((bits, at)) = source.super_blocks()
+            && let Ok(sums) = sums.as_flattened_mut().try_into()
+        {
+            let x = (x.as_ptr().cast(), x.len());
+            match bits {
+                4 => from_super_blocks::<LEVEL, 4, S>(isa, source, at, x, sums),
+                5 => from_super_blocks::<LEVEL, 5, S>(isa, source, at, x, sums),
+                _ => from_super_blocks::<LEVEL, 6, S>(isa, source, at, x, sums),
+            }
         } else {
             from_packed::<LEVEL, N, M, FIRST, COUNT, S>(isa, source, x, from, &mut sums);
         }
@@ -304,6 +316,29 @@ unsafe fn from_packed<
                     }
                 }
             }
+        }
+    }
+}
+
+/// The blocks of [`by_rows`] for a single token, whose first of so many lies at `x`, from codes and scales where
+/// [`Source::super_blocks`] tells, codes of so many bits.
+///
+/// # Safety
+/// As [`by_rows`], and the processor has the dot product instructions.
+#[inline(always)]
+unsafe fn from_super_blocks<const LEVEL: u8, const BITS: u32, S: Source<Neon<LEVEL>>>(
+    isa: Neon<LEVEL>,
+    source: S,
+    (codes, scales): (*const u8, *const u8),
+    (x, blocks): (*const XBlock<1>, usize),
+    sums: &mut [float32x4_t; 4],
+) {
+    let mut at = SuperBlocks { codes, scales, x };
+    for s in 0..blocks / SUPER {
+        let supers = source.supers(isa, s);
+        for _ in 0..SUPER {
+            // SAFETY: the caller's contract; rows are whole superblocks.
+            unsafe { add_super_block::<BITS>(&mut at, &supers, sums) };
         }
     }
 }
