@@ -103,6 +103,8 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     const TILE: usize;
     /// The same for plain weights.
     const PLAIN_TILE: usize = Self::TILE;
+    /// By a code's bits, up to how many tokens read packed codes directly; more read them from panels.
+    const DIRECT_TOKENS: [usize; 9] = [4; 9];
     /// Whether eight columns lie side by side, in activations ([`XBlock::quad_mut`]) and in panels
     /// ([`Isa::pair`]).
     const PAIRED: bool = false;

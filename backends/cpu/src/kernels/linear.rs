@@ -15,9 +15,7 @@ use super::activations::{
 use super::buffer::{ALIGN, Scratch, Shared, cast, cast_mut};
 use super::gated::MOST_SUMS_BYTES;
 use super::isa::XBLOCK_BYTES;
-use super::matmul::{
-    DIRECT_TOKENS, MAX_PANEL_GROUPS, PANEL_BLOCKS, PanelTile, Places, Sums, Task, chunk_tokens,
-};
+use super::matmul::{MAX_PANEL_GROUPS, PANEL_BLOCKS, PanelTile, Places, Sums, Task, chunk_tokens};
 use super::pack::PackedMatrix;
 use super::sources::PanelBlock;
 use super::table::{BlockProducts, Products};
@@ -442,7 +440,7 @@ impl Kernels {
             places,
         };
         match part.run {
-            Products::Blocks(blocks) if tiles.tokens > DIRECT_TOKENS => {
+            Products::Blocks(blocks) if tiles.tokens > blocks.direct_tokens => {
                 self.by_panels(&task, blocks, panel);
             }
             // SAFETY: `self.features` proves that the processor has the instructions; the rows are the caller's.

@@ -1,21 +1,21 @@
 //! Products of packed weights with tiles of activations, written once over [`Isa`].
 //!
-//! A task computes some groups of 16 rows for all tokens. With few tokens it reads the packed
-//! codes as they lie ([`direct`]). With many it unpacks part of a group into a panel that stays in
+//! A task computes some groups of 16 rows for all tokens. With few tokens, or where that is as fast
+//! ([`Isa::DIRECT_TOKENS`]), it reads the packed codes as they lie ([`direct`]). Else it unpacks part of a group into a panel that stays in
 //! the cache ([`sources::unpack`](super::sources::unpack)) and reads that for every tile of tokens ([`panel_tile`]); formats whose
 //! panels look alike share that code. Either way each output runs through the same operations in the same order. Products
 //! of weights in float types are in [`super::plain`].
 
 use std::ops::Range;
 
-use super::activations::{quantised_tile, with_width};
+use super::activations::{quantised_tile, tile_width, with_width};
 use super::buffer::{Shared, cast};
 use super::isa::{Dot, Isa, Quads, XBlock};
 use super::pack::{PackedMatrix, ROWS, SUPER};
 use super::sources::{Direct, Format, Kind, Panel, PanelBlock, Source, next_supers};
 
-/// Up to this many tokens read packed codes directly.
-pub(super) const DIRECT_TOKENS: usize = 4;
+/// Most tokens for which a group is read directly before the next one is: their activations stay in a second-level cache.
+const DIRECT_CHUNK: usize = 64;
 /// Blocks of a group in a panel: 128 × 640 bytes for each of up to [`MAX_PANEL_GROUPS`], which a second-level
 /// cache holds beside some of the activations.
 pub(super) const PANEL_BLOCKS: usize = 128;
@@ -103,6 +103,14 @@ pub(super) struct Sums<'a> {
 }
 
 impl Sums<'_> {
+    /// Asks for the sums' places: stores to lines that are not in a cache hold up those that come after them.
+    #[inline(always)]
+    fn prefetch<I: Isa>(&self, isa: I) {
+        for t in 0..self.tokens {
+            isa.prefetch(self.out.address(self.at + t * self.stride));
+        }
+    }
+
     /// # Safety
     /// As [`Shared::slice`] for these places.
     #[inline(always)]
@@ -308,10 +316,7 @@ unsafe fn panel_groups<I: Isa, K: Kind, const N: usize, const G: usize>(
     let sums = &task.sums[first..][..G];
     for g in 0..G {
         sources[g] = Panel::new(&task.panel[(first + g) * task.blocks..][..task.blocks]);
-        // Stores to lines that are not in a cache would hold up those that come after them.
-        for t in 0..N.min(sums[g].tokens) {
-            isa.prefetch(sums[g].out.address(sums[g].at + t * sums[g].stride));
-        }
+        sums[g].prefetch(isa);
         if task.resume {
             // SAFETY: the caller's contract.
             acc[g] = unsafe { sums[g].read(isa) };
@@ -324,30 +329,59 @@ unsafe fn panel_groups<I: Isa, K: Kind, const N: usize, const G: usize>(
     }
 }
 
-/// A task over weights of block format `F` for up to [`DIRECT_TOKENS`] tokens.
+/// A task over weights of block format `F` that reads them as they are packed.
 ///
 /// # Safety
 /// No other thread touches the task's rows of `out` while this runs.
 #[inline(always)]
 pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
-    let cols = task.weights.cols();
-    for g in task.groups.clone() {
-        let source = Direct::<F>::group(task.weights, g);
-        let mut sums = task.sums(g, 0, DIRECT_TOKENS, true);
-        if task.single {
-            let (x, scales) = quantised_tile::<1>(task.x, 0, cols);
-            sums.scales = Some(scales);
-            let mut acc = [[isa.splat(0.0); 1]];
-            isa.tile([source], x, &mut acc);
+    if task.single {
+        for g in task.groups.clone() {
             // SAFETY: the caller's contract.
-            unsafe { sums.write(isa, &acc[0]) };
-        } else {
-            let (x, scales) = quantised_tile::<4>(task.x, 0, cols);
-            sums.scales = Some(scales);
-            let mut acc = [[isa.splat(0.0); 4]];
-            isa.tile([source], x, &mut acc);
-            // SAFETY: the caller's contract.
-            unsafe { sums.write(isa, &acc[0]) };
+            unsafe { direct_tile::<I, F, 1>(isa, &task, g, 0) };
+        }
+        return;
+    }
+    let chunk = DIRECT_CHUNK / I::TILE * I::TILE;
+    for start in (0..task.tokens).step_by(chunk) {
+        let end = task.tokens.min(start + chunk);
+        for g in task.groups.clone() {
+            // What the first tile read is in the nearest caches for the next ones.
+            let mut t = start;
+            while t < end {
+                let width = tile_width(end - t, I::TILE);
+                // SAFETY: the caller's contract.
+                with_width!(I::TILE, width, N => unsafe {
+                    direct_tile::<I, F, N>(isa, &task, g, t);
+                });
+                t += width;
+            }
         }
     }
+}
+
+/// Group `g` for the `N` tokens from `t` on.
+///
+/// # Safety
+/// As [`direct`].
+#[inline(always)]
+unsafe fn direct_tile<I: Isa, F: Format, const N: usize>(
+    isa: I,
+    task: &Task<'_>,
+    g: usize,
+    t: usize,
+) {
+    let source = Direct::<F>::group(task.weights, g);
+    let (x, scales) = quantised_tile::<N>(task.x, t, task.weights.cols());
+    let sums = Sums {
+        scales: Some(scales),
+        ..task.sums(g, t, N, true)
+    };
+    if N > 1 {
+        sums.prefetch(isa);
+    }
+    let mut acc = [[isa.splat(0.0); N]];
+    isa.tile([source], x, &mut acc);
+    // SAFETY: the caller's contract.
+    unsafe { sums.write(isa, &acc[0]) };
 }

@@ -21,8 +21,9 @@ type PanelFn = unsafe fn(PanelTile<'_>);
 /// The products of a block format.
 #[derive(Clone, Copy)]
 pub(super) struct BlockProducts {
-    /// For up to [`matmul::DIRECT_TOKENS`].
+    /// For up to so many tokens.
     pub direct: TaskFn,
+    pub direct_tokens: usize,
     pub unpack: UnpackFn,
     pub panel_tile: PanelFn,
 }
@@ -206,6 +207,7 @@ macro_rules! table {
             (weights: &PackedMatrix, g: usize, first: usize, panel: &mut [PanelBlock]) }
         BlockProducts {
             direct,
+            direct_tokens: <$ty as Isa>::DIRECT_TOKENS[<sources::$format as sources::Format>::BITS as usize],
             unpack,
             panel_tile: $panel,
         }
