@@ -342,16 +342,21 @@ pub(super) unsafe fn direct<I: Isa, F: Format>(isa: I, task: Task<'_>) {
         }
         return;
     }
-    let chunk = DIRECT_CHUNK / I::TILE * I::TILE;
+    // With up to four tokens there is one tile of four.
+    let widest = match I::DIRECT_TOKENS[F::BITS as usize] {
+        ..=4 => 4,
+        _ => I::TILE,
+    };
+    let chunk = DIRECT_CHUNK / widest * widest;
     for start in (0..task.tokens).step_by(chunk) {
         let end = task.tokens.min(start + chunk);
         for g in task.groups.clone() {
             // What the first tile read is in the nearest caches for the next ones.
             let mut t = start;
             while t < end {
-                let width = tile_width(end - t, I::TILE);
+                let width = tile_width(end - t, widest);
                 // SAFETY: the caller's contract.
-                with_width!(I::TILE, width, N => unsafe {
+                with_width!(widest, width, N => unsafe {
                     direct_tile::<I, F, N>(isa, &task, g, t);
                 });
                 t += width;
