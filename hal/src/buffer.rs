@@ -154,21 +154,7 @@ unsafe impl Sync for HostBuffer {}
 impl HostBuffer {
     /// Allocates zeroed memory as `desc` says (its kind must be [`MemoryKind::Host`]).
     pub fn new(desc: BufferDesc) -> Result<Self, HalError> {
-        if desc.kind != MemoryKind::Host {
-            return Err(HalError::InvalidUse {
-                call: "HostBuffer::new",
-                what: format!("kind of '{}'", desc.name),
-                found: format!("{:?}", desc.kind),
-                expected: "Host".into(),
-            });
-        }
-        let out_of_memory = || HalError::OutOfMemory {
-            device: "host".into(),
-            bytes: desc.bytes as u64,
-            what: desc.name.clone(),
-        };
-        let own = ZeroedMemory::new(desc.bytes, desc.align.max(HOST_ALIGN));
-        let own = own.ok_or_else(out_of_memory)?;
+        let own = zeroed("HostBuffer::new", &desc, Some(desc.bytes), desc.align)?;
         Ok(HostBuffer {
             desc,
             memory: own.start(),
@@ -183,13 +169,8 @@ impl HostBuffer {
     /// As [`HostBuffer::new`].
     pub fn guarded(desc: BufferDesc) -> Result<Self, HalError> {
         let guard = desc.align.max(HOST_ALIGN);
-        let wanted = desc.bytes.checked_add(2 * guard);
-        let whole = wanted.and_then(|bytes| ZeroedMemory::new(bytes, guard));
-        let mut whole = whole.ok_or_else(|| HalError::OutOfMemory {
-            device: "host".into(),
-            bytes: desc.bytes as u64,
-            what: desc.name.clone(),
-        })?;
+        let bytes = desc.bytes.checked_add(2 * guard);
+        let mut whole = zeroed("HostBuffer::guarded", &desc, bytes, guard)?;
         let memory = whole.as_mut_slice();
         memory[..guard].fill(GUARD);
         memory[guard + desc.bytes..].fill(GUARD);
@@ -343,6 +324,29 @@ impl HostBuffer {
     }
 }
 
+/// `bytes` of memory for a buffer that `desc` describes, `None` being too many.
+fn zeroed(
+    call: &'static str,
+    desc: &BufferDesc,
+    bytes: Option<usize>,
+    align: usize,
+) -> Result<ZeroedMemory, HalError> {
+    if desc.kind != MemoryKind::Host {
+        return Err(HalError::InvalidUse {
+            call,
+            what: format!("kind of '{}'", desc.name),
+            found: format!("{:?}", desc.kind),
+            expected: "Host".into(),
+        });
+    }
+    let memory = bytes.and_then(|bytes| ZeroedMemory::new(bytes, align.max(HOST_ALIGN)));
+    memory.ok_or_else(|| HalError::OutOfMemory {
+        device: "host".into(),
+        bytes: desc.bytes as u64,
+        what: desc.name.clone(),
+    })
+}
+
 impl Buffer for HostBuffer {
     fn desc(&self) -> &BufferDesc {
         &self.desc
@@ -470,6 +474,12 @@ mod tests {
         }
         let e = HostBuffer::guarded(BufferDesc::host("huge", usize::MAX - 7)).unwrap_err();
         assert!(matches!(e, HalError::OutOfMemory { .. }), "{e}");
+        let mut shared = BufferDesc::host("shared", 64);
+        shared.kind = MemoryKind::DmaBuf;
+        for make in [HostBuffer::new, HostBuffer::guarded] {
+            let e = make(shared.clone()).unwrap_err();
+            assert!(matches!(e, HalError::InvalidUse { .. }), "{e}");
+        }
     }
 
     #[test]
