@@ -57,7 +57,11 @@ impl ZeroedMemory {
         {
             // What is left over stays in small pages: a huge one would hold more than was asked for.
             let whole = len - len % HUGE_PAGE;
-            if let Err(error) = mapping.advise_range(memmap2::Advice::HugePage, skipped, whole) {
+            let first = mapping.as_mut_ptr().wrapping_add(skipped);
+            // SAFETY: the range lies in this mapping, which begins `skipped` bytes earlier and is that much longer than
+            // `len` at the least; the advice changes no contents, and a refusal changes nothing.
+            if unsafe { libc::madvise(first.cast(), whole, libc::MADV_HUGEPAGE) } != 0 {
+                let error = std::io::Error::last_os_error();
                 tracing::debug!(%error, "{len} bytes lie in small pages");
             }
         }
