@@ -154,7 +154,7 @@ def table(args, samples, limits, shape, kind, threads, file, out):
     rivals = [e for e in args.engines if e != "anynpu"]
     size = file.stat().st_size
     read = bytes_of_a_token(file)
-    beside = f"; memory at {limits[('memory', threads)]['median']} GB/s beside them"
+    beside = f"; memory at {limits[('memory', threads)]['median']:.1f} GB/s beside them"
     options = f", {args.extra.strip()}" if args.extra else ""
     unit = f"{threads} thread{'s' if threads > 1 else ''}{options}; tokens a second{beside}"
     print(f"{shape} {kind}, {size / 1e6:.0f} MB, {unit}\n", file=out)
