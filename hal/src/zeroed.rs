@@ -165,7 +165,9 @@ mod tests {
         memory.as_mut_slice().fill(1);
         let huge = in_huge_pages(memory.as_ptr().addr());
         if setting.contains("[never]") || setting.is_empty() || huge.is_none() {
-            eprintln!("skipped: no transparent huge pages ({path}: {setting:?})");
+            println!(
+                "SKIPPED large_memory_lies_in_huge_pages_where_the_system_has_them: {path} says {setting:?}"
+            );
             return;
         }
         // memory may be too fragmented for all of it
