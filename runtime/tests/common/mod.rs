@@ -25,10 +25,12 @@ pub struct RenamedCpu {
     pub shares_memory: bool,
 }
 
+/// A device that says other things of itself.
 #[derive(Debug)]
-struct RenamedDevice {
+struct Disguised {
     inner: Arc<dyn Device>,
     info: DeviceInfo,
+    capabilities: Capabilities,
     shares_memory: bool,
 }
 
@@ -49,21 +51,23 @@ impl Driver for RenamedCpu {
         options: &OpenOptions,
     ) -> Result<Arc<dyn Device>, HalError> {
         let inner = CpuDriver.enumerate().expect("the CPU is always there");
-        Ok(Arc::new(RenamedDevice {
-            inner: CpuDriver.open(&inner[0], options)?,
+        let inner = CpuDriver.open(&inner[0], options)?;
+        Ok(Arc::new(Disguised {
             info: device.info.clone(),
+            capabilities: inner.capabilities().clone(),
+            inner,
             shares_memory: self.shares_memory,
         }))
     }
 }
 
-impl Device for RenamedDevice {
+impl Device for Disguised {
     fn info(&self) -> &DeviceInfo {
         &self.info
     }
 
     fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
+        &self.capabilities
     }
 
     fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
@@ -112,12 +116,6 @@ impl Device for RenamedDevice {
 #[derive(Debug)]
 pub struct Fast(pub &'static dyn Driver);
 
-#[derive(Debug)]
-struct FastDevice {
-    inner: Arc<dyn Device>,
-    capabilities: Capabilities,
-}
-
 impl Driver for Fast {
     fn name(&self) -> &str {
         "fast"
@@ -137,46 +135,12 @@ impl Driver for Fast {
         let rates = ClaimedRates::new(vec![(DType::F32, 1e18)], 1e18, 1e-3);
         capabilities.claimed_rates = Some(rates);
         capabilities.features.baseline = false;
-        Ok(Arc::new(FastDevice {
-            inner,
+        Ok(Arc::new(Disguised {
+            info: inner.info().clone(),
             capabilities,
+            inner,
+            shares_memory: false,
         }))
-    }
-}
-
-impl Device for FastDevice {
-    fn info(&self) -> &DeviceInfo {
-        self.inner.info()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn support(&self, graph: &Subgraph<'_>) -> Vec<Support> {
-        self.inner.support(graph)
-    }
-
-    fn compile(
-        &self,
-        entries: &[Entry],
-        options: &CompileOptions,
-        weights: Arc<dyn WeightSource>,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Arc<dyn Module>, HalError> {
-        self.inner.compile(entries, options, weights, progress)
-    }
-
-    fn allocate(&self, desc: &BufferDesc) -> Result<Arc<dyn Buffer>, HalError> {
-        self.inner.allocate(desc)
-    }
-
-    fn queue(&self) -> &dyn Queue {
-        self.inner.queue()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
