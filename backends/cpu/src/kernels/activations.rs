@@ -89,6 +89,9 @@ pub(super) fn quantised_parts<const N: usize>(
     (cast_mut(blocks), cast_mut(scales))
 }
 
+/// Tokens that are quantised side by side: both halves of a block of each fill a vector's lanes.
+const SIDE_BY_SIDE: usize = 8;
+
 /// [`Isa::quantise`] in terms of [`Isa`]'s arithmetic.
 #[inline(always)]
 pub(super) fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
@@ -101,7 +104,10 @@ pub(super) fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
         out.fill(0);
     }
     let (blocks, scales) = quantised_parts::<N>(out, cols / 32);
-    let mut most = [0; N];
+    let mut tokens = [Token {
+        most: 0,
+        inverse: 0.0,
+    }; N];
     for (t, row) in x.chunks_exact(cols).enumerate() {
         if OWN {
             scales[t] = 1.0;
@@ -111,18 +117,18 @@ pub(super) fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
         for x in row.as_chunks::<16>().0 {
             largest = isa.max_i(largest, magnitudes(isa, isa.load(x)));
         }
-        most[t] = isa.largest_i(largest) as u32;
-        let largest = f32::from_bits(most[t]);
-        scales[t] = if !largest.is_finite() {
-            f32::NAN
-        } else if largest < SMALLEST_TOKEN {
-            0.0
-        } else {
-            largest / 127.0 * LEAST_POWER
-        };
+        tokens[t] = Token::new(isa.largest_i(largest) as u32);
+        scales[t] = tokens[t].scale();
     }
+    let finite = tokens
+        .iter()
+        .all(|token| f32::from_bits(token.most).is_finite());
     // A block of all tokens at a time, which stays in the nearest cache meanwhile.
     for (b, out) in blocks.iter_mut().enumerate() {
+        if N == SIDE_BY_SIDE && !I::PAIRED && !OWN && finite {
+            quantise_side_by_side::<I, N>(isa, x, cols, b, &tokens, out);
+            continue;
+        }
         for (t, row) in x.chunks_exact(cols).enumerate() {
             let (x, _) = row[32 * b..][..32].as_chunks::<16>();
             let halves = [isa.load(&x[0]), isa.load(&x[1])];
@@ -131,10 +137,68 @@ pub(super) fn quantise_rows<I: Isa, const OWN: bool, const N: usize>(
             let step = if OWN {
                 Step::own(own)
             } else {
-                Step::of_token::<I>(own, most[t])
+                Step::of_token::<I>(own, tokens[t])
             };
             quantise_block(isa, halves, step, t, out);
         }
+    }
+}
+
+/// Quantises block `b` of all of [`SIDE_BY_SIDE`] tokens, all of finite numbers; the missing ones count
+/// as zeros.
+#[inline(always)]
+fn quantise_side_by_side<I: Isa, const N: usize>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    b: usize,
+    tokens: &[Token; N],
+    out: &mut XBlock<N>,
+) {
+    // Lane `t` is of token `t`'s first half, lane `N + t` of its second.
+    let mut columns = [isa.splat(0.0); 16];
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        let (halves, _) = row[32 * b..][..32].as_chunks::<16>();
+        (columns[t], columns[N + t]) = (isa.load(&halves[0]), isa.load(&halves[1]));
+    }
+    isa.transpose(&mut columns);
+    let mut largest = isa.splat_i(0);
+    for c in 0..16 {
+        largest = isa.max_i(largest, magnitudes(isa, columns[c]));
+    }
+    let mut own = [0; 16];
+    isa.store_i(largest, &mut own);
+    let mut inverses = [0.0; 16];
+    let mut exact = [0.0; N];
+    for t in 0..N {
+        let step = Step::of_token::<I>(own[t].max(own[N + t]) as u32, tokens[t]);
+        (inverses[t], inverses[N + t]) = (step.inverse, step.inverse);
+        (out.factor[t], exact[t]) = (step.factor, step.exact);
+    }
+    let inverse = isa.load(&inverses);
+    let (mut sum, byte) = (isa.splat_i(0), isa.splat_i(0xff));
+    for j in 0..4 {
+        let mut quad = isa.splat_i(0);
+        for c in 0..4 {
+            let q = isa.round_to_i32(isa.mul(columns[4 * j + c], inverse));
+            sum = isa.add_i(sum, q);
+            let bits = isa.shl_i(isa.and_i(q, byte), 8 * c as u32);
+            quad = isa.or_i(quad, bits);
+        }
+        let mut quads = [0; 16];
+        isa.store_i(quad, &mut quads);
+        for t in 0..N {
+            out.q[j][t] = quads[t].to_le_bytes().map(|b| b as i8);
+            out.q[4 + j][t] = quads[N + t].to_le_bytes().map(|b| b as i8);
+        }
+    }
+    let mut sums = [0; 16];
+    isa.store_i(sum, &mut sums);
+    for t in 0..N {
+        let all = sums[t] + sums[N + t];
+        out.sum[t] = exact[t] * all as f32;
+        out.minus_sum[t] = -(all << I::SUM_SHIFT);
+        out.minus_sum_high[t] = -(sums[N + t] << I::SUM_SHIFT);
     }
 }
 
@@ -177,11 +241,10 @@ impl Step {
         }
     }
 
-    /// With a scale that is a power of two times the token's, whose largest magnitude has the bits `token`.
+    /// With a scale that is a power of two times the token's, for a block whose largest magnitude has the bits `most`.
     #[inline(always)]
-    fn of_token<I: Isa>(most: u32, token: u32) -> Step {
-        let largest = f32::from_bits(token);
-        if !largest.is_finite() || largest < SMALLEST_TOKEN {
+    fn of_token<I: Isa>(most: u32, token: Token) -> Step {
+        if token.inverse == 0.0 {
             return Step {
                 factor: I::power(0),
                 exact: 1.0,
@@ -189,12 +252,47 @@ impl Step {
             };
         }
         // Of bits of positive numbers: the power of two that lies between them, rounded down.
-        let finer = ((token - most) >> 23).min(MOST_POWER);
+        let finer = ((token.most - most) >> 23).min(MOST_POWER);
         let power = |k: u32| f32::from_bits((127 + k) << 23);
         Step {
-            inverse: 127.0 / largest * power(finer),
+            inverse: token.inverse * power(finer),
             factor: I::power(MOST_POWER - finer),
             exact: power(MOST_POWER - finer),
+        }
+    }
+}
+
+/// What the blocks of a token share.
+#[derive(Clone, Copy)]
+struct Token {
+    /// The bits of the largest magnitude.
+    most: u32,
+    /// What elements are multiplied by in the block that has it; 0 if the token counts as zero or has no scale.
+    inverse: f32,
+}
+
+impl Token {
+    #[inline(always)]
+    fn new(most: u32) -> Token {
+        let largest = f32::from_bits(most);
+        let inverse = if !largest.is_finite() || largest < SMALLEST_TOKEN {
+            0.0
+        } else {
+            127.0 / largest
+        };
+        Token { most, inverse }
+    }
+
+    /// What the token's sums are multiplied by.
+    #[inline(always)]
+    fn scale(self) -> f32 {
+        let largest = f32::from_bits(self.most);
+        if !largest.is_finite() {
+            f32::NAN
+        } else if largest < SMALLEST_TOKEN {
+            0.0
+        } else {
+            largest / 127.0 * LEAST_POWER
         }
     }
 }
@@ -257,55 +355,69 @@ pub(super) fn interleave_tile<I: Isa>(
     isa.interleave(x, cols, width, out);
 }
 
-/// [`Isa::interleave`] an element at a time.
+/// [`Isa::interleave`] by [`Isa::transpose`].
 #[inline(always)]
-pub(super) fn interleave_elements(x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+pub(super) fn interleave_rows<I: Isa>(
+    isa: I,
+    x: &[f32],
+    cols: usize,
+    width: usize,
+    out: &mut [u8],
+) {
     let out = cast_mut::<f32>(out);
-    if x.len() < width * cols {
-        out.fill(0.0);
-    }
-    for (i, out) in out.chunks_mut(AT_ONCE * width).enumerate() {
-        for (t, row) in x.chunks_exact(cols).enumerate() {
-            for (out, &x) in out.chunks_exact_mut(width).zip(&row[AT_ONCE * i..]) {
-                out[t] = x;
-            }
+    for from in (0..cols).step_by(AT_ONCE) {
+        let columns = columns_of(isa, x, cols, from);
+        for c in 0..AT_ONCE.min(cols - from) {
+            place(isa, columns[c], (from + c) * width, width, out);
         }
+    }
+}
+
+/// The [`AT_ONCE`] columns of the rows `x` from `from` on, a token in each lane; 0 where there is none.
+#[inline(always)]
+fn columns_of<I: Isa>(isa: I, x: &[f32], cols: usize, from: usize) -> [I::F; AT_ONCE] {
+    let mut columns = [isa.splat(0.0); AT_ONCE];
+    for (t, row) in x.chunks_exact(cols).enumerate() {
+        let some = &row[from..cols.min(from + AT_ONCE)];
+        columns[t] = match some.try_into() {
+            Ok(x) => isa.load(x),
+            Err(_) => isa.load_part(some, 0.0),
+        };
+    }
+    isa.transpose(&mut columns);
+    columns
+}
+
+/// Puts the first `width` lanes of a column to `at`. What lies behind them may be overwritten: it is put there later.
+#[inline(always)]
+fn place<I: Isa>(isa: I, column: I::F, at: usize, width: usize, out: &mut [f32]) {
+    let out = &mut out[at..];
+    match out.first_chunk_mut() {
+        Some(out) => isa.store(column, out),
+        None => isa.store_part(column, &mut out[..width]),
     }
 }
 
 /// Rounds the rows `x`, of `cols` elements, to bfloat16, into the tile `out` of `width` tokens.
 #[inline(always)]
 pub(super) fn round_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-    if x.len() < width * cols || cols % 2 == 1 {
-        out.fill(0);
-    }
+    let out = cast_mut::<f32>(out);
     for from in (0..cols).step_by(AT_ONCE) {
-        for (t, row) in x.chunks_exact(cols).enumerate() {
-            let some = &row[from..cols.min(from + AT_ONCE)];
-            let x = match some.try_into() {
-                Ok(x) => isa.load(x),
-                Err(_) => isa.load_part(some, 0.0),
-            };
-            let mut bits = [0; AT_ONCE];
-            isa.store_i(round_to_bf16(isa, x), &mut bits);
-            place_bf16::<I>(&bits[..some.len()], from, t, width, out);
+        let mut columns = columns_of(isa, x, cols, from);
+        for c in 0..AT_ONCE {
+            columns[c] = isa.of_bits(round_to_bf16(isa, columns[c]));
         }
-    }
-}
-
-/// Puts token `t`'s columns from `from` on, an even number, into a rounded tile.
-#[inline(always)]
-fn place_bf16<I: Isa>(bits: &[i32], from: usize, t: usize, width: usize, out: &mut [u8]) {
-    if I::BF16 {
-        let out = &mut cast_mut::<[u16; 2]>(out)[from / 2 * width..];
-        for (pair, out) in bits.chunks(2).zip(out.chunks_exact_mut(width)) {
-            let high = |i: usize| pair.get(i).map_or(0, |b| (b >> 16) as u16);
-            out[t] = [high(0), high(1)];
-        }
-    } else {
-        let out = &mut cast_mut::<i32>(out)[from * width..];
-        for (&bits, out) in bits.iter().zip(out.chunks_exact_mut(width)) {
-            out[t] = bits;
+        // An odd last column is followed by zeros.
+        for c in (0..AT_ONCE.min(cols - from)).step_by(2) {
+            if I::BF16 {
+                let low = isa.shr_i(isa.bits(columns[c]), 16);
+                let low = isa.and_i(low, isa.splat_i(0xffff));
+                let pair = isa.or_i(low, isa.bits(columns[c + 1]));
+                place(isa, isa.of_bits(pair), (from + c) / 2 * width, width, out);
+            } else {
+                place(isa, columns[c], (from + c) * width, width, out);
+                place(isa, columns[c + 1], (from + c + 1) * width, width, out);
+            }
         }
     }
 }

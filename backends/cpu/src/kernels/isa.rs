@@ -85,16 +85,17 @@ pub(super) trait Quads<I: Isa>: Copy {
     }
 }
 
-/// How panels hold codes that count from another number than 0.
+/// How codes that count from another number than 0 are read.
 #[allow(dead_code)] // no architecture has all of them
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum PanelCodes {
+pub(super) enum OffsetCodes {
     /// As they are packed.
     AsPacked,
-    /// Counting from 0, signed.
+    /// From panels signed, counting from 0.
     Signed,
-    /// Counting from 128, as [`Isa::prepare_signed`] leaves signed ones.
-    From128,
+    /// Times what makes them count from 128, with scales divided by as much: one correction, kept with the activations,
+    /// suits all of them and what [`Isa::prepare_signed`] makes of signed ones.
+    Raised,
 }
 
 /// A processor's vector instructions. See the module documentation.
@@ -111,8 +112,8 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
 
     /// Groups that a panel holds side by side, so that activations once read meet more rows: 1 or 2.
     const PANEL_GROUPS: usize = 1;
-    /// How panels hold codes that count from another number than 0.
-    const PANEL_CODES: PanelCodes = PanelCodes::AsPacked;
+    /// How codes that count from another number than 0 are read.
+    const OFFSET_CODES: OffsetCodes = OffsetCodes::AsPacked;
     /// log₂ of what [`XBlock::minus_sum`] is multiplied by.
     const SUM_SHIFT: u32 = 0;
 
@@ -121,6 +122,10 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
 
     /// Whether plain weights for many tokens are first brought into the form that [`Isa::plain_pairs`] takes.
     const PLAIN_PAIRS: bool = false;
+
+    /// Vectors of keys, or of a value's elements, that a tile of attention has beside four pairs of token and head:
+    /// as many as keep the accumulators in registers, of 1, 2 and 4.
+    const ATTENTION_VECTORS: usize = 1;
 
     /// Whether activations for rounded weights are pairs of bfloat16, for [`Isa::dot_bf16`]; else they are
     /// binary32 after rounding.
@@ -171,6 +176,17 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn if_gt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// To the nearest integer, half to even; for |a| < 2³¹.
     fn round_to_i32(self, a: Self::F) -> Self::I;
+    /// `p · 2ⁿ`, rounded once, for the whole numbers `n`, also in binary32 as `turns`, from −252 to 254.
+    #[inline(always)]
+    fn times_two_to(self, p: Self::F, n: Self::I, _turns: Self::F) -> Self::F {
+        // In two factors, of which the first rounds nothing for `p` near 1.
+        let half = self.shr_i(n, 1);
+        let rest = self.sub_i(n, half);
+        self.mul(
+            self.mul(p, power_of_two(self, half)),
+            power_of_two(self, rest),
+        )
+    }
     fn bits(self, a: Self::F) -> Self::I;
     fn of_bits(self, a: Self::I) -> Self::F;
 
@@ -246,7 +262,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     /// [`activations::interleave_tile`] says; what is missing of `width` rows counts as zeros.
     #[inline(always)]
     fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
-        activations::interleave_elements(x, cols, width, out);
+        activations::interleave_rows(self, x, cols, width, out);
     }
 
     /// `acc[t] += Σₖ w[k] · x[k][t]`, in order.
@@ -361,6 +377,12 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
         self.store(x, &mut v);
         to.copy_from_slice(&v[..to.len()]);
     }
+}
+
+/// 2ⁿ for −127 < n < 128.
+#[inline(always)]
+fn power_of_two<I: Isa>(isa: I, n: I::I) -> I::F {
+    isa.of_bits(isa.shl_i(isa.add_i(n, isa.splat_i(127)), 23))
 }
 
 /// [`Isa::dot_bf16`] without an instruction of its own.

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use super::buffer::{Pod, cast};
-use super::isa::{Isa, PanelCodes, Quads};
+use super::isa::{Isa, OffsetCodes, Quads};
 use super::pack::{PackedMatrix, SUPER};
 
 /// Codes and scales of one block of 16 rows.
@@ -24,7 +24,7 @@ pub(super) trait Source<I: Isa>: Copy {
     const MIN: bool;
     /// Whether the halves of a block have scales of their own.
     const HALVES: bool;
-    /// log₂ of what unsigned codes count from, if not 0.
+    /// log₂ of what unsigned codes count from as they are read, if not 0.
     const OFFSET: Option<u32>;
     /// Whether [`SUPER`] blocks share numbers.
     const SUPERS: bool;
@@ -201,6 +201,44 @@ formats! {
     Q6K: 6, 6, Some(5), SuperHalves;
 }
 
+/// log₂ of what [`OffsetCodes::Raised`] codes count from.
+const RAISED_OFFSET: u32 = 7;
+
+/// log₂ of what codes count from where they are read, if it is `offset` as they are packed.
+const fn offset(codes: OffsetCodes, offset: Option<u32>) -> Option<u32> {
+    match (codes, offset) {
+        (OffsetCodes::Raised, Some(_)) => Some(RAISED_OFFSET),
+        (_, offset) => offset,
+    }
+}
+
+/// log₂ of what codes of format `F` are multiplied by where they are read ([`OffsetCodes::Raised`]).
+#[inline(always)]
+const fn raised_by<I: Isa, F: Format>() -> u32 {
+    match (I::OFFSET_CODES, F::OFFSET) {
+        (OffsetCodes::Raised, Some(offset)) => RAISED_OFFSET - offset,
+        _ => 0,
+    }
+}
+
+/// The lower or the upper half of each byte, from bit `to` on.
+#[inline(always)]
+fn nibble<I: Isa>(isa: I, both: I::B, lower: bool, to: u32) -> I::B {
+    moved(isa, both, if lower { 0 } else { 4 }, to, 0x0f << to)
+}
+
+/// The bits from `from` on of each byte from bit `to` on, where `mask` has them.
+#[inline(always)]
+fn moved<I: Isa>(isa: I, x: I::B, from: u32, to: u32, mask: u8) -> I::B {
+    if from == to {
+        isa.and_b(x, mask)
+    } else if from < to {
+        isa.shl_and_b(x, to - from, mask)
+    } else {
+        isa.shr_and_b(x, from - to, mask)
+    }
+}
+
 /// The packed codes of a block of format `F`.
 pub(super) struct Packed<'a, F: Format> {
     codes: &'a F::Codes,
@@ -224,27 +262,17 @@ impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
         if F::BITS == 8 {
             return isa.prepare_signed(isa.load_b(&vectors[j]));
         }
-        let both = isa.load_b(&vectors[j % 4]);
-        let low = if j < 4 {
-            isa.and_b(both, 0x0f)
-        } else {
-            isa.shr_and_b(both, 4, 0x0f)
-        };
+        let to = raised_by::<I, F>();
+        let low = nibble(isa, isa.load_b(&vectors[j % 4]), j < 4, to);
         if F::BITS == 4 {
             return low;
         }
         let high_bits = F::BITS - 4;
         let quads = 8 / high_bits as usize;
-        let high = isa.load_b(&vectors[4 + j / quads]);
-        let mask = ((1 << high_bits) - 1) << 4;
-        // The bits are to move from `from` to 4.
         let from = (j % quads) as u32 * high_bits;
-        let high = if from <= 4 {
-            isa.shl_and_b(high, 4 - from, mask)
-        } else {
-            isa.shr_and_b(high, from - 4, mask)
-        };
-        isa.or_b(low, high)
+        let high = isa.load_b(&vectors[4 + j / quads]);
+        let mask = ((1u8 << high_bits) - 1) << (4 + to);
+        isa.or_b(low, moved(isa, high, from, 4 + to, mask))
     }
 
     #[inline(always)]
@@ -255,11 +283,8 @@ impl<I: Isa, F: Format> Quads<I> for Packed<'_, F> {
         // Those of the lower and of the upper halves of bytes move together.
         let vectors = self.codes.as_ref();
         let [a, b] = isa.pair([isa.load_b(&vectors[j % 4]), isa.load_b(&vectors[j % 4 + 1])]);
-        if j < 4 {
-            [isa.and_b(a, 0x0f), isa.and_b(b, 0x0f)]
-        } else {
-            [isa.shr_and_b(a, 4, 0x0f), isa.shr_and_b(b, 4, 0x0f)]
-        }
+        let to = raised_by::<I, F>();
+        [nibble(isa, a, j < 4, to), nibble(isa, b, j < 4, to)]
     }
 
     #[inline(always)]
@@ -296,11 +321,25 @@ impl<'a, F: Format> Direct<'a, F> {
     }
 }
 
+/// Scales for codes that are multiplied by [`raised_by`], exactly.
+#[inline(always)]
+fn lowered<I: Isa, F: Format>(isa: I, scales: [I::F; 2]) -> [I::F; 2] {
+    let by = raised_by::<I, F>();
+    if by == 0 {
+        return scales;
+    }
+    let (n, turns) = (isa.splat_i(-(by as i32)), isa.splat(-(by as f32)));
+    [
+        isa.times_two_to(scales[0], n, turns),
+        isa.times_two_to(scales[1], n, turns),
+    ]
+}
+
 impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
     type Codes = Packed<'a, F>;
     const MIN: bool = F::Scales::MIN;
     const HALVES: bool = F::Scales::HALVES;
-    const OFFSET: Option<u32> = F::OFFSET;
+    const OFFSET: Option<u32> = offset(I::OFFSET_CODES, F::OFFSET);
     const SUPERS: bool = F::Scales::SUPERS;
     const OWN_SCALES: bool = F::BITS == 8;
 
@@ -315,7 +354,7 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
 
     #[inline(always)]
     fn supers(self, isa: I, s: usize) -> [I::F; 2] {
-        F::Scales::supers(isa, &self.supers[s])
+        lowered::<I, F>(isa, F::Scales::supers(isa, &self.supers[s]))
     }
 
     #[inline(always)]
@@ -323,7 +362,10 @@ impl<'a, I: Isa, F: Format> Source<I> for Direct<'a, F> {
         let codes = Packed {
             codes: &self.codes[b],
         };
-        let (d, e) = F::Scales::block(isa, &self.scales[b], supers);
+        let (mut d, mut e) = F::Scales::block(isa, &self.scales[b], supers);
+        if !F::Scales::SUPERS {
+            [d, e] = lowered::<I, F>(isa, [d, e]);
+        }
         Block { codes, d, e }
     }
 
@@ -436,10 +478,9 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
     type Codes = Unpacked<'a, K>;
     const MIN: bool = K::MIN;
     const HALVES: bool = K::HALVES;
-    const OFFSET: Option<u32> = match (I::PANEL_CODES, K::OFFSET) {
-        (PanelCodes::Signed, _) | (_, None) => None,
-        (PanelCodes::AsPacked, offset) => offset,
-        (PanelCodes::From128, Some(_)) => Some(7),
+    const OFFSET: Option<u32> = match I::OFFSET_CODES {
+        OffsetCodes::Signed => None,
+        codes => offset(codes, K::OFFSET),
     };
     const SUPERS: bool = false;
     const OWN_SCALES: bool = K::BITS == 8;
@@ -474,7 +515,7 @@ impl<'a, I: Isa, K: Kind> Source<I> for Panel<'a, K> {
 }
 
 /// Unpacks blocks `first ..` of group `g` into `panel`; `first` is a multiple of [`SUPER`]. Codes become
-/// what [`Isa::PANEL_CODES`] says.
+/// what [`Isa::OFFSET_CODES`] says.
 #[inline(always)]
 pub(super) fn unpack<I: Isa, F: Format>(
     isa: I,
@@ -490,13 +531,11 @@ pub(super) fn unpack<I: Isa, F: Format>(
         let block = group.block(isa, first + i, supers);
         for j in [0, 4, 2, 6] {
             let mut pair = block.codes.pair(isa, j);
-            let less = match (I::PANEL_CODES, F::OFFSET) {
-                (PanelCodes::AsPacked, _) | (_, None) => 0,
-                (PanelCodes::Signed, Some(offset)) => 1 << offset,
-                (PanelCodes::From128, Some(offset)) => (1u8 << offset).wrapping_sub(128),
-            };
-            if less != 0 {
-                pair = [isa.sub_b(pair[0], less), isa.sub_b(pair[1], less)];
+            if let (OffsetCodes::Signed, Some(offset)) = (I::OFFSET_CODES, F::OFFSET) {
+                pair = [
+                    isa.sub_b(pair[0], 1 << offset),
+                    isa.sub_b(pair[1], 1 << offset),
+                ];
             }
             isa.store_b(pair[0], &mut out.codes[j]);
             isa.store_b(pair[1], &mut out.codes[j + 1]);

@@ -14,7 +14,7 @@ use std::arch::aarch64::*;
 pub(super) use tables::{NEON, NEON_DOTPROD, NEON_DOTPROD_FHM, NEON_I8MM, NEON_I8MM_FHM};
 
 use super::activations::{self, with_width};
-use super::isa::{Isa, PanelCodes, XBlock, intrinsics};
+use super::isa::{Isa, OffsetCodes, XBlock, intrinsics};
 use super::plain::{self as plain_products, Column, PlainPair};
 use super::sources::Source;
 
@@ -102,7 +102,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     const PLAIN_TILE: usize = 12;
     const PLAIN_PAIRS: bool = true;
     const PAIRED: bool = LEVEL >= 2;
-    const PANEL_CODES: PanelCodes = PanelCodes::Signed;
+    const OFFSET_CODES: OffsetCodes = OffsetCodes::Signed;
     const BYTE_UNIT: f32 = f32::from_bits((127 - 24) << 23);
     type F = F;
     type I = I;

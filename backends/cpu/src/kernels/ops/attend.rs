@@ -34,7 +34,7 @@ const VECTORS: usize = BLOCK / 16;
 /// Most heads of a task that share a key head.
 pub(super) const HEADS: usize = 8;
 /// Most pairs of token and head of a task.
-const PAIRS: usize = 64;
+const PAIRS: usize = 128;
 
 /// Some tokens' heads.
 pub(in crate::kernels) struct Attend<'a> {
@@ -219,7 +219,6 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
     let mut block = first / BLOCK * BLOCK;
     while block < last {
         let end = last.min(block + BLOCK);
-        let vectors = (end - block).div_ceil(16);
         let next = end..last.min(end + BLOCK);
         let all = running
             .chunks_exact_mut(own)
@@ -227,6 +226,14 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
         for (kv_head, (running, sums)) in task.kv_heads.clone().zip(all) {
             transpose_keys(isa, a, kv_head, block..end, keys);
             prefetch_rows(isa, a, a.k, k_dim, kv_head, next.clone());
+            let seen = |i: usize| {
+                let seen = visible(task.tokens.start + i);
+                seen.start.max(block)..seen.end.min(end)
+            };
+            let vectors = |i: usize| match seen(i) {
+                seen if seen.is_empty() => 0,
+                seen => (seen.end - block).div_ceil(16),
+            };
             score(
                 isa,
                 &task.tokens,
@@ -247,8 +254,7 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
             };
             prefetch_rows(isa, a, a.v, v_dim, kv_head, next.clone());
             for (i, t) in task.tokens.clone().enumerate() {
-                let seen = visible(t);
-                let seen = seen.start.max(block)..seen.end.min(end);
+                let (seen, vectors) = (seen(i), vectors(i));
                 if seen.is_empty() {
                     continue;
                 }
@@ -283,8 +289,13 @@ pub(in crate::kernels) unsafe fn attend<I: Isa>(isa: I, task: Attend<'_>) -> boo
                 all_see &= total != 0.0;
                 // SAFETY: the caller's contract.
                 let out = unsafe { task.out.slice((t * a.heads + h) * v_dim, v_dim) };
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = sum / total;
+                let total = isa.splat(total);
+                for (out, sum) in out.chunks_mut(16).zip(sums.as_chunks::<16>().0) {
+                    let quotient = isa.div(isa.load(sum), total);
+                    match out.as_mut_array() {
+                        Some(out) => isa.store(quotient, out),
+                        None => isa.store_part(quotient, out),
+                    }
                 }
             }
         }
@@ -347,7 +358,8 @@ fn copy_values<'s, I: Isa>(
     }
 }
 
-/// Scores of all pairs against the panel's first `vectors · 16` keys, before scaling.
+/// Scores of all pairs, before scaling, against the panel's keys that they see: of the pairs of the task's token `i`
+/// those of its first `vectors(i)` vectors.
 #[inline(always)]
 fn score<I: Isa>(
     isa: I,
@@ -355,7 +367,7 @@ fn score<I: Isa>(
     heads: &Range<usize>,
     a: &Attention<'_>,
     keys: &[[f32; BLOCK]],
-    vectors: usize,
+    vectors: impl Fn(usize) -> usize,
     running: &mut [Running],
 ) {
     // Queries of pair `i`.
@@ -366,28 +378,48 @@ fn score<I: Isa>(
         );
         &a.q[(t * a.heads + h) * a.k_dim..][..a.k_dim]
     };
+    let mut i = 0;
+    while i + 4 <= running.len() {
+        let mut count = 0;
+        for token in i / heads.len()..=(i + 3) / heads.len() {
+            count = count.max(vectors(token));
+        }
+        let q = [query(i), query(i + 1), query(i + 2), query(i + 3)];
+        score_vectors::<I, 4>(isa, q, keys, count, &mut running[i..]);
+        i += 4;
+    }
+    while i < running.len() {
+        let count = vectors(i / heads.len());
+        score_vectors::<I, 1>(isa, [query(i)], keys, count, &mut running[i..]);
+        i += 1;
+    }
+}
+
+/// Scores of `N` pairs against the panel's first `count` vectors of keys.
+#[inline(always)]
+fn score_vectors<I: Isa, const N: usize>(
+    isa: I,
+    q: [&[f32]; N],
+    keys: &[[f32; BLOCK]],
+    count: usize,
+    running: &mut [Running],
+) {
     let mut v = 0;
-    while v < vectors {
-        let two = v + 2 <= vectors;
-        let mut i = 0;
-        while i + 4 <= running.len() {
-            let q = [query(i), query(i + 1), query(i + 2), query(i + 3)];
-            if two {
-                score_tile::<I, 4, 2>(isa, q, keys, v, &mut running[i..]);
-            } else {
-                score_tile::<I, 4, 1>(isa, q, keys, v, &mut running[i..]);
+    while v < count {
+        match count - v {
+            4.. if I::ATTENTION_VECTORS >= 4 => {
+                score_tile::<I, N, 4>(isa, q, keys, v, running);
+                v += 4;
             }
-            i += 4;
-        }
-        while i < running.len() {
-            if two {
-                score_tile::<I, 1, 2>(isa, [query(i)], keys, v, &mut running[i..]);
-            } else {
-                score_tile::<I, 1, 1>(isa, [query(i)], keys, v, &mut running[i..]);
+            2.. if I::ATTENTION_VECTORS >= 2 => {
+                score_tile::<I, N, 2>(isa, q, keys, v, running);
+                v += 2;
             }
-            i += 1;
+            _ => {
+                score_tile::<I, N, 1>(isa, q, keys, v, running);
+                v += 1;
+            }
         }
-        v += 2;
     }
 }
 
@@ -514,9 +546,13 @@ fn add_values<I: Isa, const N: usize>(
 ) {
     let width = sums.len() / N;
     let mut at = 0;
-    while at + 64 <= width {
+    while at + 64 <= width && I::ATTENTION_VECTORS >= 4 {
         add_columns::<I, N, 4>(isa, running, values, seen.clone(), sums, width, at);
         at += 64;
+    }
+    while at + 32 <= width && I::ATTENTION_VECTORS >= 2 {
+        add_columns::<I, N, 2>(isa, running, values, seen.clone(), sums, width, at);
+        at += 32;
     }
     while at < width {
         add_columns::<I, N, 1>(isa, running, values, seen.clone(), sums, width, at);

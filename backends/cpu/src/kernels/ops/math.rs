@@ -30,16 +30,8 @@ pub(in crate::kernels) fn exp<I: Isa>(isa: I, x: I::F) -> I::F {
     let r = isa.fnma(turns, isa.splat(LN_2_LOW), r);
     let q = polynomial(isa, &Q, r);
     let p = isa.add(isa.fma(isa.mul(r, r), q, r), isa.splat(1.0));
-    // 2ⁿ in two factors: n reaches from −150 to 128.
-    let half = isa.shr_i(n, 1);
-    let rest = isa.sub_i(n, half);
-    isa.mul(isa.mul(p, power_of_two(isa, half)), power_of_two(isa, rest))
-}
-
-/// 2ⁿ for −127 < n < 128.
-#[inline(always)]
-fn power_of_two<I: Isa>(isa: I, n: I::I) -> I::F {
-    isa.of_bits(isa.shl_i(isa.add_i(n, isa.splat_i(127)), 23))
+    // n reaches from −150 to 128.
+    isa.times_two_to(p, n, turns)
 }
 
 /// `Σ c[i]·xⁱ` by Horner's rule.

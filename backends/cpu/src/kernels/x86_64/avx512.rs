@@ -1,9 +1,10 @@
 //! The 16 lanes in one 512-bit register, with or without VNNI and BF16.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2::{largest_8, sum_8};
-use crate::kernels::isa::{self, Dot, Isa, PanelCodes, Quads, XBlock, intrinsics};
+use crate::kernels::isa::{self, Dot, Isa, OffsetCodes, Quads, XBlock, intrinsics};
 use crate::kernels::matmul;
 use crate::kernels::sources::Source;
 
@@ -25,6 +26,13 @@ impl<const LEVEL: u8> Avx512<LEVEL> {
     pub(in crate::kernels) unsafe fn new() -> Self {
         Avx512 { _proof: () }
     }
+}
+
+/// A mask of up to 16 lanes.
+#[inline(always)]
+fn first_lanes(count: usize) -> u16 {
+    debug_assert!(count <= 16, "{count}");
+    ((1u32 << count.min(16)) - 1) as u16
 }
 
 /// How many quads of products of `bits`-bit codes with 7-bit activations and a sign a 16-bit lane
@@ -51,13 +59,14 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
         [4; 9]
     };
     const PANEL_GROUPS: usize = if LEVEL >= VNNI { 2 } else { 1 };
-    const PANEL_CODES: PanelCodes = if LEVEL >= VNNI {
-        PanelCodes::From128
+    const OFFSET_CODES: OffsetCodes = if LEVEL >= VNNI {
+        OffsetCodes::Raised
     } else {
-        PanelCodes::AsPacked
+        OffsetCodes::AsPacked
     };
     const SUM_SHIFT: u32 = if LEVEL >= VNNI { 7 } else { 0 };
     const BF16: bool = LEVEL >= BF16;
+    const ATTENTION_VECTORS: usize = 4;
 
     /// `k`, for an instruction of its own: multiplying is for the units that the integer products need.
     #[inline(always)]
@@ -75,6 +84,12 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
         fn load(self, x: &[f32; 16]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
         fn store(self, x: __m512, to: &mut [f32; 16]) { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+        fn load_part(self, x: &[f32], fill: f32) -> __m512 {
+            _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes(x.len()), x.as_ptr())
+        }
+        fn store_part(self, x: __m512, to: &mut [f32]) {
+            _mm512_mask_storeu_ps(to.as_mut_ptr(), first_lanes(to.len()), x)
+        }
         fn load_f16(self, x: &[u16; 16]) -> __m512 {
             _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))
         }
@@ -97,6 +112,9 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes)
         }
         fn round_to_i32(self, a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
+        fn times_two_to(self, p: __m512, _n: __m512i, turns: __m512) -> __m512 {
+            _mm512_scalef_ps(p, turns)
+        }
         fn bits(self, a: __m512) -> __m512i { _mm512_castps_si512(a) }
         fn of_bits(self, a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
 
@@ -241,9 +259,23 @@ impl<const LEVEL: u8> Dot for Avx512<LEVEL> {
                     acc[g][t] = unsafe { _mm512_dpbusd_epi32(acc[g][t], codes[g], x) };
                 }
             }
+            for acc in acc.as_flattened_mut() {
+                // SAFETY: `self` proves AVX-512.
+                *acc = unsafe { in_order(*acc) };
+            }
         }
         acc
     }
+}
+
+/// Keeps the compiler from moving what makes `x` behind what makes any `x` of a later call, or what uses it before
+/// this one: sums that depend on one another are to lie apart.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_order(mut x: __m512i) -> __m512i {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) x, options(nomem, nostack, preserves_flags)) }
+    x
 }
 
 /// [`Dot::dot`] for one group in AVX-512 BW.
