@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::exec::Executed;
+use crate::fallback::Fallback;
 use crate::memory::{MemoryPlan, peak_rss_bytes};
-use crate::model::Fallback;
 use crate::plan::PlanReport;
 use crate::sample::{SampleOptions, Sampler};
 use crate::tokenize::{DetokenizeOptions, EncodeOptions, StopMatcher, Tokenizer};

@@ -21,6 +21,7 @@ mod error;
 pub mod evaluate;
 mod exec;
 mod explain;
+mod fallback;
 mod folder;
 mod generate;
 mod health;
@@ -52,13 +53,14 @@ pub use error::RuntimeError;
 pub use evaluate::{Divergence, EVALUATION_CONTEXT, EvaluateOptions, Evaluation};
 pub use exec::{Executed, ExecutedDevice, Logits, SegmentRun};
 pub use explain::{ExplainedNode, ExplainedVerdict, Explanation, OfPhases};
+pub use fallback::Fallback;
 pub use generate::{
     FinishReason, GenerateOptions, GenerationReport, MemoryUse, OnFull, Piece, Prompt, Timing,
 };
 pub use load_options::{
     KvType, LoadOptions, LoadProgress, LoadStage, Precision, ProgressFn, SMALL_CACHE,
 };
-pub use model::{Fallback, LoadedModel};
+pub use model::LoadedModel;
 pub use open::{DEFAULT_CONTEXT, ModelSource, OpenModel};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use self_check::{CheckedKind, Outcome, SelfCheck};

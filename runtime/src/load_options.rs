@@ -316,3 +316,41 @@ impl fmt::Debug for LoadOptions {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{llama_with_heads_of, tiny_llama};
+    use crate::{OpenModel, Runtime};
+
+    #[test]
+    fn the_kv_type_follows_the_model_unless_said() {
+        let model = tiny_llama(1);
+        assert_eq!(KvType::Auto.resolve(&model, 64), DType::F32);
+        assert_eq!(
+            "f16".parse::<KvType>().unwrap().resolve(&model, 64),
+            DType::F16
+        );
+        let e = "q4".parse::<KvType>().unwrap_err().to_string();
+        assert_eq!(e, "kv type is 'q4'; expected auto, f32, f16 or q8_0");
+    }
+
+    #[test]
+    fn a_cache_in_blocks_needs_heads_that_fill_them() {
+        let q8_0: KvType = "q8_0".parse().unwrap();
+        let fitting = llama_with_heads_of(32, 1);
+        assert_eq!(q8_0.resolve_for(&fitting, 64).unwrap(), DType::Q8_0);
+        let narrow = tiny_llama(1);
+        let e = q8_0.resolve_for(&narrow, 64).unwrap_err();
+        assert!(matches!(e, RuntimeError::KvHeadDim { .. }));
+        let e = e.to_string();
+        for part in ["head dimension", " is 8,", "32 elements", "q8_0", "f16"] {
+            assert!(e.contains(part), "{part}: {e}");
+        }
+        let options = LoadOptions::new().kv_type(q8_0);
+        let runtime = Runtime::builder().drivers(vec![Box::new(anynpu_cpu::CpuDriver)]);
+        let loaded = runtime.build().unwrap();
+        let loaded = loaded.load_open(OpenModel::new(narrow, None), options);
+        assert!(matches!(loaded, Err(RuntimeError::KvHeadDim { .. })));
+    }
+}

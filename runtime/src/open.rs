@@ -266,3 +266,16 @@ fn fitting(
 
 /// Largest context that is used without being asked for.
 pub const DEFAULT_CONTEXT: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CONTEXT, tiny_llama};
+
+    #[test]
+    fn the_default_context_is_the_model_s_up_to_a_bound() {
+        let open = OpenModel::new(tiny_llama(1), None);
+        assert_eq!(open.default_context(), CONTEXT);
+        assert!(open.tokenizer().is_err() && open.gguf().is_none());
+    }
+}

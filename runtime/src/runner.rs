@@ -12,7 +12,8 @@ use anynpu_hal::{HalError, Reason, ReasonCode, Scope};
 use anynpu_ir::NodeId;
 
 use crate::exec::{Executed, Executor, Logits, NextStep, Program, SegmentRun, Step};
-use crate::model::{Fallback, Form};
+use crate::fallback::Fallback;
+use crate::model::Form;
 use crate::plan::Refusal;
 use crate::{LoadedModel, Runtime, RuntimeError};
 

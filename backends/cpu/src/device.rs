@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use crate::cores::Cores;
 use crate::exec::Workspace;
 use crate::kernels::{Features, Kernels};
-use crate::lower::{Program, lower, memory_need};
+use crate::lower::{lower, memory_need};
 use crate::pool::Pool;
+use crate::program::Program;
 use crate::weights::{Packing, Weights};
 
 /// The CPU with its threads. It runs every op ([`Support::Yes`] for all).

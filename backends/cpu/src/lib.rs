@@ -18,6 +18,7 @@ pub mod kernels;
 mod lower;
 mod place;
 pub mod pool;
+mod program;
 pub mod reference;
 mod sequences;
 mod sys;

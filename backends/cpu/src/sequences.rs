@@ -7,7 +7,7 @@
 use anynpu_hal::{Reason, ReasonCode, Support};
 use anynpu_ir::{AttentionKv, Dim, Graph, Node, NodeId, Op, TensorType, ValueDef, ValueId};
 
-use crate::lower::Step;
+use crate::program::Step;
 
 /// The verdict on the nodes of `steps`, of which some are run by the reference.
 pub(crate) fn verdict(graph: &Graph, nodes: std::ops::Range<u32>, steps: &[Step]) -> Support {

@@ -7,8 +7,8 @@ use anynpu_hal::{HalError, MemoryNeed, WeightSource, WeightView};
 use anynpu_ir::{DType, Dim, Graph, Symbol, SymbolValues, TensorType, ValueDef, WeightId};
 
 use crate::kernels::{KernelError, PackedMatrix};
-use crate::lower::{Program, Step};
 use crate::pool::Pool;
+use crate::program::{Program, Step};
 
 /// Weights of a module, by [`WeightId`].
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use anynpu_ir::WeightId;
 
 use super::{Frame, index, invalid, kernel_error};
 use crate::kernels::{Kernels, Linear, Scratch};
-use crate::lower::Operand;
 use crate::pool::Pool;
+use crate::program::Operand;
 
 /// Experts of one token whose products share a fork.
 const AT_ONCE: usize = 8;

@@ -6,8 +6,8 @@ use anynpu_hal::HalError;
 use anynpu_ir::{DType, NodeId, StateId};
 
 use super::{Frame, invalid};
-use crate::lower::Operand;
 use crate::place::Place;
+use crate::program::Operand;
 use crate::reference::{
     DataRef, StateDataMut, StateMut, StateRef, States, TensorRef, evaluate_node,
 };

@@ -12,9 +12,9 @@ use anynpu_ir::{DType, Dim, Shape, Symbol, SymbolValues};
 
 use crate::device::CpuModule;
 use crate::kernels::{GatedLinear, KernelError, Kernels, Linear, Scratch, ops};
-use crate::lower::{Operand, Program, Step};
 use crate::place::Place;
 use crate::pool::Pool;
+use crate::program::{Operand, Program, Step};
 
 /// Memory that a device's submissions share, one at a time.
 #[derive(Debug)]

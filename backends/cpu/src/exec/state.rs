@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use super::{Frame, host, invalid, kernel_error};
 use crate::kernels::ops::{ATTENTIONS, Attention, AttentionOf, KvRows};
 use crate::kernels::{Kernels, Scratch};
-use crate::lower::{AttentionStep, Kv, KvStates, Operand};
 use crate::pool::Pool;
+use crate::program::{AttentionStep, Kv, KvStates, Operand};
 
 /// What a run has of one sequence.
 #[derive(Clone, Copy)]
