@@ -28,12 +28,15 @@
 //! magnitude. In `Q4_0`, `Q5_0` and `Q6_K` the largest errors are those of values opposite in sign
 //! to the block's extreme and nearly as large; others are off by half a step.
 
+mod convert;
 mod file;
 mod imatrix;
 mod implied;
+mod job;
 mod k;
 mod legacy;
 mod mixture;
+mod report;
 mod search;
 mod source;
 
@@ -41,11 +44,11 @@ use anynpu_ir::{DType, block};
 use thiserror::Error;
 
 pub use file::{
-    FormatQuality, ImatrixUse, QuantizeFileError, QuantizeOptions, QuantizeProgress,
-    QuantizeReport, TensorQuality, Weighting, quantize_file, quantize_gguf,
+    QuantizeFileError, QuantizeOptions, QuantizeProgress, quantize_file, quantize_gguf,
 };
 pub use imatrix::{Imatrix, ImatrixError};
 pub use mixture::{Mixture, UnknownMixture};
+pub use report::{FormatQuality, ImatrixUse, QuantizeReport, TensorQuality, Weighting};
 pub use search::quantize_row_searched;
 pub use source::QuantizeSource;
 

@@ -1,11 +1,12 @@
 use anynpu_hal::driver::noop::NoopDriver;
 use anynpu_hal::{
     Buffer, BufferDesc, Capabilities, CompileOptions, DeviceInfo, Driver, Entry, HalError, Module,
-    OpenOptions, Queue, WeightSource,
+    OpenOptions, Queue, ReasonCode, WeightSource,
 };
 use anynpu_ir::{Op, Subgraph};
 
 use super::*;
+use crate::plan::Because;
 use crate::testing::tiny_llama;
 
 /// A device that refuses some ops: those of `table` at once, those of `late` when validating.
