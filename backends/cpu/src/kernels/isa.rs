@@ -178,7 +178,7 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
     fn round_to_i32(self, a: Self::F) -> Self::I;
     /// `p · 2ⁿ`, rounded once, for the whole numbers `n`, also in binary32 as `turns`, from −252 to 254.
     #[inline(always)]
-    fn times_two_to(self, p: Self::F, n: Self::I, _turns: Self::F) -> Self::F {
+    fn ldexp(self, p: Self::F, n: Self::I, _turns: Self::F) -> Self::F {
         // In two factors, of which the first rounds nothing for `p` near 1.
         let half = self.shr_i(n, 1);
         let rest = self.sub_i(n, half);

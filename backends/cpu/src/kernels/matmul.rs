@@ -249,15 +249,12 @@ fn add_scaled<I: Isa, S: Source<I>, const N: usize, const G: usize>(
     }
 }
 
-/// `sum · 2^shift` of a [`XBlock::minus_sum`].
+/// `sum · 2^shift` of a [`XBlock::minus_sum`], which is multiplied by no more than that.
 #[inline(always)]
 fn times_two_to<I: Isa>(isa: I, sum: I::I, shift: u32) -> I::I {
-    if shift > I::SUM_SHIFT {
-        isa.shl_i(sum, shift - I::SUM_SHIFT)
-    } else if shift < I::SUM_SHIFT {
-        isa.shr_i(sum, I::SUM_SHIFT - shift)
-    } else {
-        sum
+    match shift - I::SUM_SHIFT {
+        0 => sum,
+        more => isa.shl_i(sum, more),
     }
 }
 

@@ -330,8 +330,8 @@ fn lowered<I: Isa, F: Format>(isa: I, scales: [I::F; 2]) -> [I::F; 2] {
     }
     let (n, turns) = (isa.splat_i(-(by as i32)), isa.splat(-(by as f32)));
     [
-        isa.times_two_to(scales[0], n, turns),
-        isa.times_two_to(scales[1], n, turns),
+        isa.ldexp(scales[0], n, turns),
+        isa.ldexp(scales[1], n, turns),
     ]
 }
 

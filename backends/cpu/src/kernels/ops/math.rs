@@ -31,7 +31,7 @@ pub(in crate::kernels) fn exp<I: Isa>(isa: I, x: I::F) -> I::F {
     let q = polynomial(isa, &Q, r);
     let p = isa.add(isa.fma(isa.mul(r, r), q, r), isa.splat(1.0));
     // n reaches from −150 to 128.
-    isa.times_two_to(p, n, turns)
+    isa.ldexp(p, n, turns)
 }
 
 /// `Σ c[i]·xⁱ` by Horner's rule.

@@ -112,7 +112,7 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes)
         }
         fn round_to_i32(self, a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
-        fn times_two_to(self, p: __m512, _n: __m512i, turns: __m512) -> __m512 {
+        fn ldexp(self, p: __m512, _n: __m512i, turns: __m512) -> __m512 {
             _mm512_scalef_ps(p, turns)
         }
         fn bits(self, a: __m512) -> __m512i { _mm512_castps_si512(a) }
