@@ -250,7 +250,6 @@ mod tests {
 
     #[test]
     #[cfg(not(target_os = "android"))]
-    #[cfg_attr(miri, ignore = "opens a library")]
     fn elsewhere_than_on_android_the_reason_is_told() {
         let told = HardwareBuffers::of_system().unwrap_err().to_string();
         assert!(told.starts_with("libandroid.so: "), "{told}");
