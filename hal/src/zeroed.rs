@@ -122,7 +122,10 @@ mod tests {
             for align in [64, 4096] {
                 let mut memory = ZeroedMemory::new(len, align).unwrap();
                 assert!(memory.as_ptr().addr().is_multiple_of(align));
-                assert!(memory.len() == len && memory.as_slice().iter().all(|&x| x == 0));
+                // Miri takes a step for each byte.
+                let step = if cfg!(miri) { len / 64 + 1 } else { 1 };
+                let mut some = memory.as_slice().iter().step_by(step);
+                assert!(memory.len() == len && some.all(|&x| x == 0));
                 memory.as_mut_slice().fill(7);
             }
         }
