@@ -365,6 +365,9 @@ pub(super) fn interleave_rows<I: Isa>(
     out: &mut [u8],
 ) {
     let out = cast_mut::<f32>(out);
+    if width == 1 {
+        return out[..cols].copy_from_slice(x);
+    }
     for from in (0..cols).step_by(AT_ONCE) {
         let columns = columns_of(isa, x, cols, from);
         for c in 0..AT_ONCE.min(cols - from) {
@@ -401,6 +404,9 @@ fn place<I: Isa>(isa: I, column: I::F, at: usize, width: usize, out: &mut [f32])
 /// Rounds the rows `x`, of `cols` elements, to bfloat16, into the tile `out` of `width` tokens.
 #[inline(always)]
 pub(super) fn round_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
+    if width == 1 {
+        return round_token(isa, x, out);
+    }
     let out = cast_mut::<f32>(out);
     for from in (0..cols).step_by(AT_ONCE) {
         let mut columns = columns_of(isa, x, cols, from);
@@ -418,6 +424,27 @@ pub(super) fn round_tile<I: Isa>(isa: I, x: &[f32], cols: usize, width: usize, o
                 place(isa, columns[c], (from + c) * width, width, out);
                 place(isa, columns[c + 1], (from + c + 1) * width, width, out);
             }
+        }
+    }
+}
+
+/// [`round_tile`] of one token.
+#[inline(always)]
+fn round_token<I: Isa>(isa: I, x: &[f32], out: &mut [u8]) {
+    if !x.len().is_multiple_of(2) {
+        out.fill(0);
+    }
+    for (i, some) in x.chunks(AT_ONCE).enumerate() {
+        let mut bits = [0; AT_ONCE];
+        isa.store_i(round_to_bf16(isa, isa.load_part(some, 0.0)), &mut bits);
+        let bits = &bits[..some.len()];
+        if I::BF16 {
+            let out = &mut cast_mut::<u16>(out)[AT_ONCE * i..];
+            for (out, bits) in out.iter_mut().zip(bits) {
+                *out = (bits >> 16) as u16;
+            }
+        } else {
+            cast_mut::<i32>(out)[AT_ONCE * i..][..bits.len()].copy_from_slice(bits);
         }
     }
 }

@@ -322,7 +322,7 @@ impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     #[inline(always)]
     fn interleave(self, x: &[f32], cols: usize, width: usize, out: &mut [u8]) {
         if width == 1 {
-            return activations::interleave_elements(x, cols, width, out);
+            return activations::interleave_rows(self, x, cols, width, out);
         }
         with_width!(12, width, N => {
             // SAFETY: `self` proves NEON.
