@@ -55,7 +55,7 @@ step() {
 }
 
 # Adds up what a log of tests says, in `counts` and in the sums. Fails if a test was skipped for
-# another reason than the processor's, or for want of what an optional variable names, although the test
+# another reason than the processor's or an instrument's, or for want of what an optional variable names, although the test
 # data is there.
 count_tests() {
   local p f i s
@@ -67,7 +67,7 @@ count_tests() {
   tests_ignored=$((tests_ignored + i)) tests_skipped=$((tests_skipped + s))
   counts=": $p passed, $f failed, $i ignored, $s skipped"
   while IFS= read -r line; do skipped+=("$name: $line"); done < <(grep '^SKIPPED ' "$1" | sort | uniq -c | sed 's/^ *1 //;s/^ *//')
-  if [ -n "${ANYNPU_TEST_DATA:-}" ] && grep '^SKIPPED ' "$1" | grep -vqE ': (this CPU has no |ANYNPU_[A-Z_]* is not set)'; then
+  if [ -n "${ANYNPU_TEST_DATA:-}" ] && grep '^SKIPPED ' "$1" | grep -vqE ': (this (CPU|instrument) has no |ANYNPU_[A-Z_]* is not set)'; then
     echo "tests were skipped although ANYNPU_TEST_DATA is set" | tee -a "$1"
     return 1
   fi

@@ -442,10 +442,6 @@ mod tests {
 
     #[test]
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[cfg_attr(
-        miri,
-        ignore = "its allocator tells nobody what it holds; it looks for leaks itself"
-    )]
     fn buffers_that_are_dropped_leave_nothing_behind() {
         // names so long that one left behind each time is told from what other tests hold
         let name = "n".repeat(4 << 20);

@@ -27,7 +27,6 @@ pub fn heap_bytes() -> Option<u64> {
 mod tests {
     #[test]
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[cfg_attr(miri, ignore = "its allocator tells nobody what it holds")]
     fn what_is_taken_counts_until_it_is_given_back() {
         // large enough that what other tests do meanwhile does not hide it
         const BYTES: usize = 256 << 20;

@@ -554,7 +554,91 @@ pub(super) fn narrowed_tile<const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::buffer::Scratch;
+    use super::super::generic::Generic;
     use super::*;
+
+    /// Rows of numbers of all sizes, and of zeros.
+    fn rows(tokens: usize, cols: usize) -> Vec<f32> {
+        let sizes = [
+            1.0, 1e-3, 3e4, 0.0, 1e-30, 2.5, 1e38, 7.0, 1e-44, 0.2, 11.0, 5e-5,
+        ];
+        (0..tokens * cols)
+            .map(|i| ((i * 7919 + i / 31) % 2003) as f32 / 1001.0 - 1.0)
+            .enumerate()
+            .map(|(i, x)| x * sizes[i / cols % 12] * if i % 96 < 32 { 1e-4 } else { 1.0 })
+            .collect()
+    }
+
+    #[test]
+    fn tokens_side_by_side_are_quantised_as_each_alone() {
+        const COLS: usize = 96;
+        let isa = Generic;
+        for (tokens, spoilt) in [
+            (8, None),
+            (5, None),
+            (8, Some(f32::NAN)),
+            (6, Some(f32::INFINITY)),
+        ] {
+            let mut x = rows(tokens, COLS);
+            if let Some(spoilt) = spoilt {
+                x[COLS + 40] = spoilt;
+            }
+            let mut tile = Scratch::with_capacity(0).unwrap();
+            let tile = tile.get(8 * quantised_bytes(COLS)).unwrap();
+            quantise_rows::<Generic, false, 8>(isa, &x, COLS, tile);
+            let (blocks, scales) = quantised_parts::<8>(tile, COLS / 32);
+            for (t, row) in x.chunks_exact(COLS).enumerate() {
+                let mut alone = Scratch::with_capacity(0).unwrap();
+                let alone = alone.get(quantised_bytes(COLS)).unwrap();
+                quantise_rows::<Generic, false, 1>(isa, row, COLS, alone);
+                let (own, scale) = quantised_parts::<1>(alone, COLS / 32);
+                assert_eq!(scales[t].to_bits(), scale[0].to_bits());
+                for (b, own) in blocks.iter().zip(own) {
+                    assert!((0..8).all(|j| b.q[j][t] == own.q[j][0]), "token {t}");
+                    assert_eq!(b.factor[t].to_bits(), own.factor[0].to_bits());
+                    assert_eq!(b.sum[t].to_bits(), own.sum[0].to_bits());
+                    assert_eq!(b.minus_sum[t], own.minus_sum[0]);
+                    assert_eq!(b.minus_sum_high[t], own.minus_sum_high[0]);
+                }
+            }
+            for t in tokens..8 {
+                assert!(blocks.iter().all(|b| b.q.iter().all(|q| q[t] == [0; 4])));
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_hold_each_element_of_each_token_where_it_is_said() {
+        for cols in [1, 2, 15, 16, 17, 33, 64] {
+            for (tokens, width) in [(1, 1), (3, 4), (4, 4), (7, 8), (12, 12)] {
+                let x = rows(tokens, cols);
+                let at = |c: usize, t: usize| x.get(t * cols + c).copied().unwrap_or(0.0);
+                let mut plain = Scratch::with_capacity(0).unwrap();
+                let plain = plain.get(width * plain_bytes(cols)).unwrap();
+                interleave_rows(Generic, &x, cols, width, plain);
+                let plain = cast::<f32>(plain);
+                let mut rounded = Scratch::with_capacity(0).unwrap();
+                let rounded = rounded.get(width * rounded_bytes(cols)).unwrap();
+                round_tile(Generic, &x, cols, width, rounded);
+                let rounded = cast::<f32>(rounded);
+                for (i, (c, t)) in (0..cols)
+                    .flat_map(|c| (0..width).map(move |t| (c, t)))
+                    .enumerate()
+                {
+                    assert_eq!(plain[i], at(c, t), "column {c} of token {t}");
+                    let near = half::bf16::from_f32(at(c, t)).to_f32();
+                    let near = if near.abs() < f32::MIN_POSITIVE {
+                        0.0
+                    } else {
+                        near
+                    };
+                    assert_eq!(rounded[i], near, "column {c} of token {t}");
+                }
+                assert!(rounded[width * cols..].iter().all(|&x| x == 0.0));
+            }
+        }
+    }
 
     #[test]
     fn tiles_cover_all_tokens_and_pad_less_than_four() {
