@@ -200,6 +200,11 @@ pub(super) trait Isa: Copy + Send + Sync + 'static {
 
     // i32
     fn splat_i(self, x: i32) -> Self::I;
+    /// `a − b` in all lanes, wrapping.
+    #[inline(always)]
+    fn splat_difference(self, a: i32, b: i32) -> Self::I {
+        self.splat_i(a.wrapping_sub(b))
+    }
     fn store_i(self, x: Self::I, to: &mut [i32; 16]);
     /// From 16 bytes without sign.
     fn load_u8(self, x: &[u8; 16]) -> Self::I;

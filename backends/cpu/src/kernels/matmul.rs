@@ -198,10 +198,9 @@ pub(super) fn tile<I: Dot, S: Source<I>, const N: usize, const G: usize>(
             let mut low = init;
             if let Some(s) = shift {
                 for t in 0..N {
-                    let high = isa.splat_i(x.minus_sum_high[t]);
-                    init[t] = times_two_to(isa, high, s);
-                    let sum = isa.splat_i(x.minus_sum[t]);
-                    low[t] = times_two_to(isa, isa.sub_i(sum, high), s);
+                    let (sum, high) = (x.minus_sum[t], x.minus_sum_high[t]);
+                    low[t] = times_two_to(isa, isa.splat_difference(sum, high), s);
+                    init[t] = times_two_to(isa, isa.splat_i(high), s);
                 }
             }
             let low = isa.dot::<N, G, 0, 4, _>(codes, x, low);

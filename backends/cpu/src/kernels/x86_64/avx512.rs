@@ -119,6 +119,10 @@ impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
         fn of_bits(self, a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
 
         fn splat_i(self, x: i32) -> __m512i { _mm512_set1_epi32(x) }
+        fn splat_difference(self, a: i32, b: i32) -> __m512i {
+            // Both are read into all lanes, which takes no vector unit; a number would be moved there by two.
+            _mm512_sub_epi32(in_order(_mm512_set1_epi32(a)), _mm512_set1_epi32(b))
+        }
         fn store_i(self, x: __m512i, to: &mut [i32; 16]) {
             _mm512_storeu_si512(to.as_mut_ptr().cast(), x)
         }
