@@ -28,7 +28,7 @@ pub(super) trait Source<I: Isa>: Copy {
     const OFFSET: Option<u32>;
     /// Whether [`SUPER`] blocks share numbers.
     const SUPERS: bool;
-    /// Whether activations have scales of their own in each block ([`Scaling::Own`]).
+    /// Whether activations have a scale of their own in each block, not a power of two times the token's.
     const OWN_SCALES: bool;
     /// Only the first `blocks` blocks. A loop over just as many pays for no checks of bounds.
     fn first(self, blocks: usize) -> Self;
